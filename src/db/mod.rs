@@ -1,0 +1,196 @@
+//! PostgreSQL: the pool, units of work, migrations, and the embedded server.
+//!
+//! Every access goes through [`Db::unit`]: one transaction with its tenant context, in a task of its own, so that a
+//! caller that is dropped (axum drops a handler's future when the client hangs up) can neither leave a transaction
+//! open on a pooled connection nor interrupt a commit. sqlx 0.8.4–0.9.0 leak the transaction when `begin()` is
+//! cancelled (transact-rs/sqlx#4385); `tests/it/units_of_work.rs` shows both the leak and that this helper has none.
+
+pub mod embedded;
+pub mod migrate;
+
+use crate::ids::OrganizationId;
+use futures::future::BoxFuture;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use std::time::Duration;
+
+/// For whom a unit of work reads and writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// One organization: the rows of all others do not exist.
+    Organization(OrganizationId),
+    /// Reads over all organizations, on tables without clinical values (role `chartgate_platform`).
+    Platform,
+    /// No tenant data at all: organizations, keys, the queue, workers.
+    Global,
+}
+
+/// What can go wrong between us and PostgreSQL, by what a caller does about it.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// The database is away, restarting or out of connections: repeat later. Nothing was decided, except that a lost
+    /// COMMIT reply leaves the outcome unknown; repeating with the same idempotency key resolves it.
+    #[error("the database is not available")]
+    Unavailable(#[source] sqlx::Error),
+    /// Lost against a concurrent transaction (serialization failure, deadlock, racing unique key): run it again.
+    #[error("lost against a concurrent transaction")]
+    Conflict(#[source] sqlx::Error),
+    /// The statement itself is wrong, or the data cannot be stored: a bug of ours.
+    #[error("the database refused a statement (SQLSTATE {sqlstate})")]
+    Refused {
+        /// Five characters, PostgreSQL appendix A.
+        sqlstate: String,
+        /// The driver's error. Its text may hold row values: never show it to a caller.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Any other driver error (decoding, missing column): a bug of ours.
+    #[error("the database driver failed")]
+    Driver(#[source] sqlx::Error),
+    /// The unit of work panicked; its transaction was rolled back.
+    #[error("a unit of work panicked")]
+    Panicked,
+    /// A fenced write did not meet exactly one row.
+    #[error("expected to change one row, changed {0}")]
+    NotOneRow(u64),
+}
+
+impl DbError {
+    /// Worth repeating without any change.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Conflict(_))
+    }
+}
+
+impl From<sqlx::Error> for DbError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(database) => {
+                let sqlstate = database.code().map(std::borrow::Cow::into_owned).unwrap_or_default();
+                match sqlstate.as_str() {
+                    // serialization_failure, deadlock_detected, lock_not_available, unique_violation, exclusion_violation
+                    "40001" | "40P01" | "55P03" | "23505" | "23P01" => Self::Conflict(error),
+                    // Connection exceptions, insufficient resources (53: too many connections, disk full),
+                    // operator intervention (57: shutdown, cannot connect now), read-only after failover.
+                    _ if ["08", "53", "57"].iter().any(|class| sqlstate.starts_with(class)) || sqlstate == "25006" => {
+                        Self::Unavailable(error)
+                    }
+                    _ => Self::Refused { sqlstate, source: error },
+                }
+            }
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::BeginFailed => Self::Unavailable(error),
+            _ => Self::Driver(error),
+        }
+    }
+}
+
+/// A pool of connections that work as `chartgate_app`.
+#[derive(Debug, Clone)]
+pub struct Db {
+    pool: PgPool,
+    options: PgConnectOptions,
+}
+
+/// Settings of every pooled connection. Nothing may sit in an open transaction or a statement for long.
+const SESSION: &str = "set statement_timeout = '60s'; set idle_in_transaction_session_timeout = '30s'; set lock_timeout = '30s'; set jit = off";
+
+impl Db {
+    /// A lazy pool: connections are made when they are needed, so that a database that is away does not stop a start.
+    #[must_use]
+    pub fn connect(options: PgConnectOptions, connections_max: u32) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(connections_max)
+            .acquire_timeout(Duration::from_secs(5))
+            .max_lifetime(Duration::from_secs(30 * 60))
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    become_app(connection).await?;
+                    sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(options.clone());
+        Self { pool, options }
+    }
+
+    /// How this pool connects, for connections of their own (listener, reaper, committers).
+    #[must_use]
+    pub fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// The pool itself, for what is not a unit of work (listeners).
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// One transaction for one scope: begin, `work`, commit; rolled back if `work` fails or panics. It runs in a task
+    /// of its own to its end, whatever happens to the caller.
+    ///
+    /// # Errors
+    /// What `work` returns, or a [`DbError`] of begin and commit.
+    pub async fn unit<T, E, F>(&self, scope: Scope, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<DbError> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+    {
+        let pool = self.pool.clone();
+        let task = tokio::spawn(async move {
+            let mut connection = pool.acquire().await.map_err(DbError::from)?;
+            // One round trip: begin and context together.
+            let begin = AssertSqlSafe(begin_statement(&scope));
+            let mut transaction = connection.begin_with(begin).await.map_err(DbError::from)?;
+            let value = work(&mut transaction).await?;
+            transaction.commit().await.map_err(DbError::from)?;
+            Ok(value)
+        });
+        task.await.unwrap_or_else(|_| Err(E::from(DbError::Panicked)))
+    }
+
+    /// A connection of its own outside the pool, already working as `chartgate_app`.
+    ///
+    /// # Errors
+    /// [`DbError::Unavailable`] while the database is away.
+    pub async fn dedicated(&self) -> Result<PgConnection, DbError> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        become_app(&mut connection).await?;
+        Ok(connection)
+    }
+}
+
+/// `begin` with the tenant context; ids are UUIDs, so the text is ours.
+fn begin_statement(scope: &Scope) -> String {
+    match scope {
+        Scope::Organization(organization) => {
+            format!("begin; set local app.organization = '{{{}}}'", organization.0)
+        }
+        Scope::Platform => "begin; set local role chartgate_platform".to_owned(),
+        Scope::Global => "begin".to_owned(),
+    }
+}
+
+/// Work as `chartgate_app` also when the URL names another user (the weaker wall that `doctor` mentions).
+async fn become_app(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("set role chartgate_app").execute(&mut *connection).await?;
+    Ok(())
+}
+
+/// After a fenced write: exactly one row, or everything rolls back.
+///
+/// # Errors
+/// [`DbError::NotOneRow`].
+pub fn ensure_one_row(result: &sqlx::postgres::PgQueryResult) -> Result<(), DbError> {
+    match result.rows_affected() {
+        1 => Ok(()),
+        other => Err(DbError::NotOneRow(other)),
+    }
+}

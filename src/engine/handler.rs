@@ -1,0 +1,166 @@
+//! What a step's code looks like: a [`StepHandler`] prepares outside any transaction and hands back a [`StepOutcome`]
+//! whose [`Effect`] the executor runs inside the step's one fenced transaction.
+//!
+//! A handler may run more than once for the same step (a crash, a lost lease, an administrator's retry), and its effect
+//! may be tried again after a conflict. What it writes through the transaction happens once; what it writes elsewhere
+//! (S3) must have a name that depends on the content only.
+
+use crate::ids::{JobId, OrganizationId};
+use futures::future::BoxFuture;
+use serde_json::{Map, Value};
+use sqlx::PgConnection;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Small facts of a step for its status: counts, codes, ids. Never a clinical value.
+pub type Facts = Map<String, Value>;
+
+/// Who must act on an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum ErrorClass {
+    /// Nobody: a dependency is away; we wait and retry with backoff until the step's budget is spent.
+    Transient,
+    /// The sender: the data are bad. No retry; the issues say exactly what.
+    Sender,
+    /// We: a bug or a wrong configuration. Parked at once.
+    Ours,
+}
+
+impl ErrorClass {
+    /// The word in SQL, JSON and docs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Sender => "sender",
+            Self::Ours => "ours",
+        }
+    }
+}
+
+/// Why a step failed. `code` is stable and has a page in `docs/errors/`; `message` is a fixed sentence without any
+/// clinical value, since it is stored and shown; the cause goes to the log through `source`.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StepError {
+    /// Who must act.
+    pub class: ErrorClass,
+    /// Stable code, `snake_case`.
+    pub code: &'static str,
+    /// A fixed sentence.
+    pub message: String,
+    /// A dependency's `Retry-After`; the next attempt comes no sooner.
+    pub retry_after: Option<Duration>,
+    /// The cause, for the log.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl StepError {
+    /// An error of the given class.
+    pub fn new(class: ErrorClass, code: &'static str, message: impl Into<String>) -> Self {
+        Self { class, code, message: message.into(), retry_after: None, source: None }
+    }
+
+    /// A dependency is away: wait and retry.
+    pub fn transient(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(ErrorClass::Transient, code, message)
+    }
+
+    /// The data are bad: no retry.
+    pub fn sender(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(ErrorClass::Sender, code, message)
+    }
+
+    /// A bug or a wrong configuration: parked at once.
+    pub fn ours(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(ErrorClass::Ours, code, message)
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
+}
+
+/// The database rows of a step: run inside the step's fenced transaction, under the job's organization, after the
+/// fence held. `Fn`, because a conflict (serialization, deadlock, a racing unique key) makes the executor run it again
+/// in a fresh transaction. What it returns is merged into the step's output.
+pub type Effect = Arc<dyn for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Facts, StepError>> + Send + Sync>;
+
+/// What a step that succeeded hands back.
+#[derive(Clone, Default)]
+pub struct StepOutcome {
+    /// Small facts for the step's status.
+    pub output: Facts,
+    /// Rows to write in the step's transaction; a step without any is committed in a group with others.
+    pub effect: Option<Effect>,
+}
+
+impl StepOutcome {
+    /// Succeeded with these facts and no rows of its own.
+    #[must_use]
+    pub fn with_output(output: Facts) -> Self {
+        Self { output, effect: None }
+    }
+
+    /// The same outcome with rows to write in the step's transaction.
+    #[must_use]
+    pub fn with_effect<F>(mut self, effect: F) -> Self
+    where
+        F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<Facts, StepError>> + Send + Sync + 'static,
+    {
+        self.effect = Some(Arc::new(effect));
+        self
+    }
+}
+
+/// Reserved keys of the LAST step's output, which the engine reads when it closes the job:
+/// `with_issues: bool` → `succeeded_with_issues`; `result: object` → the job's result. Both are taken out of the step's
+/// own output.
+pub mod closing {
+    /// `true` closes the job as `succeeded_with_issues`.
+    pub const WITH_ISSUES: &str = "with_issues";
+    /// The job's result object.
+    pub const RESULT: &str = "result";
+}
+
+/// The one attempt that a handler runs for.
+#[derive(Debug, Clone)]
+pub struct StepContext {
+    /// The job's organization: the context of every unit of work of this step.
+    pub organization: OrganizationId,
+    /// The job.
+    pub job: JobId,
+    /// Its position in the order of acceptance.
+    pub seq: i64,
+    /// 1 from acceptance; +1 by each retry after a terminal status.
+    pub round: i32,
+    /// The step's name in the workflow file.
+    pub step: String,
+    /// 1 for the first attempt of this step in this round.
+    pub attempt: u16,
+    /// An earlier step of this round failed for good (only `run = "always"` steps see `true`).
+    pub failed_before: bool,
+    /// `[step.params]` of the workflow file.
+    pub params: Arc<toml::Table>,
+}
+
+/// The code behind a step. Registered by name; the name is part of the durable contract of workflow files.
+#[async_trait::async_trait]
+pub trait StepHandler: Send + Sync + 'static {
+    /// Prepare one attempt: read, parse, compute, put to S3. No open transaction may be held across network work.
+    ///
+    /// # Errors
+    /// A [`StepError`], classed by who must act.
+    async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError>;
+
+    /// Names of `[step.params]` keys that this handler understands; a workflow file with others is refused.
+    fn params(&self) -> &'static [&'static str] {
+        &[]
+    }
+}

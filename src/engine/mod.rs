@@ -1,0 +1,2 @@
+//! Durable execution.
+pub mod handler;

@@ -1,0 +1,23 @@
+//! Chartgate: a durable ingestion gateway for clinical data.
+//!
+//! The map of the house, one line a module. Dependencies point downwards only (`tests/it/house.rs` reads `src/`
+//! and checks it); modules of one row never name each other, except where the row says so.
+//!
+//! | row | modules | for |
+//! |---|---|---|
+//! | 1 | `cli` | the commands of the binary |
+//! | 2 | `http`, `queue` | the thin HTTP edge; apalis workers over the queue table |
+//! | 3 | `app` | builds everything once, for `serve`, workers and tests alike |
+//! | 4 | `ingest` | the clinical domain: FHIR, patients, findings, submitting, the steps' handlers |
+//! | 5 | `uploads`, `callbacks` | presigned uploads and their watcher; signed outbound webhooks |
+//! | 6 | `engine` | durable execution: workflow files, states, retries, leases, fenced commits |
+//! | 7 | `audit`, `auth` | the audit log; API keys and roles |
+//! | 8 | `db`, `objects` | PostgreSQL and S3, real or embedded |
+//! | 9 | `config`, `telemetry`, `clock`, `ids`, `phi` | plain facts that everything may use |
+
+pub mod clock;
+pub mod db;
+pub mod engine;
+pub mod ids;
+pub mod objects;
+pub mod phi;
