@@ -15,6 +15,7 @@
 //! | 8 | `db`, `objects` | PostgreSQL and S3, real or embedded |
 //! | 9 | `config`, `telemetry`, `clock`, `ids`, `phi` | plain facts that everything may use |
 
+pub mod audit;
 pub mod clock;
 pub mod db;
 pub mod engine;

@@ -1,1 +1,3 @@
+//! One integration binary on a real PostgreSQL and the embedded S3, which the tests start themselves.
 
+mod support;
