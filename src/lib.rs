@@ -22,3 +22,4 @@ pub mod engine;
 pub mod ids;
 pub mod objects;
 pub mod phi;
+pub mod queue;
