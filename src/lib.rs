@@ -16,10 +16,14 @@
 //! | 9 | `config`, `telemetry`, `clock`, `ids`, `phi` | plain facts that everything may use |
 
 pub mod audit;
+pub mod auth;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod db;
 pub mod engine;
 pub mod ids;
 pub mod objects;
 pub mod phi;
 pub mod queue;
+pub mod telemetry;
