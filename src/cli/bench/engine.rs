@@ -157,7 +157,9 @@ pub(super) async fn fill(admin: &mut PgConnection, arguments: &Arguments, workfl
         .bind(workflow)
         .execute(&mut *admin)
         .await?;
-    sqlx::raw_sql("vacuum analyze queue; vacuum analyze jobs; checkpoint").execute(&mut *admin).await?;
+    for statement in ["vacuum analyze queue", "vacuum analyze jobs", "checkpoint"] {
+        sqlx::raw_sql(statement).execute(&mut *admin).await?;
+    }
     Ok(())
 }
 
