@@ -20,5 +20,6 @@ pub mod clock;
 pub mod db;
 pub mod engine;
 pub mod ids;
+pub mod ingest;
 pub mod objects;
 pub mod phi;
