@@ -1,3 +1,4 @@
 //! One integration binary on a real PostgreSQL and the embedded S3, which the tests start themselves.
 
+mod embedded_postgres;
 mod support;

@@ -1,1 +1,4 @@
 //! Shared set-up of the integration tests.
+
+pub mod cluster;
+pub mod directory;

@@ -1,0 +1,284 @@
+//! The PostgreSQL that the program starts itself, killed in every way that leaves something behind.
+
+use crate::support::cluster::TestDatabase;
+use crate::support::directory::TestDirectory;
+use chartgate::db::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+use rustix::process::{Pid, Signal, kill_process};
+use sqlx::{Connection as _, PgConnection};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Starts in a thread of the blocking pool, which soon ends: the server must not end with it.
+async fn start(options: &EmbeddedOptions) -> Result<EmbeddedPostgres, EmbeddedError> {
+    let options = options.clone();
+    tokio::task::spawn_blocking(move || EmbeddedPostgres::start(&options)).await.unwrap()
+}
+
+async fn connect(server: &EmbeddedPostgres) -> PgConnection {
+    PgConnection::connect_with(&server.connect_options("postgres")).await.unwrap()
+}
+
+async fn show(connection: &mut PgConnection, setting: &str) -> String {
+    sqlx::query_scalar("select current_setting($1)").bind(setting).fetch_one(connection).await.unwrap()
+}
+
+async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited 30 s until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+fn is_alive(pid: u32) -> bool {
+    // A zombie is dead; whether somebody reaps it is not ours to say.
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().starts_with(" Z"))
+}
+
+#[tokio::test]
+async fn a_fresh_directory_becomes_a_durable_server_on_a_private_socket() {
+    let directory = TestDirectory::new();
+    let server = start(&EmbeddedOptions::new(directory.path())).await.unwrap();
+    let mut connection = connect(&server).await;
+    for (setting, value) in [
+        ("fsync", "on"),
+        ("full_page_writes", "on"),
+        ("synchronous_commit", "on"),
+        ("data_checksums", "on"),
+        ("listen_addresses", ""),
+        ("log_min_messages", "log"),
+        ("log_min_error_statement", "panic"),
+        ("log_parameter_max_length_on_error", "0"),
+    ] {
+        assert_eq!(show(&mut connection, setting).await, value, "{setting}");
+    }
+    // Neither the values nor the text of a statement that fails may reach the log.
+    sqlx::query("select 'MRN-SECRET'::int").execute(&mut connection).await.unwrap_err();
+    let log = std::fs::read_to_string(directory.path().join("postgres/postgres.log")).unwrap();
+    assert!(!log.contains("MRN-SECRET"), "{log}");
+    use std::os::unix::fs::MetadataExt as _;
+    assert_eq!(std::fs::metadata(server.socket_dir()).unwrap().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn data_is_there_after_a_stop_and_a_second_start() {
+    let directory = TestDirectory::new();
+    let options = EmbeddedOptions::new(directory.path());
+    let server = start(&options).await.unwrap();
+    let mut connection = connect(&server).await;
+    sqlx::raw_sql("create table kept (id int); insert into kept values (7)").execute(&mut connection).await.unwrap();
+    let pid = server.pid().unwrap();
+    tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
+    assert!(!is_alive(pid));
+    let server = start(&options).await.unwrap();
+    let kept: i32 = sqlx::query_scalar("select id from kept").fetch_one(&mut connect(&server).await).await.unwrap();
+    assert_eq!(kept, 7);
+}
+
+#[tokio::test]
+async fn a_killed_postmaster_is_started_again_with_its_data() {
+    let directory = TestDirectory::new();
+    let server = start(&EmbeddedOptions::new(directory.path())).await.unwrap();
+    let mut connection = connect(&server).await;
+    sqlx::raw_sql("create table kept (id int); insert into kept values (7)").execute(&mut connection).await.unwrap();
+    for restarts in 1..=2 {
+        let killed = server.pid().unwrap();
+        signal(killed, Signal::KILL);
+        wait_until("the supervisor restarted the server", || server.restarts() == restarts).await;
+        assert_ne!(server.pid(), Some(killed));
+        let kept: i32 = sqlx::query_scalar("select id from kept").fetch_one(&mut connect(&server).await).await.unwrap();
+        assert_eq!(kept, 7);
+    }
+}
+
+#[tokio::test]
+async fn a_second_instance_on_the_same_directory_is_refused() {
+    let directory = TestDirectory::new();
+    let options = EmbeddedOptions::new(directory.path());
+    let _server = start(&options).await.unwrap();
+    let error = start(&options).await.unwrap_err();
+    assert!(matches!(error, EmbeddedError::InUse { .. }), "{error}");
+    assert!(error.to_string().starts_with("another chartgate runs its database in "), "{error}");
+}
+
+#[tokio::test]
+async fn a_pid_file_with_a_reused_number_does_not_stop_a_start() {
+    let directory = TestDirectory::new();
+    let options = EmbeddedOptions::new(directory.path());
+    let server = start(&options).await.unwrap();
+    let pid_file = directory.path().join("postgres/cluster/postmaster.pid");
+    let text = std::fs::read_to_string(&pid_file).unwrap();
+    let postmaster = server.pid().unwrap();
+    tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
+    // As a crash leaves it, with a number that now belongs to a live process: this one.
+    std::fs::write(&pid_file, text.replacen(&postmaster.to_string(), &std::process::id().to_string(), 1)).unwrap();
+    let server = start(&options).await.unwrap();
+    connect(&server).await;
+}
+
+#[tokio::test]
+async fn a_path_too_long_for_a_socket_address_works() {
+    let directory = TestDirectory::new();
+    let deep = directory.path().join("d".repeat(120));
+    let server = start(&EmbeddedOptions { durable: false, ..EmbeddedOptions::new(deep) }).await.unwrap();
+    connect(&server).await;
+    let socket_dir = server.socket_dir().to_owned();
+    tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
+    std::fs::remove_dir_all(socket_dir).unwrap();
+}
+
+#[tokio::test]
+async fn settings_of_the_caller_win() {
+    let directory = TestDirectory::new();
+    let settings = vec![("max_connections".to_owned(), "33".to_owned())];
+    let server =
+        start(&EmbeddedOptions { settings, durable: false, ..EmbeddedOptions::new(directory.path()) }).await.unwrap();
+    assert_eq!(show(&mut connect(&server).await, "max_connections").await, "33");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_start_says_why() {
+    let directory = TestDirectory::new();
+    let settings = vec![("max_connections".to_owned(), "many".to_owned())];
+    let error = start(&EmbeddedOptions { settings, ..EmbeddedOptions::new(directory.path()) }).await.unwrap_err();
+    assert!(error.to_string().contains("max_connections"), "{error}");
+}
+
+/// Not a test: the program that the next tests kill. It prints the postmaster's number, then every number that it has
+/// committed.
+#[tokio::test]
+async fn helper_program_that_gets_killed() {
+    let Some(dir) = std::env::var_os(HELPER_DIRECTORY) else { return };
+    let server = start(&EmbeddedOptions::new(dir)).await.unwrap();
+    let mut connection = connect(&server).await;
+    sqlx::raw_sql("create table if not exists kept (id int)").execute(&mut connection).await.unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "postmaster {}", server.pid().unwrap()).unwrap();
+    for id in 1.. {
+        sqlx::query("insert into kept values ($1)").bind(id).execute(&mut connection).await.unwrap();
+        writeln!(out, "committed {id}").unwrap();
+    }
+}
+
+const HELPER_DIRECTORY: &str = "CHARTGATE_TEST_HELPER_DIRECTORY";
+
+struct Helper {
+    process: Child,
+    postmaster: u32,
+    committed: u32,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Helper {
+    fn spawn(directory: &Path) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "embedded_postgres::helper_program_that_gets_killed", "--nocapture"])
+            .env(HELPER_DIRECTORY, directory)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        // The test harness prints before us, on the same line too.
+        let postmaster = number_after(&mut lines, "postmaster ").expect("the helper program started its server");
+        let committed = number_after(&mut lines, "committed ").expect("the helper program committed a row");
+        Self { process, postmaster, committed, lines }
+    }
+
+    /// Kill it, reap it, and return the last number whose commit it has announced.
+    fn kill(mut self) -> u32 {
+        let mut last = self.committed;
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        while let Some(id) = number_after(&mut self.lines, "committed ") {
+            last = id;
+        }
+        last
+    }
+}
+
+fn number_after(lines: &mut std::io::Lines<BufReader<std::process::ChildStdout>>, word: &str) -> Option<u32> {
+    lines.map_while(Result::ok).find_map(|line| line.split(word).nth(1)?.parse().ok())
+}
+
+async fn committed_up_to(options: &EmbeddedOptions) -> u32 {
+    let server = start(options).await.unwrap();
+    let id: i32 = sqlx::query_scalar("select max(id) from kept").fetch_one(&mut connect(&server).await).await.unwrap();
+    id.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn a_killed_program_leaves_no_server_behind_and_loses_no_commit() {
+    let directory = TestDirectory::new();
+    let helper = Helper::spawn(directory.path());
+    let postmaster = helper.postmaster;
+    let announced = helper.kill();
+    wait_until("the postmaster of the killed program ended", || !is_alive(postmaster)).await;
+    assert!(committed_up_to(&EmbeddedOptions::new(directory.path())).await >= announced);
+}
+
+#[tokio::test]
+async fn a_program_starts_after_its_predecessor_and_the_postmaster_were_killed_though_nobody_reaps_them() {
+    // We become the parent of whatever the helper leaves behind, and never reap it: its postmaster stays a zombie, as in
+    // a container whose first process is not an init, and its number stays taken.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    let directory = TestDirectory::new();
+    let helper = Helper::spawn(directory.path());
+    let postmaster = helper.postmaster;
+    // Stopped, so that it cannot reap or replace its postmaster before it dies itself.
+    signal(helper.process.id(), Signal::STOP);
+    signal(postmaster, Signal::KILL);
+    let announced = helper.kill();
+    wait_until("the postmaster was a zombie", || !is_alive(postmaster)).await;
+    assert!(Path::new(&format!("/proc/{postmaster}")).exists(), "nobody reaped the postmaster");
+    assert!(committed_up_to(&EmbeddedOptions::new(directory.path())).await >= announced);
+}
+
+#[tokio::test]
+async fn a_postmaster_that_outlived_its_program_is_stopped_by_the_next_start() {
+    let directory = TestDirectory::new();
+    let options = EmbeddedOptions::new(directory.path());
+    let server = start(&options).await.unwrap();
+    tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
+    // One that nobody ties to the life of a program, as `pg_ctl` starts it.
+    let cluster = directory.path().canonicalize().unwrap().join("postgres/cluster");
+    let account = chartgate::db::embedded::account::choose(&cluster, None).unwrap();
+    let binaries = chartgate::db::embedded::binaries::find(None, None).unwrap();
+    let started = chartgate::db::embedded::account::command(&binaries.dir.join("pg_ctl"), account)
+        .arg("-D")
+        .arg(&cluster)
+        .arg("-o")
+        .arg(format!("-k {} -c listen_addresses=", cluster.display()))
+        .args(["-l", "/dev/null", "-w", "start"])
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(started.success());
+    let orphan: u32 =
+        std::fs::read_to_string(cluster.join("postmaster.pid")).unwrap().lines().next().unwrap().parse().unwrap();
+    let server = start(&options).await.unwrap();
+    assert!(!is_alive(orphan));
+    connect(&server).await;
+}
+
+#[tokio::test]
+async fn every_test_has_a_migrated_database_of_its_own() {
+    let (first, second) = tokio::join!(TestDatabase::new(), TestDatabase::new());
+    assert_ne!(first.name, second.name);
+    let mut connection = PgConnection::connect_with(&first.options()).await.unwrap();
+    let tables: i64 = sqlx::query_scalar("select count(*) from pg_tables where schemaname = 'public'")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert!(tables > 20, "{tables}");
+    sqlx::raw_sql("create table mine (id int)").execute(&mut connection).await.unwrap();
+    let mut other = PgConnection::connect_with(&second.options()).await.unwrap();
+    sqlx::raw_sql("create table mine (id int)").execute(&mut other).await.unwrap();
+}
