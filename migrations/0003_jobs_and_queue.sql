@@ -132,6 +132,8 @@ create table queue (
   lease_until timestamptz,
   claimed_at timestamptz,
   worker_id uuid,
+  -- When this round entered the queue: the workflow's deadline counts from here.
+  enqueued_at timestamptz not null,
   primary key (organization_id, seq, chunk),
   check ((state = 'leased') = (lease_epoch is not null)),
   check ((state = 'leased') = (lease_until is not null)),

@@ -23,3 +23,4 @@ pub mod ids;
 pub mod ingest;
 pub mod objects;
 pub mod phi;
+pub mod queue;

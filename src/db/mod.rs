@@ -101,6 +101,12 @@ pub struct Db {
 /// Settings of every pooled connection. Nothing may sit in an open transaction or a statement for long.
 const SESSION: &str = "set statement_timeout = '60s'; set idle_in_transaction_session_timeout = '30s'; set lock_timeout = '30s'; set jit = off";
 
+/// See [`Db::dedicated`].
+const HOT_PLANS: &str = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off";
+
+/// A connection that is not there after so long counts as a database that is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Db {
     /// A lazy pool: connections are made when they are needed, so that a database that is away does not stop a start.
     #[must_use]
@@ -156,14 +162,24 @@ impl Db {
         task.await.unwrap_or_else(|_| Err(E::from(DbError::Panicked)))
     }
 
-    /// A connection of its own outside the pool, already working as `chartgate_app`.
+    /// A connection of its own outside the pool for the engine's hot statements, working as `chartgate_app`, with plans
+    /// that do not depend on statistics: nested loops over keys, whatever the tables' sizes were when it connected.
     ///
     /// # Errors
     /// [`DbError::Unavailable`] while the database is away.
     pub async fn dedicated(&self) -> Result<PgConnection, DbError> {
-        let mut connection = PgConnection::connect_with(&self.options).await?;
-        become_app(&mut connection).await?;
-        Ok(connection)
+        let connect = async {
+            let mut connection = PgConnection::connect_with(&self.options).await?;
+            become_app(&mut connection).await?;
+            sqlx::raw_sql(SESSION).execute(&mut connection).await?;
+            sqlx::raw_sql(HOT_PLANS).execute(&mut connection).await?;
+            Ok::<_, sqlx::Error>(connection)
+        };
+        // Cancelling a connect leaves nothing behind: the connection is not pooled.
+        match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(DbError::Unavailable(sqlx::Error::PoolTimedOut)),
+        }
     }
 }
 

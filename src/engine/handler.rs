@@ -164,3 +164,18 @@ pub trait StepHandler: Send + Sync + 'static {
         &[]
     }
 }
+
+impl From<crate::db::DbError> for StepError {
+    /// The database's errors in a step's words. `database_conflict` makes the executor run the effect again at once.
+    fn from(error: crate::db::DbError) -> Self {
+        use crate::db::DbError;
+        match &error {
+            DbError::Unavailable(_) => Self::transient("database_unavailable", "The database is not available."),
+            DbError::Conflict(_) => Self::transient("database_conflict", "Lost against a concurrent transaction."),
+            DbError::Refused { .. } | DbError::Driver(_) | DbError::NotOneRow(_) | DbError::Panicked => {
+                Self::ours("database_refused", "The database refused what this step wrote.")
+            }
+        }
+        .caused_by(error)
+    }
+}

@@ -1,2 +1,18 @@
-//! Durable execution.
+//! Durable execution: workflow files, states, retries, leases and fenced commits over the queue table.
+//!
+//! Knows nothing of clinical data, HTTP or apalis. The contract is in `docs/architecture.md`; the states are in
+//! `docs/state-machine.md`.
+
+pub mod catalog;
+pub mod committer;
+pub mod definition;
+pub mod executor;
 pub mod handler;
+pub mod registry;
+pub mod retry;
+pub mod state;
+pub mod store;
+pub mod sweeper;
+pub mod wake;
+
+pub use executor::{Engine, EngineOptions};

@@ -1,0 +1,539 @@
+//! Runs leased jobs: each step is prepared outside any transaction and committed inside one fenced transaction, and the
+//! next step follows under the same lease.
+//!
+//! Promises: a step's rows, its status, its audit record and the move to the next step commit together or not at all; a
+//! worker that lost its lease changes nothing; a database that is away delays but does not fail a step. Leaves to
+//! others: claiming and renewing (`queue`), taking back lost leases (`sweeper`).
+
+use super::catalog::{Catalog, CatalogError};
+use super::committer::{self, CommitReply, CommitRequest};
+use super::definition::{RunWhen, StepDefinition, WorkflowDefinition};
+use super::handler::{ErrorClass, Facts, StepContext, StepError, StepOutcome, closing};
+use super::retry::{FailedAttempt, NextMove, decide};
+use super::store::{self, FailedStep, FinishedStep, Lease, TaskKey};
+use super::wake::Wake;
+use crate::db::{Db, DbError, Scope};
+use crate::ids::WorkerId;
+use backon::BackoffBuilder as _;
+use futures::FutureExt as _;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Times and bounds of the engine.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// How long a claim is good without renewal. A dead worker's job goes on within lease + sweep interval.
+    pub lease: Duration,
+    /// Jobs under way in this process, at most.
+    pub concurrency: usize,
+    /// Committer tasks, each with a connection of its own; two keep PostgreSQL busy, more make smaller batches.
+    pub committers: usize,
+    /// A lane's jobs run by one slot in a row, at most; then the lane queues again, for fairness.
+    pub hand_offs_max: u32,
+    /// Workers that may die with a job before it is parked.
+    pub deaths_max: i32,
+    /// A head in backoff holds its lane so long, at most.
+    pub lane_hold_max: Duration,
+    /// Poll for ready work at least so often, in case a notification was lost.
+    pub poll: Duration,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(10),
+            concurrency: 256,
+            committers: 2,
+            hand_offs_max: 16,
+            deaths_max: 3,
+            lane_hold_max: Duration::from_mins(15),
+            poll: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What this process did, since its start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Steps committed.
+    pub steps_committed: AtomicI64,
+    /// Commits that the fence refused.
+    pub stale_commits: AtomicI64,
+    /// Attempts that failed and back off.
+    pub steps_retried: AtomicI64,
+    /// Steps that failed for good.
+    pub steps_failed: AtomicI64,
+    /// Leases of others that were taken back.
+    pub leases_reaped: AtomicI64,
+}
+
+fn count(counter: &AtomicI64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The durable engine of one process.
+pub struct Engine {
+    db: Db,
+    catalog: Catalog,
+    wake: Wake,
+    worker: WorkerId,
+    options: EngineOptions,
+    commits: mpsc::Sender<CommitRequest>,
+    held: Mutex<HashMap<TaskKey, i64>>,
+    draining: AtomicBool,
+    /// Public to read; the sweeper and the report of the worker use them too.
+    pub counters: Counters,
+}
+
+impl Engine {
+    /// An engine and its committers, which live until the engine is dropped.
+    #[must_use]
+    pub fn start(db: Db, catalog: Catalog, wake: Wake, options: EngineOptions) -> Arc<Self> {
+        let (commits, requests) = mpsc::channel(1024);
+        let committers = options.committers.max(1);
+        let engine = Arc::new(Self {
+            db,
+            catalog,
+            wake,
+            worker: WorkerId::new(),
+            options,
+            commits,
+            held: Mutex::default(),
+            draining: AtomicBool::new(false),
+            counters: Counters::default(),
+        });
+        let requests = Arc::new(tokio::sync::Mutex::new(requests));
+        for _ in 0..committers {
+            tokio::spawn(committer::run(Arc::clone(&engine), Arc::clone(&requests)));
+        }
+        engine
+    }
+
+    /// This process's id among the workers.
+    #[must_use]
+    pub fn worker(&self) -> WorkerId {
+        self.worker
+    }
+
+    /// Times and bounds.
+    #[must_use]
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// The workflows.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Wake-ups.
+    #[must_use]
+    pub fn wake(&self) -> &Wake {
+        &self.wake
+    }
+
+    fn held_table(&self) -> std::sync::MutexGuard<'_, HashMap<TaskKey, i64>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remember a lease that was claimed for this process, so that it is renewed.
+    pub fn hold(&self, lease: &Lease) {
+        self.held_table().insert(lease.key(), lease.epoch);
+    }
+
+    /// Is the lease still held here?
+    #[must_use]
+    pub fn holds(&self, lease: &Lease) -> bool {
+        self.held_table().get(&lease.key()) == Some(&lease.epoch)
+    }
+
+    /// Forget a lease; somebody else's newer one under the same key stays.
+    pub fn let_go(&self, key: TaskKey, epoch: i64) {
+        let mut held = self.held_table();
+        if held.get(&key) == Some(&epoch) {
+            held.remove(&key);
+        }
+    }
+
+    /// All leases held now.
+    #[must_use]
+    pub fn held(&self) -> Vec<(TaskKey, i64)> {
+        self.held_table().iter().map(|(key, epoch)| (*key, *epoch)).collect()
+    }
+
+    /// From now on no successor is taken over, and jobs are handed back between two steps.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Run a leased job to its end, and the successors of its lane that are handed to us.
+    pub async fn run(self: &Arc<Self>, lease: Lease) {
+        let mut next = Some(lease);
+        let mut handed = 0;
+        while let Some(lease) = next.take() {
+            let (key, epoch) = (lease.key(), lease.epoch);
+            let hand_off = handed < self.options.hand_offs_max && lease.deaths == 0;
+            next = self.run_job(lease, hand_off).await;
+            self.let_go(key, epoch);
+            if let Some(successor) = &next {
+                self.hold(successor);
+                handed += 1;
+            }
+        }
+    }
+
+    async fn run_job(self: &Arc<Self>, mut lease: Lease, hand_off: bool) -> Option<Lease> {
+        let claimed = Instant::now();
+        let definition = match self.catalog.resolve(&self.db, &lease.workflow, lease.workflow_version).await {
+            Ok(definition) => definition,
+            Err(error) => {
+                self.fail_unknown(&lease, error).await;
+                return None;
+            }
+        };
+        // Only a job that was claimed in the middle can have failed before: an earlier claim ran those steps.
+        let mut failed = lease.step > 0 && self.look_back(&lease).await;
+        loop {
+            let index = usize::try_from(lease.step).unwrap_or(usize::MAX);
+            let Some(step) = definition.steps.get(index) else {
+                let error = StepError::ours("step_unknown", "The job stands at a step that its workflow does not have.");
+                self.fail(&lease, "?", Duration::ZERO, error, &definition, None, failed, claimed).await;
+                return None;
+            };
+            let started = Instant::now();
+            let result = self.attempt(&lease, step, failed).await;
+            let elapsed = started.elapsed();
+            let outcome = match result {
+                Ok(outcome) => self.commit(&lease, &definition, index, elapsed, outcome, failed, hand_off).await,
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(CommitReply::Passed { next, freed }) => {
+                    count(&self.counters.steps_committed);
+                    if freed {
+                        self.wake.signal();
+                    }
+                    match next_step(&definition, index, failed) {
+                        Some(following) => lease.step = following,
+                        None => return next,
+                    }
+                }
+                Ok(CommitReply::Stale) => {
+                    self.note_stale(&lease, &step.name);
+                    return None;
+                }
+                Ok(CommitReply::Refused(error)) => {
+                    let error = StepError::from(error);
+                    if !self.fail(&lease, &step.name, elapsed, error, &definition, Some(index), failed, claimed).await {
+                        return None;
+                    }
+                    failed = true;
+                    lease.step = next_step(&definition, index, true)?;
+                }
+                Err(error) => {
+                    if !self.fail(&lease, &step.name, elapsed, error, &definition, Some(index), failed, claimed).await {
+                        return None;
+                    }
+                    // Failed for good, and an `always` step follows under the same lease.
+                    failed = true;
+                    lease.step = next_step(&definition, index, true)?;
+                }
+            }
+            lease.attempts = 1;
+            if self.is_draining() {
+                self.hand_back(&lease).await;
+                return None;
+            }
+        }
+    }
+
+    async fn look_back(&self, lease: &Lease) -> bool {
+        let wanted = lease.clone();
+        let looked = self
+            .db
+            .unit(Scope::Organization(lease.organization), move |connection| {
+                Box::pin(async move { store::failed_before(connection, &wanted).await })
+            })
+            .await;
+        // The database went away just now: treat the round as sound; closing reads the error from the job again.
+        looked.unwrap_or(false)
+    }
+
+    /// One attempt: the handler's preparation, with its timeout; a panic is a bug of ours, not the worker's end.
+    async fn attempt(&self, lease: &Lease, step: &StepDefinition, failed_before: bool) -> Result<StepOutcome, StepError> {
+        let handler = self
+            .catalog
+            .registry()
+            .get(&step.handler)
+            .ok_or_else(|| StepError::ours("handler_unknown", format!("This program has no handler \"{}\".", step.handler)))?;
+        let context = StepContext {
+            organization: lease.organization,
+            job: lease.job,
+            seq: lease.seq,
+            round: lease.round,
+            step: step.name.clone(),
+            attempt: u16::try_from(lease.attempts).unwrap_or(1),
+            failed_before,
+            params: Arc::clone(&step.params),
+        };
+        let run = AssertUnwindSafe(handler.run(&context)).catch_unwind();
+        match tokio::time::timeout(step.timeout, run).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_panic)) => Err(StepError::ours("handler_panicked", "The step's code panicked; this is a bug.")),
+            Err(_elapsed) => Err(StepError::transient("step_timeout", format!("The step took longer than {}.", humantime::format_duration(step.timeout)))),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the facts of one finished attempt")]
+    async fn commit(
+        self: &Arc<Self>,
+        lease: &Lease,
+        definition: &WorkflowDefinition,
+        index: usize,
+        elapsed: Duration,
+        outcome: StepOutcome,
+        failed: bool,
+        hand_off: bool,
+    ) -> Result<CommitReply, StepError> {
+        let mut step = FinishedStep {
+            lease: lease.clone(),
+            name: definition.steps.get(index).map(|step| step.name.clone()).unwrap_or_default(),
+            elapsed,
+            next: next_step(definition, index, failed),
+            output: outcome.output,
+            closing: None,
+            hand_off: hand_off && !self.is_draining(),
+        };
+        let Some(effect) = outcome.effect else {
+            close(&mut step);
+            let (reply, answer) = oneshot::channel();
+            if self.commits.send(CommitRequest { step, reply }).await.is_err() {
+                return Ok(CommitReply::Stale);
+            }
+            return Ok(answer.await.unwrap_or(CommitReply::Stale));
+        };
+        let mut delays = committer::patience().build();
+        let mut conflicts = 0;
+        loop {
+            let (step, effect, worker, lease_time) = (step.clone(), Arc::clone(&effect), self.worker, self.options.lease);
+            let scope = Scope::Organization(lease.organization);
+            let probe = step.clone();
+            let committed: Result<CommitReply, StepError> = self
+                .db
+                .unit(scope, move |connection| {
+                    Box::pin(async move {
+                        let mut step = step;
+                        if !store::fence(connection, &step).await? {
+                            return Ok(CommitReply::Stale);
+                        }
+                        let facts: Facts = effect(connection).await?;
+                        step.output.extend(facts);
+                        close(&mut step);
+                        let key = step.lease.key();
+                        let rows = store::commit_steps(connection, &[step], worker, lease_time).await?;
+                        Ok(committer::replies(rows).remove(&key).unwrap_or(CommitReply::Stale))
+                    })
+                })
+                .await;
+            match committed {
+                Err(error) if error.code == "database_conflict" && conflicts < 10 => {
+                    conflicts += 1;
+                    tokio::time::sleep(Duration::from_millis(2 << conflicts.min(6)).mul_f64(rand::random::<f64>())).await;
+                }
+                Err(error) if error.code == "database_unavailable" && self.holds(lease) => {
+                    tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
+                    if matches!(committer::applied(self, &probe).await, Ok(true)) {
+                        return Ok(CommitReply::Passed { next: None, freed: true });
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Record a failed attempt. True: the step failed for good and an `always` step follows under the same lease.
+    #[expect(clippy::too_many_arguments, reason = "the facts of one failed attempt")]
+    async fn fail(
+        self: &Arc<Self>,
+        lease: &Lease,
+        name: &str,
+        elapsed: Duration,
+        error: StepError,
+        definition: &WorkflowDefinition,
+        index: Option<usize>,
+        failed_before: bool,
+        claimed: Instant,
+    ) -> bool {
+        let policy = index.and_then(|index| definition.steps.get(index)).map(|step| step.retry).unwrap_or_default();
+        let age = Duration::from_millis(u64::try_from(lease.age_ms).unwrap_or(0)) + claimed.elapsed();
+        let attempt = FailedAttempt {
+            attempt: u16::try_from(lease.attempts).unwrap_or(u16::MAX),
+            class: error.class,
+            retry_after: error.retry_after,
+            age,
+            deadline: definition.deadline,
+        };
+        let next_move = if index.is_some() { decide(&policy, attempt, rand::random()) } else { NextMove::Fail };
+        let (delay, next, skipped) = match (next_move, index) {
+            (NextMove::RetryAfter(delay), _) => (Some(delay), None, Vec::new()),
+            (NextMove::Fail, Some(index)) => (None, next_step(definition, index, true), skipped_steps(definition, index, failed_before)),
+            (NextMove::Fail, None) => (None, None, Vec::new()),
+        };
+        self.log_failure(lease, name, &error, delay);
+        let failed = FailedStep {
+            lease: lease.clone(),
+            name: name.to_owned(),
+            elapsed,
+            code: error.code,
+            class: error.class,
+            message: error.message.clone(),
+            delay,
+            next,
+            skipped,
+        };
+        let passed = self.record_failure(failed).await;
+        count(if delay.is_some() { &self.counters.steps_retried } else { &self.counters.steps_failed });
+        if !passed {
+            self.note_stale(lease, name);
+            return false;
+        }
+        if delay.is_none() && next.is_none() {
+            self.wake.signal();
+        }
+        if delay.is_some() {
+            // The feeder sleeps exactly until the next backoff ends; this one may be earlier.
+            self.wake.signal();
+        }
+        next.is_some()
+    }
+
+    /// Until it is recorded or the lease is lost; the database may be away for a while.
+    async fn record_failure(&self, failed: FailedStep) -> bool {
+        let mut delays = committer::patience().build();
+        loop {
+            let (attempt, worker) = (failed.clone(), self.worker);
+            let recorded = self
+                .db
+                .unit(Scope::Global, move |connection| Box::pin(async move { store::fail_step(connection, &attempt, worker).await }))
+                .await;
+            match recorded {
+                Ok(passed) => return passed,
+                Err(error) => {
+                    if !error.is_transient() {
+                        tracing::error!(job.id = %failed.lease.job, error = ?error, "cannot record a failed step of job {}", failed.lease.job);
+                    }
+                    if !self.holds(&failed.lease) {
+                        return false;
+                    }
+                    tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
+                }
+            }
+        }
+    }
+
+    async fn fail_unknown(self: &Arc<Self>, lease: &Lease, error: CatalogError) {
+        if let CatalogError::Db(DbError::Unavailable(_)) = &error {
+            // Not a fault of the job: give it back.
+            self.hand_back(lease).await;
+            return;
+        }
+        tracing::error!(job.id = %lease.job, error = %error, "job {} cannot run: its workflow is not known here", lease.job);
+        let failed = FailedStep {
+            lease: lease.clone(),
+            name: "?".to_owned(),
+            elapsed: Duration::ZERO,
+            code: "workflow_unknown",
+            class: ErrorClass::Ours,
+            message: "The job's workflow version is not known to this program.".to_owned(),
+            delay: None,
+            next: None,
+            skipped: Vec::new(),
+        };
+        if !self.record_failure(failed).await {
+            self.note_stale(lease, "?");
+        }
+    }
+
+    /// Give a lease back without counting the attempt.
+    pub async fn hand_back(&self, lease: &Lease) {
+        let leases = vec![(lease.key(), lease.epoch)];
+        let back = self
+            .db
+            .unit(Scope::Global, move |connection| Box::pin(async move { store::release_tasks(connection, &leases).await }))
+            .await;
+        if let Err(error) = back {
+            tracing::warn!(job.id = %lease.job, error = ?error, "could not hand back job {}; its lease will run out", lease.job);
+        }
+        self.wake.signal();
+    }
+
+    fn note_stale(&self, lease: &Lease, step: &str) {
+        count(&self.counters.stale_commits);
+        tracing::warn!(job.id = %lease.job, step, lease.epoch, "a stale commit of job {} was refused: the lease is not ours any more", lease.job);
+    }
+
+    fn log_failure(&self, lease: &Lease, step: &str, error: &StepError, delay: Option<Duration>) {
+        let cause = error.source.as_deref().map(|source| format!("{source:?}")).unwrap_or_default();
+        let (job, code, class) = (lease.job, error.code, error.class.as_str());
+        match (delay, error.class) {
+            (Some(delay), _) => {
+                let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                tracing::warn!(job.id = %job, step, code, class, delay_ms, cause, worker.id = %self.worker, "step `{step}` of job {job} failed and is tried again");
+            }
+            (None, ErrorClass::Sender) => tracing::info!(job.id = %job, step, code, class, "step `{step}` of job {job} refused the sender's data"),
+            (None, _) => tracing::error!(job.id = %job, step, code, class, cause, "step `{step}` of job {job} failed for good"),
+        }
+    }
+}
+
+/// The step after `index`: the next one, or, in a round that failed, the next that runs always.
+fn next_step(definition: &WorkflowDefinition, index: usize, failed: bool) -> Option<i16> {
+    definition
+        .steps
+        .iter()
+        .enumerate()
+        .skip(index + 1)
+        .find(|(_, step)| !failed || step.run == RunWhen::Always)
+        .and_then(|(index, _)| i16::try_from(index).ok())
+}
+
+/// The steps that a first failure at `index` leaves out; written once a round.
+fn skipped_steps(definition: &WorkflowDefinition, index: usize, failed_before: bool) -> Vec<(i16, String)> {
+    if failed_before {
+        return Vec::new();
+    }
+    definition
+        .steps
+        .iter()
+        .enumerate()
+        .skip(index + 1)
+        .filter(|(_, step)| step.run != RunWhen::Always)
+        .filter_map(|(index, step)| Some((i16::try_from(index).ok()?, step.name.clone())))
+        .collect()
+}
+
+/// Take the job's closing facts out of the last step's output.
+fn close(step: &mut FinishedStep) {
+    if step.next.is_some() {
+        return;
+    }
+    let with_issues = step.output.remove(closing::WITH_ISSUES).and_then(|value| value.as_bool()).unwrap_or(false);
+    let result = step.output.remove(closing::RESULT).unwrap_or(Value::Null);
+    step.closing = Some((if with_issues { "succeeded_with_issues" } else { "succeeded" }, result));
+}

@@ -1,0 +1,86 @@
+//! Housekeeping beside the workers, on a connection of its own: takes back the leases of dead workers, lets heads that
+//! are stuck in backoff step out of their lanes, mends lanes that stand still (which must not happen), forgets old
+//! worker rows. Any number of sweepers may run.
+
+use super::executor::Engine;
+use super::store;
+use crate::db::DbError;
+use sqlx::PgConnection;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Sweep until cancelled.
+pub async fn run(engine: Arc<Engine>, stop: CancellationToken) {
+    let mut connection: Option<PgConnection> = None;
+    let mut connected_before = false;
+    let mut not_before = Instant::now();
+    let interval = engine.options().lease.div_f64(4.0).min(Duration::from_secs(2));
+    let mut slow_round = 0u32;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+        if connection.is_none() {
+            match engine.db().dedicated().await {
+                Ok(fresh) => {
+                    connection = Some(fresh);
+                    if connected_before {
+                        // We lost the database, so the workers probably did: give them a lease's time to renew.
+                        not_before = Instant::now() + engine.options().lease;
+                    }
+                    connected_before = true;
+                }
+                Err(error) => {
+                    tracing::warn!(error = ?error, "the sweeper cannot reach the database");
+                    continue;
+                }
+            }
+        }
+        let Some(open) = connection.as_mut() else { continue };
+        slow_round = slow_round.wrapping_add(1);
+        if let Err(error) = sweep(&engine, open, Instant::now() >= not_before, slow_round).await {
+            tracing::warn!(error = ?error, "a sweep failed");
+            if matches!(error, DbError::Unavailable(_) | DbError::Driver(_)) {
+                connection = None;
+            }
+        }
+    }
+}
+
+async fn sweep(engine: &Engine, connection: &mut PgConnection, may_reap: bool, round: u32) -> Result<(), DbError> {
+    let options = engine.options();
+    if may_reap {
+        let reaped = store::reap_leases(connection, options.lease, options.deaths_max, engine.worker()).await?;
+        for lease in &reaped {
+            let job = lease.job;
+            if lease.parked {
+                tracing::error!(job.id = %job, organization.id = %lease.organization, deaths = lease.deaths, "job {job} killed its worker {} times and is parked", lease.deaths);
+            } else {
+                tracing::warn!(job.id = %job, organization.id = %lease.organization, deaths = lease.deaths, step = lease.step, "the lease of job {job} ran out; it is tried again, alone in a worker");
+            }
+        }
+        if !reaped.is_empty() {
+            engine.counters.leases_reaped.fetch_add(i64::try_from(reaped.len()).unwrap_or(0), Ordering::Relaxed);
+            engine.wake().signal();
+        }
+    }
+    let aside = store::step_aside(connection, options.lane_hold_max, engine.worker()).await?;
+    if aside > 0 {
+        tracing::warn!(jobs = aside, "{aside} job(s) in backoff stepped out of their lanes");
+        engine.wake().signal();
+    }
+    if round.is_multiple_of(15) {
+        let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
+        let mended = store::mend_stalled_lanes(&mut transaction).await?;
+        transaction.commit().await?;
+        if mended > 0 {
+            tracing::error!(lanes = mended, "{mended} lane(s) stood still and were mended; this is a bug");
+            engine.wake().signal();
+        }
+        store::forget_workers(connection).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! Wake-ups: "there may be ready work". Local waiters are told at once; other processes by PostgreSQL's NOTIFY,
+//! leading-edge debounced: the first signal after quiet goes out immediately, further ones within the window are folded
+//! into one at its end. A lost notification costs at most one slow poll.
+
+use crate::db::Db;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// The channel's name in PostgreSQL.
+pub const CHANNEL: &str = "chartgate_queue";
+
+/// Window within which NOTIFYs are folded. NOTIFY takes an instance-wide lock at commit, so their rate is bounded.
+const DEBOUNCE: Duration = Duration::from_millis(5);
+
+/// A cheap handle to signal and to wait.
+#[derive(Clone, Default)]
+pub struct Wake {
+    local: Arc<Notify>,
+    remote: Arc<Notify>,
+}
+
+impl Wake {
+    /// There may be ready work: tell this process and the others.
+    pub fn signal(&self) {
+        self.local.notify_one();
+        self.remote.notify_one();
+    }
+
+    /// There may be ready work here (a slot came free, or a notification came in).
+    pub fn signal_local(&self) {
+        self.local.notify_one();
+    }
+
+    /// Until the next signal; one that came before is not missed.
+    pub async fn wait(&self) {
+        self.local.notified().await;
+    }
+
+    /// Send the NOTIFYs for [`Wake::signal`] until cancelled. A database that is away costs only latency.
+    pub async fn notify_others(self, db: Db, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.remote.notified() => {}
+            }
+            // Autocommit and without tenant data; a failure is made good by the other side's slow poll.
+            let _ = sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(db.pool()).await;
+            tokio::time::sleep(DEBOUNCE).await;
+        }
+    }
+}

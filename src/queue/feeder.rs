@@ -1,0 +1,138 @@
+//! Claims ready work into free slots. One task a process: it sleeps until a wake-up, until the next backoff ends, or
+//! for the slow poll; it never holds more leases than there are slots to run them.
+
+use super::Slots;
+use crate::db::DbError;
+use crate::engine::Engine;
+use crate::engine::committer;
+use crate::engine::store::{self, Lease};
+use sqlx::PgConnection;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Rows of one claim, at most: bigger claims take longer than they save (docs/decisions/0003-engine-sql.md).
+const CLAIM_MAX: usize = 128;
+/// Claims wait shortly for so many free slots, so that a busy process does not claim one row at a time.
+const CLAIM_MIN: usize = 32;
+/// … but not longer than this.
+const SLOTS_WAIT: Duration = Duration::from_millis(5);
+/// Pause after a claim that found the queue nearly empty, so that a trickle of commits is claimed in batches.
+const GAP: Duration = Duration::from_millis(1);
+/// Look for suspects at least so often while the queue is busy.
+const SUSPECT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Claim until cancelled.
+pub async fn run(engine: Arc<Engine>, slots: Arc<Slots>, leases: mpsc::UnboundedSender<Lease>, stop: CancellationToken) {
+    let mut feeder = Feeder { engine, slots, leases, stop, connection: None, cursor: Uuid::nil(), suspects_seen: None };
+    let mut delays = backon::BackoffBuilder::build(committer::patience());
+    while !feeder.stop.is_cancelled() {
+        match feeder.turn().await {
+            Ok(()) => delays = backon::BackoffBuilder::build(committer::patience()),
+            Err(error) => {
+                tracing::warn!(error = ?error, "cannot claim work");
+                feeder.connection = None;
+                let pause = delays.next().unwrap_or(Duration::from_secs(1));
+                tokio::select! {
+                    () = feeder.stop.cancelled() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        }
+    }
+}
+
+struct Feeder {
+    engine: Arc<Engine>,
+    slots: Arc<Slots>,
+    leases: mpsc::UnboundedSender<Lease>,
+    stop: CancellationToken,
+    connection: Option<PgConnection>,
+    /// Organization of the last claimed row: the next claim starts behind it.
+    cursor: Uuid,
+    suspects_seen: Option<Instant>,
+}
+
+impl Feeder {
+    async fn turn(&mut self) -> Result<(), DbError> {
+        let concurrency = self.engine.options().concurrency;
+        let wanted_min = CLAIM_MIN.min(concurrency.div_ceil(4)).max(1);
+        if concurrency.saturating_sub(self.slots.in_use()) < wanted_min {
+            let _ = tokio::time::timeout(SLOTS_WAIT, self.slots.freed.notified()).await;
+        }
+        let free = concurrency.saturating_sub(self.slots.in_use());
+        if free == 0 {
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = self.slots.freed.notified() => {}
+            }
+            return Ok(());
+        }
+        let (lease_time, worker, poll) = (self.engine.options().lease, self.engine.worker(), self.engine.options().poll);
+        let wanted = free.min(CLAIM_MAX);
+        let cursor = self.cursor;
+        let connection = self.open().await?;
+        let claimed = store::claim_tasks(connection, i32::try_from(wanted).unwrap_or(i32::MAX), cursor, lease_time, worker).await?;
+        if let Some(last) = claimed.last() {
+            self.cursor = last.organization.0;
+        }
+        let got = claimed.len();
+        for lease in claimed {
+            self.hand_on(lease);
+        }
+        let idle = got < wanted / 2 || got == 0;
+        if (idle || self.suspects_seen.is_none_or(|seen| seen.elapsed() > SUSPECT_INTERVAL)) && self.run_suspect().await? {
+            return Ok(());
+        }
+        if !idle {
+            return Ok(());
+        }
+        // Nearly nothing was ready: sleep until something may be. Whatever was signalled since the claim is not missed.
+        let due = store::next_due(self.open().await?).await?.unwrap_or(poll).min(poll);
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.engine.wake().wait() => {}
+            () = tokio::time::sleep(due) => {}
+        }
+        if got > 0 {
+            tokio::time::sleep(GAP).await;
+        }
+        Ok(())
+    }
+
+    fn hand_on(&self, lease: Lease) {
+        self.engine.hold(&lease);
+        self.slots.take(1);
+        // The receiver lives as long as the process's workers.
+        let _ = self.leases.send(lease);
+    }
+
+    /// A suspect runs alone, so that bystanders do not die with it: claim it first, so that no other process waits for
+    /// it too, let what runs here finish, then run it.
+    async fn run_suspect(&mut self) -> Result<bool, DbError> {
+        self.suspects_seen = Some(Instant::now());
+        let (lease_time, worker) = (self.engine.options().lease, self.engine.worker());
+        let Some(lease) = store::claim_suspect(self.open().await?, lease_time, worker).await? else {
+            return Ok(false);
+        };
+        tracing::info!(job.id = %lease.job, deaths = lease.deaths, "job {} runs alone: a worker died with it", lease.job);
+        self.engine.hold(&lease);
+        while self.slots.in_use() > 0 {
+            self.slots.freed.notified().await;
+        }
+        self.hand_on(lease);
+        while self.slots.in_use() > 0 {
+            self.slots.freed.notified().await;
+        }
+        Ok(true)
+    }
+
+    async fn open(&mut self) -> Result<&mut PgConnection, DbError> {
+        if self.connection.is_none() {
+            self.connection = Some(self.engine.db().dedicated().await?);
+        }
+        self.connection.as_mut().ok_or(DbError::Panicked)
+    }
+}
