@@ -23,6 +23,7 @@ pub mod config;
 pub mod db;
 pub mod engine;
 pub mod ids;
+pub mod ingest;
 pub mod objects;
 pub mod phi;
 pub mod queue;

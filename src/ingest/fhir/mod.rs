@@ -1,0 +1,13 @@
+//! FHIR R4: the intake's cheap check, the bundle splitter, the validator, and the generator of synthetic bundles.
+//! Everything here is pure: bytes in, facts out.
+
+pub mod calendar;
+pub mod envelope;
+pub mod issue;
+pub mod node;
+pub mod path;
+pub mod references;
+pub mod sample;
+pub mod split;
+pub mod types;
+pub mod validate;

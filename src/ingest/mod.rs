@@ -1,0 +1,3 @@
+//! The clinical domain: FHIR, patients, findings, the steps' handlers, and the clinical view.
+
+pub mod fhir;
