@@ -581,3 +581,22 @@ pub fn summarize(row: &JobRow) -> JobSummary {
 pub fn parse_class(text: &str) -> Option<ErrorClass> {
     [ErrorClass::Transient, ErrorClass::Sender, ErrorClass::Ours].into_iter().find(|class| class.as_str() == text)
 }
+
+impl TimelineEntry {
+    /// The entry of the job's acceptance, from its own row.
+    #[must_use]
+    pub fn accepted(at: OffsetDateTime, actor: String) -> Self {
+        Self {
+            at,
+            event: "job.accepted".to_owned(),
+            step: None,
+            round: Some(1),
+            attempt: None,
+            duration_ms: None,
+            next_attempt_at: None,
+            error: None,
+            actor: Some(actor),
+            reason: None,
+        }
+    }
+}

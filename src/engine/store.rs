@@ -475,3 +475,52 @@ pub async fn forget_workers(connection: &mut PgConnection) -> Result<(), DbError
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
+
+/// A worker process in a list.
+#[derive(Debug, Clone, sqlx::FromRow, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerRow {
+    /// `wrk_…`
+    #[schema(value_type = String)]
+    pub id: WorkerId,
+    /// Host name.
+    pub host: String,
+    /// Process id there.
+    pub pid: i32,
+    /// Roles.
+    pub roles: Vec<String>,
+    /// Version.
+    pub program_version: String,
+    /// Started.
+    #[serde(with = "time::serde::rfc3339")]
+    pub started_at: time::OffsetDateTime,
+    /// Last report.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_seen_at: time::OffsetDateTime,
+    /// Leases held.
+    pub in_flight: i32,
+    /// Steps committed.
+    pub steps_committed: i64,
+    /// Commits that the fence refused.
+    pub stale_commits: i64,
+    /// Leases of others taken back.
+    pub leases_reaped: i64,
+    /// Ended in order.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub stopped_at: Option<time::OffsetDateTime>,
+}
+
+/// Worker processes of the last day, newest first.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn list_workers(connection: &mut PgConnection) -> Result<Vec<WorkerRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, host, pid, roles, program_version, started_at, last_seen_at, in_flight, steps_committed, stale_commits, leases_reaped, stopped_at
+         from workers
+         order by started_at desc
+         limit 1000",
+    )
+    .fetch_all(connection)
+    .await?)
+}
