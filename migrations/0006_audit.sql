@@ -27,6 +27,10 @@ create table audit_records (
 create trigger audit_records_append_only before update or delete or truncate on audit_records
   for each statement execute function refuse_change();
 
+-- A job's acts for its timeline. Partial: the records of the hot path (accepted, step.succeeded) cost no index entry.
+create index audit_records_of_job on audit_records (organization_id, job_id, id)
+  where event in ('job.cancelled', 'job.retried', 'job.parked', 'job.stepped_aside', 'job.failed', 'lease.lost');
+
 -- Ids and hashes only (no row-level security): the Merkle log over all organizations.
 create table audit_leaves (
   leaf bigint primary key check (leaf >= 0),

@@ -16,7 +16,10 @@
 //! | 9 | `config`, `telemetry`, `clock`, `ids`, `phi` | plain facts that everything may use |
 
 pub mod audit;
+pub mod auth;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod db;
 pub mod engine;
 pub mod ids;
@@ -24,3 +27,4 @@ pub mod ingest;
 pub mod objects;
 pub mod phi;
 pub mod queue;
+pub mod telemetry;

@@ -8,6 +8,8 @@ pub mod committer;
 pub mod definition;
 pub mod executor;
 pub mod handler;
+pub mod jobs;
+pub mod jobs_store;
 pub mod registry;
 pub mod retry;
 pub mod state;

@@ -1,0 +1,241 @@
+//! SQL on organizations and API keys (tables without row-level security).
+
+use super::{NewKey, Role};
+use crate::db::DbError;
+use crate::ids::OrganizationId;
+use serde_json::Value;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+/// A key as it is looked up.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct KeyRow {
+    /// Public part.
+    pub id: String,
+    /// Null for the platform role.
+    pub organization_id: Option<OrganizationId>,
+    /// Role.
+    pub role: String,
+    /// Label of the sending system.
+    pub source: String,
+    /// SHA-256 of the secret.
+    pub secret_sha256: Vec<u8>,
+    /// Neither revoked nor expired, by the database's clock.
+    pub is_valid: bool,
+}
+
+/// Look a key up by its public part, and note its use (once a minute at most).
+///
+/// # Errors
+/// [`DbError`].
+pub async fn find_key(connection: &mut PgConnection, id: &str) -> Result<Option<KeyRow>, DbError> {
+    let row: Option<KeyRow> = sqlx::query_as(
+        "select id, organization_id, role, source, secret_sha256,
+                revoked_at is null and (expires_at is null or expires_at > chartgate_now()) is_valid
+         from api_keys
+         where id = $1",
+    )
+    .bind(id)
+    .fetch_optional(&mut *connection)
+    .await?;
+    if row.is_some() {
+        sqlx::query(
+            "update api_keys set last_used_at = chartgate_now()
+             where id = $1 and (last_used_at is null or last_used_at < chartgate_now() - interval '1 minute')",
+        )
+        .bind(id)
+        .execute(connection)
+        .await?;
+    }
+    Ok(row)
+}
+
+/// A key in a list: never its secret.
+#[derive(Debug, Clone, sqlx::FromRow, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeySummary {
+    /// Public part.
+    pub id: String,
+    /// Null for the platform role.
+    #[schema(value_type = Option<String>)]
+    pub organization_id: Option<OrganizationId>,
+    /// Role.
+    pub role: String,
+    /// For people.
+    pub name: String,
+    /// Label of the sending system.
+    pub source: String,
+    /// Made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// Ends by itself.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+    /// Last used, to the minute.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_used_at: Option<OffsetDateTime>,
+    /// Revoked.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+/// What a new key is for.
+#[derive(Debug, Clone)]
+pub struct KeyGrant {
+    /// Null for the platform role.
+    pub organization: Option<OrganizationId>,
+    /// Role.
+    pub role: Role,
+    /// For people.
+    pub name: String,
+    /// Label of the sending system.
+    pub source: String,
+    /// Ends by itself.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// Store a new key's hash.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn insert_key(connection: &mut PgConnection, key: &NewKey, grant: &KeyGrant) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into api_keys (id, organization_id, role, name, source, secret_sha256, expires_at)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(&key.id)
+    .bind(grant.organization)
+    .bind(grant.role.as_str())
+    .bind(&grant.name)
+    .bind(&grant.source)
+    .bind(&key.secret_sha256[..])
+    .bind(grant.expires_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Keys of one organization, or all.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn list_keys(connection: &mut PgConnection, organization: Option<OrganizationId>) -> Result<Vec<KeySummary>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, organization_id, role, name, source, created_at, expires_at, last_used_at, revoked_at
+         from api_keys
+         where $1::uuid is null or organization_id = $1
+         order by created_at, id
+         limit 1000",
+    )
+    .bind(organization)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Revoke a key; an organization's admin can revoke its own organization's only. Answers whether there was one.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn revoke_key(connection: &mut PgConnection, id: &str, organization: Option<OrganizationId>) -> Result<bool, DbError> {
+    let revoked = sqlx::query(
+        "update api_keys set revoked_at = coalesce(revoked_at, chartgate_now())
+         where id = $1 and ($2::uuid is null or organization_id = $2)",
+    )
+    .bind(id)
+    .bind(organization)
+    .execute(connection)
+    .await?;
+    Ok(revoked.rows_affected() == 1)
+}
+
+/// An organization.
+#[derive(Debug, Clone, sqlx::FromRow, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Organization {
+    /// `org_…`
+    #[schema(value_type = String)]
+    pub id: OrganizationId,
+    /// Unique name.
+    pub name: String,
+    /// active or paused.
+    pub status: String,
+    /// Jobs at once over all workers, if capped.
+    pub running_max: Option<i32>,
+    /// MRN systems and the like.
+    pub settings: Value,
+    /// Made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+const ORGANIZATION_COLUMNS: &str = "id, name, status, running_max, settings, created_at";
+
+/// Create an organization; `None` if the name is taken.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn insert_organization(connection: &mut PgConnection, id: OrganizationId, name: &str) -> Result<Option<Organization>, DbError> {
+    Ok(sqlx::query_as(
+        "insert into organizations (id, name) values ($1, $2)
+         on conflict (name) do nothing
+         returning id, name, status, running_max, settings, created_at",
+    )
+    .bind(id)
+    .bind(name)
+    .fetch_optional(connection)
+    .await?)
+}
+
+/// One organization by id or name.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn find_organization(connection: &mut PgConnection, id: Option<OrganizationId>, name: Option<&str>) -> Result<Option<Organization>, DbError> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!("select {ORGANIZATION_COLUMNS} from organizations where id = $1 or name = $2")))
+        .bind(id)
+        .bind(name)
+        .fetch_optional(connection)
+        .await?)
+}
+
+/// Organizations by name.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn list_organizations(connection: &mut PgConnection, only: Option<OrganizationId>) -> Result<Vec<Organization>, DbError> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {ORGANIZATION_COLUMNS} from organizations where $1::uuid is null or id = $1 order by name limit 10000"
+    )))
+    .bind(only)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Pause or resume: a paused organization's jobs are accepted and wait.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn set_status(connection: &mut PgConnection, id: OrganizationId, status: &str) -> Result<Option<Organization>, DbError> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "update organizations set status = $2, updated_at = chartgate_now() where id = $1 returning {ORGANIZATION_COLUMNS}"
+    )))
+    .bind(id)
+    .bind(status)
+    .fetch_optional(connection)
+    .await?)
+}
+
+/// Replace the settings and the cap.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn set_settings(connection: &mut PgConnection, id: OrganizationId, settings: &Value, running_max: Option<i32>) -> Result<Option<Organization>, DbError> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "update organizations set settings = $2, running_max = $3, updated_at = chartgate_now() where id = $1 returning {ORGANIZATION_COLUMNS}"
+    )))
+    .bind(id)
+    .bind(settings)
+    .bind(running_max)
+    .fetch_optional(connection)
+    .await?)
+}

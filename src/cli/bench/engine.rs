@@ -1,0 +1,195 @@
+//! `bench engine`: N jobs of five no-op steps over many organizations, from the first claim to the last completion,
+//! every step's status and audit record persisted. Afterwards the database is checked: nothing lost, nothing twice,
+//! every lane in order.
+
+use super::Prepared;
+use crate::db::Db;
+use crate::engine::catalog::Catalog;
+use crate::engine::handler::{StepContext, StepError, StepHandler, StepOutcome};
+use crate::engine::registry::Registry;
+use crate::engine::wake::Wake;
+use crate::engine::{Engine, EngineOptions};
+use crate::queue::Workers;
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Which jobs wait for each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Lanes {
+    /// No order.
+    None,
+    /// One lane an organization.
+    Organization,
+    /// Twenty lanes an organization.
+    Patient,
+}
+
+/// Options of `bench engine`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// Jobs in all.
+    #[arg(long, default_value_t = 20_000)]
+    pub jobs: u32,
+    /// Organizations that they belong to.
+    #[arg(long, default_value_t = 100)]
+    pub organizations: u32,
+    /// Which jobs wait for each other.
+    #[arg(long, value_enum, default_value_t = Lanes::None)]
+    pub lanes: Lanes,
+    /// Jobs under way at once.
+    #[arg(long, default_value_t = 256)]
+    pub concurrency: usize,
+    /// Committer tasks.
+    #[arg(long, default_value_t = 2)]
+    pub committers: usize,
+}
+
+struct NoOp;
+
+#[async_trait::async_trait]
+impl StepHandler for NoOp {
+    async fn run(&self, _: &StepContext) -> Result<StepOutcome, StepError> {
+        Ok(StepOutcome::default())
+    }
+}
+
+fn workflow(lanes: Lanes) -> String {
+    let ordering = match lanes {
+        Lanes::None => "none",
+        Lanes::Organization => "organization",
+        Lanes::Patient => "patient",
+    };
+    let steps: String = ["validate", "store_raw", "link_patient", "extract_findings", "audit"]
+        .iter()
+        .map(|name| format!("[[step]]\nname = \"{name}\"\nhandler = \"bench.noop\"\n"))
+        .collect();
+    format!("name = \"bench-{ordering}\"\nversion = 1\nsummary = \"Five steps that do nothing.\"\nordering = \"{ordering}\"\n{steps}")
+}
+
+/// Run it, and answer the figures.
+///
+/// # Errors
+/// The database's, or what the check afterwards found.
+pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<Value> {
+    let db = Db::connect(prepared.options.clone(), 8);
+    let text = workflow(arguments.lanes);
+    let name = text.split('"').nth(1).unwrap_or_default().to_owned();
+    let registry = Registry::default().with(vec![("bench.noop", Arc::new(NoOp) as Arc<dyn StepHandler>)]);
+    let catalog = Catalog::from_files(&[(format!("{name}.toml"), text)], registry)?;
+    catalog.register(&db).await?;
+
+    let mut admin = PgConnection::connect_with(&prepared.options).await?;
+    fill(&mut admin, arguments, &name).await.context("filling the queue")?;
+    let wal_before: i64 = sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::bigint").fetch_one(&mut admin).await?;
+
+    let options = EngineOptions { concurrency: arguments.concurrency, committers: arguments.committers, ..EngineOptions::default() };
+    let engine = Engine::start(db.clone(), catalog, Wake::default(), options);
+    let started = Instant::now();
+    let workers = Workers::start(Arc::clone(&engine), vec!["worker".to_owned()]);
+    loop {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let done = engine.counters.steps_committed.load(std::sync::atomic::Ordering::Relaxed) >= i64::from(arguments.jobs) * 5;
+        if done {
+            break;
+        }
+        ensure!(started.elapsed() < Duration::from_mins(10), "not done after 10 minutes");
+    }
+    let elapsed = started.elapsed().as_secs_f64();
+    let wal_after: i64 = sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::bigint").fetch_one(&mut admin).await?;
+    workers.shutdown().await;
+    check(&mut admin, i64::from(arguments.jobs), &name).await?;
+    let rate = f64::from(arguments.jobs) / elapsed;
+    Ok(json!({
+        "bench": "engine",
+        "jobs": arguments.jobs,
+        "organizations": arguments.organizations,
+        "lanes": format!("{:?}", arguments.lanes).to_lowercase(),
+        "concurrency": arguments.concurrency,
+        "seconds": elapsed,
+        "workflows_per_second": rate,
+        "steps_per_second": rate * 5.0,
+        "wal_bytes_per_workflow": (wal_after - wal_before) / i64::from(arguments.jobs),
+        "yardstick": { "restate": 500, "graphile_worker": 330, "dbos": 250 },
+        "ratio_to_best_yardstick": rate / 500.0,
+        "checked": "every job succeeded once; five step rows and five audit records a job; lanes in order",
+    }))
+}
+
+/// Put the jobs into the queue as intake would have, in one statement.
+pub(super) async fn fill(admin: &mut PgConnection, arguments: &Arguments, workflow: &str) -> anyhow::Result<()> {
+    let lane = match arguments.lanes {
+        Lanes::None => "null::bigint",
+        Lanes::Organization => "hashtextextended(o::text, 1)",
+        Lanes::Patient => "hashtextextended(o::text || (g / $2) % 20, 2)",
+    };
+    sqlx::query(
+        "insert into organizations (id, name)
+         select gen_random_uuid(), 'bench-' || g from generate_series(1, $1) g
+         on conflict do nothing",
+    )
+    .bind(i32::try_from(arguments.organizations)?)
+    .execute(&mut *admin)
+    .await?;
+    let statement = format!(
+        "with organization as (
+           select id o, row_number() over (order by name) - 1 n from organizations where name like 'bench-%'
+         ), job as materialized (
+           select g, o, gen_random_uuid() id, nextval('job_seq') seq, {lane} lane
+           from generate_series(0, $1 - 1) g join organization on n = g % $2
+           order by g
+         ), queued as (
+           insert into queue (organization_id, seq, job_id, workflow, workflow_version, lane, state, enqueued_at)
+           select o, seq, id, $3, 1, lane,
+                  case when lane is null or row_number() over (partition by o, lane order by seq) = 1 then 'ready' else 'blocked' end,
+                  chartgate_now()
+           from job order by seq
+         )
+         insert into jobs (organization_id, id, workflow, workflow_version, source, status, seq, lane, submitted_by, created_at, updated_at)
+         select o, id, $3, 1, 'webhook', 'queued', seq, lane, 'bench', chartgate_now(), chartgate_now()
+         from job order by seq"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(i32::try_from(arguments.jobs)?)
+        .bind(i32::try_from(arguments.organizations)?)
+        .bind(workflow)
+        .execute(&mut *admin)
+        .await?;
+    for statement in ["vacuum analyze queue", "vacuum analyze jobs", "checkpoint"] {
+        sqlx::raw_sql(statement).execute(&mut *admin).await?;
+    }
+    Ok(())
+}
+
+/// Nothing lost, nothing twice, every lane in order.
+pub(super) async fn check(admin: &mut PgConnection, jobs: i64, workflow: &str) -> anyhow::Result<()> {
+    let (waiting, succeeded, steps, records, distinct): (i64, i64, i64, i64, i64) = sqlx::query_as(
+        "with mine as (select organization_id, id from jobs where workflow = $1)
+         select (select count(*) from queue),
+                (select count(*) from jobs where workflow = $1 and status = 'succeeded'),
+                (select count(*) from job_steps s join mine on mine.organization_id = s.organization_id and mine.id = s.job_id),
+                (select count(*) from audit_records a join mine on mine.organization_id = a.organization_id and mine.id = a.job_id),
+                (select count(distinct (a.job_id, a.step)) from audit_records a join mine on mine.organization_id = a.organization_id and mine.id = a.job_id)",
+    )
+    .bind(workflow)
+    .fetch_one(&mut *admin)
+    .await?;
+    ensure!(waiting == 0, "{waiting} rows are left in the queue");
+    ensure!(succeeded == jobs, "{succeeded} of {jobs} jobs succeeded");
+    ensure!(steps == 5 * jobs && records == 5 * jobs && distinct == 5 * jobs, "{steps} step rows, {records} audit records ({distinct} distinct) for {jobs} jobs");
+    let disorder: i64 = sqlx::query_scalar(
+        "select count(*) filter (where previous_last > first)
+         from (
+           select min(a.id) first, lag(max(a.id)) over (partition by j.organization_id, j.lane order by j.seq) previous_last
+           from jobs j join audit_records a on a.organization_id = j.organization_id and a.job_id = j.id
+           where j.lane is not null and j.workflow = $1
+           group by j.organization_id, j.lane, j.seq) x",
+    )
+    .bind(workflow)
+    .fetch_one(&mut *admin)
+    .await?;
+    ensure!(disorder == 0, "{disorder} jobs ran before the one ahead of them in their lane ended");
+    Ok(())
+}

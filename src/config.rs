@@ -1,0 +1,269 @@
+//! Configuration: defaults < `chartgate.toml` (`--config`) < environment. All faults are reported together.
+//!
+//! [`KEYS`] is the list that `docs/configuration.md` and `--help` speak of; a test compares them. Secrets are
+//! [`SecretString`]s and never print.
+
+use secrecy::SecretString;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Every key: name in the file (dotted), other environment variables that are honored, default, meaning. The
+/// environment variable of a key is `CHARTGATE_` and the name in capitals with `_` for `.`.
+pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
+    ("data_dir", &[], "/var/lib/chartgate as root, else ~/.local/share/chartgate", "Where the embedded PostgreSQL, the embedded S3 and the demo's credentials live."),
+    ("listen", &[], "127.0.0.1:8080", "Address and port of the HTTP API."),
+    ("database.url", &["DATABASE_URL"], "embedded", "PostgreSQL to use instead of the embedded one."),
+    ("database.migrate_url", &[], "database.url", "The owner's URL: runs the migrations and creates the role chartgate_app, as which database.url then logs in."),
+    ("database.connections_max", &[], "24", "Pooled connections of one process."),
+    ("database.allow_unsafe", &[], "false", "Tests only: start although fsync or synchronous_commit is off."),
+    ("s3.endpoint", &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"], "embedded, unless s3.bucket is set", "S3 to use instead of the embedded one."),
+    ("s3.bucket", &["UPLOAD_BUCKET"], "chartgate", "Bucket of raw payloads and uploads."),
+    ("s3.region", &["AWS_REGION", "AWS_DEFAULT_REGION"], "us-east-1", "Region that requests are signed for."),
+    ("s3.prefix", &[], "", "Put before every key."),
+    ("s3.access_key", &["AWS_ACCESS_KEY_ID"], "", "Access key id."),
+    ("s3.secret_key", &["AWS_SECRET_ACCESS_KEY"], "", "Secret access key."),
+    ("s3.listen", &[], "127.0.0.1:0", "Address of the embedded S3."),
+    ("intake.max_body_bytes", &[], "16777216", "Largest request body, after content decoding."),
+    ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
+    ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
+    ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
+    ("telemetry.log_level", &["LOG_LEVEL"], "info", "error, warn, info, debug or trace, or a tracing filter."),
+    ("telemetry.log_format", &[], "text", "text or json."),
+];
+
+/// How the database is reached.
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    /// `None`: embedded.
+    pub url: Option<SecretString>,
+    /// Owner's URL for migrations.
+    pub migrate_url: Option<SecretString>,
+    /// Pool size.
+    pub connections_max: u32,
+    /// Tests only.
+    pub allow_unsafe: bool,
+}
+
+/// How object storage is reached.
+#[derive(Debug, Clone)]
+pub struct S3Config {
+    /// Start the embedded one.
+    pub embedded: bool,
+    /// Endpoint of another S3 than AWS.
+    pub endpoint: Option<String>,
+    /// Bucket.
+    pub bucket: String,
+    /// Region.
+    pub region: String,
+    /// Key prefix.
+    pub prefix: String,
+    /// Access key id.
+    pub access_key: Option<String>,
+    /// Secret.
+    pub secret_key: Option<SecretString>,
+    /// Address of the embedded server.
+    pub listen: SocketAddr,
+}
+
+/// Everything, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Embedded servers' data.
+    pub data_dir: PathBuf,
+    /// HTTP address.
+    pub listen: SocketAddr,
+    /// PostgreSQL.
+    pub database: DatabaseConfig,
+    /// S3.
+    pub s3: S3Config,
+    /// Bytes, after content decoding.
+    pub intake_max_body_bytes: usize,
+    /// Jobs at once.
+    pub workers_concurrency: usize,
+    /// Lease.
+    pub lease: Duration,
+    /// Own workflow files.
+    pub workflows_dir: Option<PathBuf>,
+    /// Log filter.
+    pub log_level: String,
+    /// JSON lines instead of text.
+    pub log_json: bool,
+}
+
+/// All faults of the configuration at once.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration has {} fault(s):\n{}", .0.len(), .0.iter().map(|fault| format!("  {fault}")).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+struct Reader {
+    values: BTreeMap<&'static str, (String, String)>,
+    faults: Vec<String>,
+}
+
+impl Reader {
+    fn text(&self, key: &str) -> Option<String> {
+        self.values.get(key).map(|(value, _)| value.clone()).filter(|value| !value.is_empty())
+    }
+
+    fn parse<T>(&mut self, key: &str, default: T, expected: &str, parse: impl Fn(&str) -> Option<T>) -> T {
+        match self.values.get(key) {
+            None => default,
+            Some((value, origin)) => parse(value).unwrap_or_else(|| {
+                self.faults.push(format!("{origin}: must be {expected}"));
+                default
+            }),
+        }
+    }
+}
+
+/// The environment variable of a key.
+#[must_use]
+pub fn variable_of(key: &str) -> String {
+    format!("CHARTGATE_{}", key.to_uppercase().replace('.', "_"))
+}
+
+impl Config {
+    /// Read the file, if any, and the process's environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::from_sources(file, &|name| std::env::var_os(name).and_then(|value| value.into_string().ok()))
+    }
+
+    /// The same with an environment of the caller's.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault.
+    pub fn from_sources(file: Option<&Path>, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut reader = Reader { values: BTreeMap::new(), faults: Vec::new() };
+        if let Some(path) = file {
+            read_file(path, &mut reader);
+        }
+        for (key, others, _, _) in KEYS {
+            let own = variable_of(key);
+            let found = std::iter::once(own.as_str()).chain(others.iter().copied()).find_map(|name| environment(name).map(|value| (value, name.to_owned())));
+            if let Some((value, name)) = found {
+                reader.values.insert(key, (value, name));
+            }
+        }
+        let config = Self::build(&mut reader);
+        if reader.faults.is_empty() { Ok(config) } else { Err(ConfigError(reader.faults)) }
+    }
+
+    fn build(reader: &mut Reader) -> Self {
+        let embedded_s3 = reader.text("s3.endpoint").is_none() && reader.text("s3.bucket").is_none();
+        let whole = |max: u64| move |text: &str| text.parse::<u64>().ok().filter(|value| (1..=max).contains(value));
+        let address = |text: &str| text.parse::<SocketAddr>().ok();
+        let flag = |text: &str| text.parse::<bool>().ok();
+        let secret = |text: Option<String>| text.map(SecretString::from);
+        let lease = reader.parse("lease_seconds", 10.0, "a number of seconds from 0.5 to 3600", |text| {
+            text.parse::<f64>().ok().filter(|seconds| (0.5..=3600.0).contains(seconds))
+        });
+        let config = Self {
+            data_dir: reader.text("data_dir").map_or_else(crate::db::embedded::default_data_dir, PathBuf::from),
+            listen: reader.parse("listen", SocketAddr::from(([127, 0, 0, 1], 8080)), "an address such as 127.0.0.1:8080", address),
+            database: DatabaseConfig {
+                url: secret(reader.text("database.url")),
+                migrate_url: secret(reader.text("database.migrate_url")),
+                connections_max: u32::try_from(reader.parse("database.connections_max", 24, "a number from 1 to 1000", whole(1000))).unwrap_or(24),
+                allow_unsafe: reader.parse("database.allow_unsafe", false, "true or false", flag),
+            },
+            s3: S3Config {
+                embedded: embedded_s3,
+                endpoint: reader.text("s3.endpoint"),
+                bucket: reader.text("s3.bucket").unwrap_or_else(|| "chartgate".to_owned()),
+                region: reader.text("s3.region").unwrap_or_else(|| "us-east-1".to_owned()),
+                prefix: reader.text("s3.prefix").unwrap_or_default(),
+                access_key: reader.text("s3.access_key"),
+                secret_key: secret(reader.text("s3.secret_key")),
+                listen: reader.parse("s3.listen", SocketAddr::from(([127, 0, 0, 1], 0)), "an address such as 127.0.0.1:9000", address),
+            },
+            intake_max_body_bytes: usize::try_from(reader.parse("intake.max_body_bytes", 16 << 20, "a number of bytes, at most 1 GiB", whole(1 << 30))).unwrap_or(16 << 20),
+            workers_concurrency: usize::try_from(reader.parse("workers.concurrency", 256, "a number from 1 to 10000", whole(10_000))).unwrap_or(256),
+            lease: Duration::from_secs_f64(lease),
+            workflows_dir: reader.text("workflows.dir").map(PathBuf::from),
+            log_level: reader.text("telemetry.log_level").unwrap_or_else(|| "info".to_owned()),
+            log_json: reader.parse("telemetry.log_format", false, "text or json", |text| match text {
+                "text" => Some(false),
+                "json" => Some(true),
+                _ => None,
+            }),
+        };
+        if config.database.migrate_url.is_some() && config.database.url.is_none() {
+            reader.faults.push("database.migrate_url: needs database.url too".to_owned());
+        }
+        if config.s3.access_key.is_some() != config.s3.secret_key.is_some() {
+            reader.faults.push("s3.access_key and s3.secret_key: give both or neither".to_owned());
+        }
+        config
+    }
+}
+
+fn read_file(path: &Path, reader: &mut Reader) {
+    let origin = path.display().to_string();
+    let table: toml::Table = match std::fs::read_to_string(path).map_err(|error| error.to_string()).and_then(|text| text.parse().map_err(|error: toml::de::Error| error.message().to_owned())) {
+        Ok(table) => table,
+        Err(error) => {
+            reader.faults.push(format!("{origin}: {error}"));
+            return;
+        }
+    };
+    let mut flat = Vec::new();
+    flatten("", &table, &mut flat);
+    for (name, value) in flat {
+        match KEYS.iter().find(|(key, ..)| *key == name) {
+            Some((key, ..)) => {
+                reader.values.insert(key, (value, format!("{origin}: {name}")));
+            }
+            None => reader.faults.push(format!("{origin}: {name}: is not a known key")),
+        }
+    }
+}
+
+fn flatten(prefix: &str, table: &toml::Table, flat: &mut Vec<(String, String)>) {
+    for (key, value) in table {
+        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            toml::Value::Table(inner) => flatten(&name, inner, flat),
+            toml::Value::String(text) => flat.push((name, text.clone())),
+            other => flat.push((name, other.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret as _;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let pairs: BTreeMap<String, String> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::from_sources(None, &|name| pairs.get(name).cloned())
+    }
+
+    #[test]
+    fn without_any_setting_both_servers_are_embedded() {
+        let config = with(&[]).unwrap();
+        assert!(config.database.url.is_none() && config.s3.embedded);
+        assert_eq!(config.lease, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn the_usual_variables_of_others_are_honored_and_ours_win() {
+        let config = with(&[("DATABASE_URL", "postgres://a"), ("UPLOAD_BUCKET", "b"), ("LOG_LEVEL", "debug"), ("CHARTGATE_DATABASE_URL", "postgres://c")]).unwrap();
+        assert_eq!(config.database.url.unwrap().expose_secret(), "postgres://c");
+        assert!(!config.s3.embedded);
+        assert_eq!((config.s3.bucket.as_str(), config.log_level.as_str()), ("b", "debug"));
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once_and_no_secret_prints() {
+        let faults = with(&[("CHARTGATE_LISTEN", "here"), ("CHARTGATE_LEASE_SECONDS", "0"), ("AWS_SECRET_ACCESS_KEY", "hunter2")]).unwrap_err();
+        assert_eq!(faults.0.len(), 3, "{faults}");
+        let config = with(&[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hunter2")]).unwrap();
+        assert!(!format!("{config:?}{faults}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,286 @@
+//! SQL behind [`super::jobs`] and behind the acts on jobs: cancel, retry, bulk retry.
+
+use super::jobs::{AttemptRow, JobFilter, JobRow, RecordRow, StepRow};
+use super::state::JobStatus;
+use super::store::PROGRAM_VERSION;
+use crate::audit::Actor;
+use crate::db::DbError;
+use crate::ids::{JobId, OrganizationId};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+/// Rows of one page, at most.
+pub const PAGE_MAX: i64 = 200;
+
+const JOB_COLUMNS: &str = "select j.organization_id, j.id, j.workflow, j.workflow_version, j.source, j.status, j.resource_count, j.result,
+       j.error_code, j.error_class, j.error_message, j.round, j.round_first_step, j.submitted_by,
+       j.payload_sha256, j.size_bytes, j.content_type, j.created_at, j.updated_at, j.finished_at,
+       q.state queue_state, q.step queue_step, q.attempts queue_attempts, q.deaths queue_deaths, q.run_at, q.claimed_at
+from jobs j
+left join queue q on q.organization_id = j.organization_id and q.seq = j.seq and q.chunk = 0";
+
+/// One job with its live queue row.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn find_job(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Option<JobRow>, DbError> {
+    let mut query = QueryBuilder::<Postgres>::new(JOB_COLUMNS);
+    query.push(" where j.organization_id = ").push_bind(organization).push(" and j.id = ").push_bind(job);
+    Ok(query.build_query_as().fetch_optional(connection).await?)
+}
+
+/// The organization of a job, over all organizations (scope `Platform`). One key probe an organization: job ids are
+/// unique, but every key of a tenant table starts with the organization.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn find_organization(connection: &mut PgConnection, job: JobId) -> Result<Option<OrganizationId>, DbError> {
+    Ok(sqlx::query_scalar(
+        "select o.id
+         from organizations o
+         where exists (select from jobs j where j.organization_id = o.id and j.id = $1)
+         limit 1",
+    )
+    .bind(job)
+    .fetch_optional(connection)
+    .await?)
+}
+
+/// Finished steps of all rounds.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn steps_of(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Vec<StepRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select round, step, name, status, attempts, started_at, finished_at, error_code, error_class, error_message, output
+         from job_steps
+         where organization_id = $1 and job_id = $2
+         order by round, step",
+    )
+    .bind(organization)
+    .bind(job)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Attempts that did not succeed, of all rounds; the newest thousand.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn attempts_of(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Vec<AttemptRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select round, step, attempt, outcome, error_code, error_class, error_message, started_at, finished_at, next_attempt_at
+         from step_attempts
+         where organization_id = $1 and job_id = $2
+         order by round desc, finished_at desc
+         limit 1000",
+    )
+    .bind(organization)
+    .bind(job)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// The acts on a job that its own rows do not tell.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn records_of(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Vec<RecordRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select at, event, step, actor, purpose
+         from audit_records
+         where organization_id = $1
+           and job_id = $2
+           -- The words of the partial index.
+           and event in ('job.cancelled', 'job.retried', 'job.parked', 'job.stepped_aside', 'job.failed', 'lease.lost')
+         order by id
+         limit 1000",
+    )
+    .bind(organization)
+    .bind(job)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// A page of jobs, newest first, after the cursor; one organization's, or all (scope `Platform`).
+///
+/// # Errors
+/// [`DbError`].
+pub async fn list_jobs(
+    connection: &mut PgConnection,
+    organization: Option<OrganizationId>,
+    filter: &JobFilter,
+    after: Option<JobId>,
+    limit: i64,
+) -> Result<Vec<JobRow>, DbError> {
+    let mut query = QueryBuilder::<Postgres>::new(JOB_COLUMNS);
+    query.push(" where true");
+    if let Some(organization) = organization {
+        query.push(" and j.organization_id = ").push_bind(organization);
+    }
+    push_filter(&mut query, filter);
+    if let Some(after) = after {
+        query.push(" and j.id < ").push_bind(after);
+    }
+    query.push(" order by j.id desc limit ").push_bind(limit.clamp(1, PAGE_MAX));
+    Ok(query.build_query_as().fetch_all(connection).await?)
+}
+
+fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &JobFilter) {
+    match filter.status {
+        None => {}
+        // Live statuses are told apart by the queue row, as in `jobs::live_status`.
+        Some(JobStatus::Running) => {
+            query.push(" and j.status = 'queued' and (q.state = 'leased' or (q.state in ('ready', 'blocked') and q.attempts = 0 and q.deaths = 0 and q.step > j.round_first_step))");
+        }
+        Some(JobStatus::Retrying) => {
+            query.push(" and j.status = 'queued' and (q.state in ('delayed', 'suspect') or (q.state in ('ready', 'blocked') and (q.attempts > 0 or q.deaths > 0)))");
+        }
+        Some(JobStatus::Queued) => {
+            query.push(" and j.status = 'queued' and q.state in ('ready', 'blocked') and q.attempts = 0 and q.deaths = 0 and q.step = j.round_first_step");
+        }
+        Some(terminal) => {
+            query.push(" and j.status = ").push_bind(terminal.as_str());
+        }
+    }
+    if let Some(workflow) = &filter.workflow {
+        query.push(" and j.workflow = ").push_bind(workflow.clone());
+    }
+    if let Some(source) = &filter.source {
+        query.push(" and j.source = ").push_bind(source.clone());
+    }
+    if let Some(code) = &filter.error_code {
+        query.push(" and j.error_code = ").push_bind(code.clone());
+    }
+    if let Some(after) = filter.created_after {
+        query.push(" and j.created_at >= ").push_bind(after);
+    }
+    if let Some(before) = filter.created_before {
+        query.push(" and j.created_at < ").push_bind(before);
+    }
+}
+
+/// What became of an act on a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acted {
+    /// It was done.
+    Done,
+    /// The job's status does not allow it.
+    Refused,
+    /// There is no such job.
+    Unknown,
+}
+
+/// Cancel a job that is not terminal: its lease, if any, is void from now on.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn cancel_job(connection: &mut PgConnection, organization: OrganizationId, job: JobId, actor: &Actor, reason: Option<&str>) -> Result<Acted, DbError> {
+    let answer: String = sqlx::query_scalar("select cancel_job($1, $2, $3, $4, $5, $6, $7, $8)")
+        .bind(organization)
+        .bind(job)
+        .bind(&actor.name)
+        .bind(&actor.authentication)
+        .bind(&actor.address)
+        .bind(&actor.request_id)
+        .bind(reason)
+        .bind(PROGRAM_VERSION)
+        .fetch_one(connection)
+        .await?;
+    Ok(match answer.as_str() {
+        "cancelled" => Acted::Done,
+        "terminal" => Acted::Refused,
+        _ => Acted::Unknown,
+    })
+}
+
+/// Open the next round of a terminal job at `step`, on `version` of its workflow.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn retry_job(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    step: i16,
+    version: i32,
+    actor: &Actor,
+    reason: Option<&str>,
+) -> Result<Acted, DbError> {
+    let answer: String = sqlx::query_scalar("select retry_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+        .bind(organization)
+        .bind(job)
+        .bind(step)
+        .bind(version)
+        .bind(&actor.name)
+        .bind(&actor.authentication)
+        .bind(&actor.address)
+        .bind(&actor.request_id)
+        .bind(reason)
+        .bind(PROGRAM_VERSION)
+        .fetch_one(connection)
+        .await?;
+    Ok(match answer.as_str() {
+        "retried" => Acted::Done,
+        "not_terminal" => Acted::Refused,
+        _ => Acted::Unknown,
+    })
+}
+
+/// How many jobs a filter meets, and the newest of them, up to `limit`.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn match_jobs(connection: &mut PgConnection, organization: Option<OrganizationId>, filter: &JobFilter, limit: i64) -> Result<Vec<(Uuid, Uuid)>, DbError> {
+    let mut query = QueryBuilder::<Postgres>::new(
+        "select j.organization_id, j.id
+         from jobs j
+         left join queue q on q.organization_id = j.organization_id and q.seq = j.seq and q.chunk = 0
+         where true",
+    );
+    if let Some(organization) = organization {
+        query.push(" and j.organization_id = ").push_bind(organization);
+    }
+    push_filter(&mut query, filter);
+    query.push(" order by j.id limit ").push_bind(limit);
+    Ok(query.build_query_as().fetch_all(connection).await?)
+}
+
+/// One group of failures: same workflow, step and code.
+#[derive(Debug, Clone, sqlx::FromRow, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailureGroup {
+    /// Workflow name.
+    pub workflow: String,
+    /// Step index at which they failed.
+    pub step: Option<i16>,
+    /// Code.
+    pub code: String,
+    /// Class.
+    pub class: String,
+    /// How many failed jobs.
+    pub count: i64,
+    /// First seen.
+    #[serde(with = "time::serde::rfc3339")]
+    pub first_seen: time::OffsetDateTime,
+    /// Last seen.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_seen: time::OffsetDateTime,
+}
+
+/// Failed jobs grouped by fingerprint, most frequent first.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn failure_groups(connection: &mut PgConnection, organization: Option<OrganizationId>) -> Result<Vec<FailureGroup>, DbError> {
+    let mut query = QueryBuilder::<Postgres>::new(
+        "select workflow, error_step step, error_code code, error_class class, count(*) count, min(finished_at) first_seen, max(finished_at) last_seen
+         from jobs
+         where status = 'failed'",
+    );
+    if let Some(organization) = organization {
+        query.push(" and organization_id = ").push_bind(organization);
+    }
+    query.push(" group by workflow, error_step, error_code, error_class order by count(*) desc limit 200");
+    Ok(query.build_query_as().fetch_all(connection).await?)
+}
