@@ -336,7 +336,6 @@ fn unquoted(etag: String) -> String {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "passed to `and_then`")]
 fn time(time: aws_sdk_s3::primitives::DateTime) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(time.secs()).ok()
 }

@@ -25,8 +25,8 @@ impl S3Access for SignedHeadersOnly {
         let unsigned = context
             .headers()
             .keys()
-            .map(|name| name.as_str())
-            .find(|name| name.starts_with("x-amz-") && !signed.contains(*name));
+            .map(hyper::header::HeaderName::as_str)
+            .find(|name| name.starts_with("x-amz-") && !signed.contains(name));
         match unsigned {
             Some(_) => Err(s3_error!(AccessDenied, "There were headers present in the request which were not signed")),
             None => Ok(()),

@@ -12,7 +12,7 @@ use s3s::dto::{
 use s3s::{S3Result, TrailingHeaders, s3_error};
 use time::OffsetDateTime;
 
-/// The attributes of a PutObject or CreateMultipartUpload (their inputs share field names, not a type).
+/// The attributes of a `PutObject` or `CreateMultipartUpload` (their inputs share field names, not a type).
 macro_rules! attributes {
     ($input:ident) => {
         $crate::objects::embedded::record::Attributes {
@@ -26,7 +26,7 @@ macro_rules! attributes {
     };
 }
 
-/// What a PutObject or UploadPart says about its bytes in headers.
+/// What a `PutObject` or `UploadPart` says about its bytes in headers.
 macro_rules! expected_of {
     ($input:ident, $length:expr) => {
         $crate::objects::embedded::staging::Expected {
@@ -183,7 +183,7 @@ fn percent_encode(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                encoded.push(char::from(byte))
+                encoded.push(char::from(byte));
             }
             // Writing to a String does not fail.
             _ => drop(write!(encoded, "%{byte:02X}")),

@@ -1,4 +1,4 @@
-//! One page of ListObjectsV2 over a sorted index. Pure.
+//! One page of `ListObjectsV2` over a sorted index. Pure.
 
 use super::store::Summary;
 use base64::Engine as _;

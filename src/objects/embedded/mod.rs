@@ -41,7 +41,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// A client gets this long to send the headers of a request; idle connections are closed after it, too.
+/// A client gets this long to send the headers of a request.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// Each connection has a socket and buffers of some 100 KiB.
 const CONNECTIONS_MAX: usize = 512;

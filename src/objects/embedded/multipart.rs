@@ -1,8 +1,8 @@
 //! Multipart uploads: a directory an upload, invisible to HEAD and LIST until it is complete.
 //!
 //! `uploads/ID/upload` says what the object will be; `part-00001` … are verified, synced files of the same form as
-//! objects (bytes, then a record with the part's ETag). Completing copies them into one new object file, so that an
-//! object is always one file; abandoned uploads are found by ListMultipartUploads and removed by Abort, which is the
+//! objects (bytes, then a record with the part's `ETag`). Completing copies them into one new object file, so that an
+//! object is always one file; abandoned uploads are found by `ListMultipartUploads` and removed by Abort, which is the
 //! caller's business, as on AWS without a lifecycle rule.
 
 use super::error::StoreError;
@@ -58,7 +58,7 @@ pub fn list(bucket: &Bucket, prefix: &str) -> Result<Vec<(String, Upload)>, Stor
         let entry = entry?;
         match read(&entry.path()) {
             Ok(upload) if upload.key.starts_with(prefix) => {
-                uploads.push((entry.file_name().to_string_lossy().into_owned(), upload))
+                uploads.push((entry.file_name().to_string_lossy().into_owned(), upload));
             }
             // Completed or aborted since we read the directory.
             Ok(_) | Err(StoreError::NoSuchUpload) => {}

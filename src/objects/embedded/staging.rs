@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
-/// S3's own limit of one PutObject or UploadPart.
+/// S3's own limit of one `PutObject` or `UploadPart`.
 pub const UPLOAD_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 /// Bytes are written and hashed in portions of this size, so that a slow sender holds no thread.
 const PORTION_BYTES: usize = 1024 * 1024;
 /// A sender that sends nothing for so long is gone.
-const STALLED_AFTER: Duration = Duration::from_secs(60);
+const STALLED_AFTER: Duration = Duration::from_mins(1);
 
 /// What the bytes have to be. Checksums are base64 as on the wire.
 #[derive(Debug, Default)]
@@ -155,7 +155,7 @@ impl Staged {
         Record { key: key.to_owned(), size: self.size, etag, sha256: self.sha256.clone(), modified_us, attributes }
     }
 
-    /// MD5 in hex, S3's ETag of what was not uploaded in parts.
+    /// MD5 in hex, S3's `ETag` of what was not uploaded in parts.
     pub fn etag(&self) -> String {
         hex::encode(self.md5)
     }

@@ -18,8 +18,9 @@ use crate::clock::Clock;
 use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -76,6 +77,9 @@ pub async fn on_disk<T: Send + 'static, E: From<io::Error> + Send + 'static>(
 impl Store {
     /// Open a directory, remove what was never finished, read every record. `None`: another process has it.
     pub fn open(dir: &Path, clock: Clock) -> io::Result<Option<Self>> {
+        // What is stored is nobody else's to read.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let dir = &dir.canonicalize()?;
         fs::create_dir_all(dir.join("buckets"))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -96,6 +100,7 @@ impl Store {
             }
         }
         sync_directory(dir)?;
+        sync_directory(dir.parent().unwrap_or(dir))?;
         Ok(Some(Self { dir: dir.to_owned(), clock, buckets: RwLock::new(buckets), _lock: lock }))
     }
 
@@ -147,14 +152,14 @@ impl Store {
         let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
         let bucket = buckets.get(name).ok_or(StoreError::NoSuchBucket)?;
         // Every shard: no write is under way, and one that waits for us fails at its rename.
-        let _locks: Vec<_> = (0..SHARDS).map(|shard| bucket.lock(shard)).collect();
+        let locks: Vec<_> = (0..SHARDS).map(|shard| bucket.lock(shard)).collect();
         if !bucket.index.read().unwrap_or_else(PoisonError::into_inner).is_empty() {
             return Err(StoreError::BucketNotEmpty);
         }
         let gone = self.temporary();
         fs::rename(&bucket.dir, &gone)?;
         sync_directory(&self.dir.join("buckets"))?;
-        drop(_locks);
+        drop(locks);
         buckets.remove(name);
         Ok(fs::remove_dir_all(gone)?)
     }
@@ -172,7 +177,7 @@ impl Bucket {
                     }
                     // Cannot come from a crash: the file was synced before it got this name. Kept for whoever repairs.
                     Ok(_) => {
-                        tracing::error!(path = %path.display(), "an object file has the name of another key; it is ignored")
+                        tracing::error!(path = %path.display(), "an object file has the name of another key; it is ignored");
                     }
                     Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                         tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "an object file is damaged; it is ignored");

@@ -107,16 +107,18 @@ fn client_options(endpoint: &str) -> ObjectsOptions {
     }
 }
 
+/// As they go over the wire.
+pub fn header_lines(headers: &[(String, String)]) -> String {
+    headers.iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect()
+}
+
 /// One HTTP/1.1 request exactly as given: a real client would correct what the tests want to get wrong. Returns the
 /// status and everything behind the answer's headers.
 pub async fn raw(method: &str, url: &str, headers: &[(String, String)], body: &[u8]) -> (u16, String) {
     let rest = url.strip_prefix("http://").unwrap();
     let (host, path) = rest.split_at(rest.find('/').unwrap());
-    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
-    for (name, value) in headers {
-        request += &format!("{name}: {value}\r\n");
-    }
-    request += "\r\n";
+    let headers = header_lines(headers);
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{headers}\r\n");
     let mut stream = TcpStream::connect(host).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     // A server that refuses by the headers alone may close before it has read the body.
