@@ -6,6 +6,9 @@ create table clinical_events (
   id uuid not null,
   job_id uuid not null,
   job_seq bigint not null,
+  -- The highest position of a job that brought these very bytes: decides which version is current, so that the result
+  -- depends on the order of acceptance only, also when a sender goes back to an earlier version.
+  seen_seq bigint not null,
   source_label text not null,
   resource_type text not null,
   -- The sender's id; without one: `#` + payload sha256 + `:` + byte start, so that each occurrence is its own.
@@ -21,11 +24,13 @@ create table clinical_events (
   -- Section of the clinical view (medications, problems, labs, …); null for types that are kept but not shown.
   category text,
   status text,
-  -- Where the subject points: `ref:<source>|Type/id` or `mrn:<system>|<value>`; null when the resource has no subject.
+  -- Where the subject points: `ref:<source>|Patient/id`, `ref:<source>|<absolute url>` or `mrn:<system>|<value>`; null when
+  -- the resource has no subject. A Patient resource has the key of its own absolute url here, if it has one.
   subject_key text,
   patient_id uuid,
   link_status text not null check (link_status in ('linked', 'pending', 'review', 'none')),
-  -- Of all versions of one resource exactly one is current: later last_updated, else higher job seq.
+  -- Of all versions of one resource exactly one is current: later last_updated (having one beats having none), else
+  -- higher seen_seq.
   is_current boolean not null,
   created_at timestamptz not null,
   primary key (organization_id, id),
@@ -35,6 +40,7 @@ create unique index clinical_events_current
   on clinical_events (organization_id, source_label, resource_type, resource_key) where is_current;
 create index clinical_events_by_patient on clinical_events (organization_id, patient_id, category, id) where is_current;
 create index clinical_events_pending on clinical_events (organization_id, subject_key) where link_status = 'pending';
+create index clinical_events_patient_urls on clinical_events (organization_id, subject_key) where resource_type = 'Patient' and is_current;
 create index clinical_events_by_job on clinical_events (organization_id, job_id);
 
 create table patients (
@@ -42,6 +48,9 @@ create table patients (
   id uuid not null,
   -- The clinical event whose Patient resource the demographics come from.
   event_id uuid,
+  -- Which version that is: an older one never replaces a newer one.
+  event_last_updated timestamptz,
+  event_seq bigint not null,
   family text,
   given text[] not null default '{}',
   birth_date text,

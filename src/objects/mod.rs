@@ -1,1 +1,341 @@
-//! Object storage.
+//! Object storage: S3, real or [`embedded`].
+//!
+//! For: payloads, evidence and bulk files, which are kept under keys that the gateway makes.
+//!
+//! Promises: a body arrives as it was sent or not at all (SHA-256 goes along with every PUT); errors are classed by what
+//! the caller does about them; a call ends within its deadline and tries at most twice, because waiting longer is the
+//! engine's business. Nothing outside this module names aws or s3s.
+//!
+//! Leaves to others: what the keys mean, retries with backoff, and when something may be deleted.
+
+pub mod embedded;
+mod error;
+mod presign;
+
+pub use error::ObjectError;
+pub use presign::{PresignedPut, PutTerms};
+
+use aws_credential_types::Credentials;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::primitives::ByteStream;
+use base64::Engine as _;
+use bytes::Bytes;
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::io::AsyncBufRead;
+
+/// Where objects are, and as whom we ask for them.
+#[derive(Debug, Clone)]
+pub struct ObjectsOptions {
+    /// `http://host:port` of a server that is not AWS; addressed path-style.
+    pub endpoint: Option<String>,
+    /// `us-east-1`, or whatever the server calls itself.
+    pub region: String,
+    /// The one bucket.
+    pub bucket: String,
+    /// With `secret_key`; without both, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
+    pub access_key: Option<String>,
+    /// See `access_key`.
+    pub secret_key: Option<SecretString>,
+    /// Put before every key (`chartgate/`); may be empty.
+    pub prefix: String,
+    /// Of one attempt, up to the answer's headers; a body may take longer as long as bytes flow.
+    pub timeout: Duration,
+}
+
+/// What HEAD tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectHead {
+    /// Bytes.
+    pub size: u64,
+    /// Without quotes. An MD5 only if the object was not uploaded in parts.
+    pub etag: String,
+    /// As it was put.
+    pub content_type: Option<String>,
+    /// `x-amz-meta-*`, names in lower case without the prefix.
+    pub metadata: HashMap<String, String>,
+    /// Whole seconds.
+    pub modified: Option<OffsetDateTime>,
+    /// Of a bucket with versions.
+    pub version_id: Option<String>,
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectEntry {
+    /// Without our prefix.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// Without quotes; some servers leave it out.
+    pub etag: Option<String>,
+    /// Some servers leave it out.
+    pub modified: Option<OffsetDateTime>,
+}
+
+/// A multipart upload that is neither complete nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedUpload {
+    /// Without our prefix.
+    pub key: String,
+    /// For [`Objects::abort_upload`].
+    pub upload_id: String,
+    /// Some servers leave it out.
+    pub initiated: Option<OffsetDateTime>,
+}
+
+/// A bucket. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Objects {
+    client: Client,
+    bucket: String,
+    prefix: String,
+}
+
+impl Objects {
+    /// A client; nothing is sent yet.
+    #[must_use]
+    pub fn connect(options: &ObjectsOptions) -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(options.timeout.min(Duration::from_secs(3)))
+            .operation_attempt_timeout(options.timeout)
+            .operation_timeout(options.timeout * 2)
+            .build();
+        // The second attempt is for a connection that the server closed while it idled in the pool.
+        let retries = RetryConfig::standard().with_max_attempts(2).with_initial_backoff(Duration::from_millis(50));
+        let mut config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(options.region.clone()))
+            .timeout_config(timeouts)
+            .retry_config(retries)
+            // We send a SHA-256 of our own, which every server understands; the SDK's default (a CRC32 trailer in a
+            // chunked body, and validation of ranges) is not understood by all.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        if let Some(endpoint) = &options.endpoint {
+            config = config.endpoint_url(endpoint).force_path_style(true);
+        }
+        if let Some(credentials) = credentials(options) {
+            config = config.credentials_provider(credentials);
+        }
+        Self {
+            client: Client::from_conf(config.build()),
+            bucket: options.bucket.clone(),
+            prefix: options.prefix.clone(),
+        }
+    }
+
+    /// Name of the bucket.
+    #[must_use]
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// The bucket is there and ours to use.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn ready(&self) -> Result<(), ObjectError> {
+        self.client.head_bucket().bucket(&self.bucket).send().await?;
+        Ok(())
+    }
+
+    /// Make the bucket if it is missing.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn ensure_bucket(&self) -> Result<(), ObjectError> {
+        match self.ready().await {
+            Err(ObjectError::NotFound) => {}
+            known => return known,
+        }
+        let created = self.client.create_bucket().bucket(&self.bucket).send().await;
+        match created.map_err(ObjectError::from) {
+            // Somebody else made it in between.
+            Err(ObjectError::Refused { code, .. }) if code == "BucketAlreadyOwnedByYou" => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Put an object, replacing one of the same key. Durable when this returns. The body's SHA-256 goes along, and the
+    /// server refuses a body that does not have it.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn put(
+        &self,
+        key: &str,
+        body: Bytes,
+        content_type: &str,
+        metadata: &[(&str, String)],
+    ) -> Result<(), ObjectError> {
+        let sha256 = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(&body));
+        let mut request = self.client.put_object().bucket(&self.bucket).key(self.full(key)).content_type(content_type);
+        for (name, value) in metadata {
+            request = request.metadata(*name, value);
+        }
+        request.checksum_sha256(sha256).body(ByteStream::from(body)).send().await?;
+        Ok(())
+    }
+
+    /// A whole object in memory.
+    ///
+    /// # Errors
+    /// [`ObjectError`]; `Unavailable` also when the body breaks off.
+    pub async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
+        let answer = self.client.get_object().bucket(&self.bucket).key(self.full(key)).send().await?;
+        collect(answer.body).await
+    }
+
+    /// Some bytes of an object; fewer than asked for at its end.
+    ///
+    /// # Errors
+    /// [`ObjectError`]; `Refused` with `InvalidRange` when the range begins behind the end.
+    pub async fn get_range(&self, key: &str, bytes: Range<u64>) -> Result<Bytes, ObjectError> {
+        if bytes.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let range = format!("bytes={}-{}", bytes.start, bytes.end - 1);
+        let answer = self.client.get_object().bucket(&self.bucket).key(self.full(key)).range(range).send().await?;
+        collect(answer.body).await
+    }
+
+    /// An object of any size, to be read as it comes. The object that was there at this moment, even if it is replaced
+    /// while it is read.
+    ///
+    /// # Errors
+    /// [`ObjectError`]; reading fails with an I/O error when the body breaks off.
+    pub async fn read(&self, key: &str) -> Result<impl AsyncBufRead + Send + Unpin + use<>, ObjectError> {
+        let answer = self.client.get_object().bucket(&self.bucket).key(self.full(key)).send().await?;
+        Ok(answer.body.into_async_read())
+    }
+
+    /// What is known about an object; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn head(&self, key: &str) -> Result<Option<ObjectHead>, ObjectError> {
+        let answer = self.client.head_object().bucket(&self.bucket).key(self.full(key)).send().await;
+        match answer.map_err(ObjectError::from) {
+            Ok(head) => Ok(Some(ObjectHead {
+                size: size(head.content_length),
+                etag: unquoted(head.e_tag.unwrap_or_default()),
+                content_type: head.content_type,
+                metadata: head.metadata.unwrap_or_default(),
+                modified: head.last_modified.and_then(time),
+                version_id: head.version_id,
+            })),
+            Err(ObjectError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// That there was none is fine.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn delete(&self, key: &str) -> Result<(), ObjectError> {
+        self.client.delete_object().bucket(&self.bucket).key(self.full(key)).send().await?;
+        Ok(())
+    }
+
+    /// At most `limit` (and at most 1000) objects whose key begins with `prefix`, in order of their keys. For the next
+    /// page, give the last key as `start_after`.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn list(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        limit: i32,
+    ) -> Result<Vec<ObjectEntry>, ObjectError> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.full(prefix)).max_keys(limit);
+        let answer = request.set_start_after(start_after.map(|key| self.full(key))).send().await?;
+        let entries = answer.contents.unwrap_or_default().into_iter().filter_map(|object| {
+            Some(ObjectEntry {
+                key: self.short(&object.key?)?,
+                size: size(object.size),
+                etag: object.e_tag.map(unquoted),
+                modified: object.last_modified.and_then(time),
+            })
+        });
+        Ok(entries.collect())
+    }
+
+    /// Multipart uploads below `prefix` that nobody completed (the first 1000), to be aborted when they are old.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn unfinished_uploads(&self, prefix: &str) -> Result<Vec<UnfinishedUpload>, ObjectError> {
+        let answer = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(self.full(prefix)).send().await?;
+        let uploads = answer.uploads.unwrap_or_default().into_iter().filter_map(|upload| {
+            let initiated = upload.initiated.and_then(time);
+            Some(UnfinishedUpload { key: self.short(&upload.key?)?, upload_id: upload.upload_id?, initiated })
+        });
+        Ok(uploads.collect())
+    }
+
+    /// Forget a multipart upload and its parts; that it is gone already is fine.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<(), ObjectError> {
+        let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(self.full(&upload.key));
+        match request.upload_id(&upload.upload_id).send().await.map_err(ObjectError::from) {
+            Ok(_) | Err(ObjectError::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    fn short(&self, key: &str) -> Option<String> {
+        key.strip_prefix(&self.prefix).map(str::to_owned)
+    }
+}
+
+/// Given, else of the environment, as every AWS tool reads it.
+fn credentials(options: &ObjectsOptions) -> Option<Credentials> {
+    if let (Some(access_key), Some(secret_key)) = (&options.access_key, &options.secret_key) {
+        return Some(Credentials::new(access_key, secret_key.expose_secret(), None, None, "configuration"));
+    }
+    let variable = |name: &str| {
+        std::env::var_os(name).and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty())
+    };
+    let (access_key, secret_key) = (variable("AWS_ACCESS_KEY_ID")?, variable("AWS_SECRET_ACCESS_KEY")?);
+    Some(Credentials::new(access_key, secret_key, variable("AWS_SESSION_TOKEN"), None, "environment"))
+}
+
+async fn collect(body: ByteStream) -> Result<Bytes, ObjectError> {
+    let body = body
+        .collect()
+        .await
+        .map_err(|error| ObjectError::Unavailable { retry_after: None, source: Box::new(error) })?;
+    Ok(body.into_bytes())
+}
+
+fn size(length: Option<i64>) -> u64 {
+    length.and_then(|length| u64::try_from(length).ok()).unwrap_or_default()
+}
+
+fn unquoted(etag: String) -> String {
+    match etag.strip_prefix('"').and_then(|etag| etag.strip_suffix('"')) {
+        Some(inner) => inner.to_owned(),
+        None => etag,
+    }
+}
+
+fn time(time: aws_sdk_s3::primitives::DateTime) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp(time.secs()).ok()
+}

@@ -6,6 +6,7 @@ use chartgate::db::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -63,7 +64,6 @@ async fn a_fresh_directory_becomes_a_durable_server_on_a_private_socket() {
     sqlx::query("select 'MRN-SECRET'::int").execute(&mut connection).await.unwrap_err();
     let log = std::fs::read_to_string(directory.path().join("postgres/postgres.log")).unwrap();
     assert!(!log.contains("MRN-SECRET"), "{log}");
-    use std::os::unix::fs::MetadataExt as _;
     assert_eq!(std::fs::metadata(server.socket_dir()).unwrap().mode() & 0o777, 0o700);
 }
 

@@ -1,4 +1,5 @@
 //! One integration binary on a real PostgreSQL and the embedded S3, which the tests start themselves.
 
 mod embedded_postgres;
+mod objects;
 mod support;

@@ -32,6 +32,8 @@ const REAPER: &str = r#"while sleep "$L"; do
   flock -n -x "$R/gate" flock -n -x "$R/lease" sh -c '"$B/pg_ctl" -D "$R/pg/data" -m immediate stop >/dev/null; rm -rf "$R/pg"' && exit
 done"#;
 
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 /// An empty database with the newest schema; dropped, as well as can be, with this value.
 #[derive(Debug)]
 pub struct TestDatabase {
@@ -47,7 +49,6 @@ impl TestDatabase {
         let superuser = PgConnectOptions::new_without_pgpass().socket(&socket_dir).port(5432).username("postgres");
         let mut connection = PgConnection::connect_with(&superuser.clone().database("postgres")).await.unwrap();
         let template = template(&mut connection, &superuser).await;
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         // A process of the same number may have left one: process ids come round.
         run(&mut connection, format!("drop database if exists {name} with (force)")).await;

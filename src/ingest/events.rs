@@ -1,0 +1,309 @@
+//! SQL on `clinical_events`: versions of resources, and who they belong to.
+
+use super::resource::Incoming;
+use crate::db::DbError;
+use crate::ids::{EventId, JobId, OrganizationId, PatientId};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+/// A stored version that matters to a payload: the current one of a resource, or one with the same bytes.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct StoredEvent {
+    /// Its id.
+    pub id: EventId,
+    /// One of R4's types.
+    pub resource_type: String,
+    /// The sender's id.
+    pub resource_key: String,
+    /// Hash of its bytes.
+    pub content_sha256: Vec<u8>,
+    /// The resource's current version.
+    pub is_current: bool,
+    /// `meta.lastUpdated`.
+    pub last_updated: Option<OffsetDateTime>,
+    /// Position in its Bundle.
+    pub entry: Option<i32>,
+    /// The highest position of a job that brought these bytes.
+    pub seen_seq: i64,
+    /// The patient, if it is linked.
+    pub patient_id: Option<PatientId>,
+    /// linked, pending, review, none
+    pub link_status: String,
+}
+
+/// The versions that matter to these resources.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn stored_versions(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    source: &str,
+    incoming: &[&Incoming],
+) -> Result<Vec<StoredEvent>, DbError> {
+    let types: Vec<&str> = incoming.iter().map(|one| one.resource_type).collect();
+    let keys: Vec<&str> = incoming.iter().map(|one| one.resource_key.as_str()).collect();
+    let hashes: Vec<&[u8]> = incoming.iter().map(|one| one.content_sha256.as_slice()).collect();
+    Ok(sqlx::query_as(
+        "select distinct on (e.id) e.*
+         from unnest($3::text[], $4::text[], $5::bytea[]) as k (resource_type, resource_key, content_sha256)
+         cross join lateral (
+           select id, resource_type, resource_key, content_sha256, is_current, last_updated, entry, seen_seq,
+                  patient_id, link_status
+           from clinical_events
+           where organization_id = $1
+             and source_label = $2
+             and resource_type = k.resource_type
+             and resource_key = k.resource_key
+             and (is_current or content_sha256 = k.content_sha256)
+           -- Keeps the planner at one index lookup a key, whatever it believes of the table's size.
+           offset 0
+         ) e",
+    )
+    .bind(organization)
+    .bind(source)
+    .bind(types)
+    .bind(keys)
+    .bind(hashes)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// The same bytes came again with a later job.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn mark_seen(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    events: &[EventId],
+    seq: i64,
+) -> Result<(), DbError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update clinical_events
+         set seen_seq = $3
+         where organization_id = $1
+           and id = any ($2)
+           and seen_seq < $3",
+    )
+    .bind(organization)
+    .bind(events)
+    .bind(seq)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Make versions current, or no longer current. A resource has at most one current version at any time: take the old
+/// one down before the new one is put up (the partial unique index refuses otherwise, and so refuses a racing writer).
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn set_current(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    events: &[EventId],
+    is_current: bool,
+) -> Result<(), DbError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update clinical_events
+         set is_current = $3
+         where organization_id = $1
+           and id = any ($2)
+           and is_current <> $3",
+    )
+    .bind(organization)
+    .bind(events)
+    .bind(is_current)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Whether and how an event belongs to a patient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkStatus {
+    /// It belongs to this patient.
+    Linked(PatientId),
+    /// Its patient is not known yet.
+    Pending,
+    /// A person must decide.
+    Review,
+    /// It has no patient as its subject.
+    None,
+}
+
+impl LinkStatus {
+    /// The word in SQL.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Linked(_) => "linked",
+            Self::Pending => "pending",
+            Self::Review => "review",
+            Self::None => "none",
+        }
+    }
+
+    /// The patient, if it is linked.
+    #[must_use]
+    pub fn patient(self) -> Option<PatientId> {
+        match self {
+            Self::Linked(patient) => Some(patient),
+            _ => None,
+        }
+    }
+}
+
+/// An event to be stored.
+#[derive(Debug)]
+pub struct NewEvent<'a> {
+    /// Its id.
+    pub id: EventId,
+    /// The resource.
+    pub incoming: &'a Incoming,
+    /// Where its subject points.
+    pub subject_key: Option<&'a str>,
+    /// Whose it is.
+    pub link: LinkStatus,
+    /// The resource's current version.
+    pub is_current: bool,
+}
+
+/// Which job brought events, and from where.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Whose.
+    pub organization: OrganizationId,
+    /// The job.
+    pub job: JobId,
+    /// Its position in the order of acceptance.
+    pub seq: i64,
+    /// The sender's source label.
+    pub source: String,
+    /// The payload.
+    pub payload_sha256: Vec<u8>,
+}
+
+/// Store events, in the order given: sort them by resource, so that concurrent transactions do not wait for each other
+/// in a circle. A version that a concurrent transaction stored meanwhile is a conflict: run the effect again.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[NewEvent<'_>]) -> Result<(), DbError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let position = |at: usize| i64::try_from(at).unwrap_or(i64::MAX);
+    sqlx::query(
+        "insert into clinical_events
+           (organization_id, id, job_id, job_seq, seen_seq, source_label, resource_type, resource_key, content_sha256,
+            payload_sha256, entry, byte_start, byte_end, last_updated, category, status, subject_key, patient_id,
+            link_status, is_current, created_at)
+         select $1, e.id, $2, $3, $3, $4, e.resource_type, e.resource_key, e.content_sha256,
+                $5, e.entry, e.byte_start, e.byte_end, e.last_updated, e.category, e.status, e.subject_key, e.patient_id,
+                e.link_status, e.is_current, n.now
+         from unnest($6::uuid[], $7::text[], $8::text[], $9::bytea[], $10::integer[], $11::bigint[], $12::bigint[],
+                     $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::uuid[], $18::text[], $19::boolean[])
+           with ordinality as e (id, resource_type, resource_key, content_sha256, entry, byte_start, byte_end,
+                                 last_updated, category, status, subject_key, patient_id, link_status, is_current, ordinal)
+         cross join (select chartgate_now() as now) n
+         order by e.ordinal",
+    )
+    .bind(origin.organization)
+    .bind(origin.job)
+    .bind(origin.seq)
+    .bind(&origin.source)
+    .bind(&origin.payload_sha256)
+    .bind(events.iter().map(|event| event.id).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.incoming.resource_type).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.incoming.resource_key.as_str()).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.incoming.content_sha256.as_slice()).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| i32::try_from(event.incoming.entry).ok()).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| position(event.incoming.span.start)).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| position(event.incoming.span.end)).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.incoming.last_updated).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.incoming.category).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.incoming.status.as_deref()).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.subject_key).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.link.patient()).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.link.as_str()).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.is_current).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Link all events that wait for one of these keys to the key's patient. The caller holds the keys' locks.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn link_pending(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    keys: &[(String, PatientId)],
+) -> Result<Vec<(EventId, PatientId)>, DbError> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (keys, patients): (Vec<&str>, Vec<PatientId>) = keys.iter().map(|(key, patient)| (key.as_str(), *patient)).unzip();
+    Ok(sqlx::query_as(
+        "update clinical_events e
+         set link_status = 'linked', patient_id = k.patient_id
+         from unnest($2::text[], $3::uuid[]) as k (subject_key, patient_id)
+         where e.organization_id = $1
+           and e.link_status = 'pending'
+           and e.subject_key = k.subject_key
+         returning e.id, e.patient_id",
+    )
+    .bind(organization)
+    .bind(keys)
+    .bind(patients)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// The ids of the stored events of these resources, by position; no id where there is none with the same bytes.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn ids_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    source: &str,
+    incoming: &[&Incoming],
+) -> Result<Vec<Option<EventId>>, DbError> {
+    let types: Vec<&str> = incoming.iter().map(|one| one.resource_type).collect();
+    let keys: Vec<&str> = incoming.iter().map(|one| one.resource_key.as_str()).collect();
+    let hashes: Vec<&[u8]> = incoming.iter().map(|one| one.content_sha256.as_slice()).collect();
+    Ok(sqlx::query_scalar(
+        "select e.id
+         from unnest($3::text[], $4::text[], $5::bytea[]) with ordinality
+           as k (resource_type, resource_key, content_sha256, ordinal)
+         left join lateral (
+           select id
+           from clinical_events
+           where organization_id = $1
+             and source_label = $2
+             and resource_type = k.resource_type
+             and resource_key = k.resource_key
+             and content_sha256 = k.content_sha256
+           -- As in stored_versions: one index lookup a key.
+           offset 0
+         ) e on true
+         order by k.ordinal",
+    )
+    .bind(organization)
+    .bind(source)
+    .bind(types)
+    .bind(keys)
+    .bind(hashes)
+    .fetch_all(connection)
+    .await?)
+}

@@ -1,0 +1,129 @@
+//! What a resource is, as received: its identity, its version, its section of the clinical view.
+
+use super::fhir::calendar;
+use super::fhir::node::Object;
+use super::fhir::split::{Entry, Resource};
+use super::fhir::types;
+use sha2::{Digest as _, Sha256};
+use std::ops::Range;
+use time::OffsetDateTime;
+
+/// A resource of a payload, ready to become a clinical event. `Debug` shows no value of the payload but its id.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Position in the Bundle.
+    pub entry: u32,
+    /// Its bytes in the payload.
+    pub span: Range<usize>,
+    /// One of R4's types.
+    pub resource_type: &'static str,
+    /// The sender's id; without one, payload hash and position, so that each occurrence is its own.
+    pub resource_key: String,
+    /// Hash of its own bytes.
+    pub content_sha256: [u8; 32],
+    /// `meta.lastUpdated`.
+    pub last_updated: Option<OffsetDateTime>,
+    /// Its section of the clinical view.
+    pub category: Option<&'static str>,
+    /// `status`, or the code of `clinicalStatus`.
+    pub status: Option<String>,
+}
+
+impl Incoming {
+    /// The resource of an entry; nothing, if the entry has none of a type that R4 knows.
+    #[must_use]
+    pub fn of(body: &[u8], payload_sha256: &[u8], entry: &Entry<'_>) -> Option<Self> {
+        let resource = entry.resource.as_ref()?;
+        let resource_type = types::resource_type(&resource.resource_type)?;
+        let object = &resource.object;
+        let span = object.node().span();
+        let resource_key = match &resource.id {
+            Some(id) => id.clone().into_owned(),
+            None => format!("#{}:{}", hex::encode(payload_sha256), span.start),
+        };
+        let last_updated = object
+            .object("meta")
+            .and_then(|meta| meta.string("lastUpdated").and_then(|text| calendar::parse_instant(&text)));
+        Some(Self {
+            entry: entry.index,
+            content_sha256: Sha256::digest(&body[span.clone()]).into(),
+            span,
+            resource_type,
+            resource_key,
+            last_updated,
+            category: view_category(resource_type, resource),
+            status: object.owned("status").or_else(|| concept_code(object, "clinicalStatus")),
+        })
+    }
+}
+
+/// The code of the first coding of a concept.
+#[must_use]
+pub fn concept_code(object: &Object<'_>, member: &str) -> Option<String> {
+    object.object(member)?.objects("coding").iter().find_map(|coding| coding.owned("code"))
+}
+
+/// All codes of the codings of an array of concepts.
+#[must_use]
+pub fn category_codes(object: &Object<'_>) -> Vec<String> {
+    let concepts = object.objects("category");
+    concepts.iter().flat_map(|concept| concept.objects("coding")).filter_map(|coding| coding.owned("code")).collect()
+}
+
+/// The section of the clinical view; nothing for types that are kept but not shown.
+fn view_category(resource_type: &str, resource: &Resource<'_>) -> Option<&'static str> {
+    Some(match resource_type {
+        "Patient" => "demographics",
+        "MedicationRequest" | "MedicationStatement" | "MedicationAdministration" => "medications",
+        "Condition" => "problems",
+        "AllergyIntolerance" => "allergies",
+        "Immunization" => "immunizations",
+        "Procedure" => "procedures",
+        "Encounter" => "encounters",
+        "DocumentReference" => "documents",
+        "DiagnosticReport" => "reports",
+        "Observation" => {
+            let codes = category_codes(&resource.object);
+            if codes.iter().any(|code| code == "vital-signs") {
+                "vitals"
+            } else if codes.iter().any(|code| code == "laboratory") {
+                "labs"
+            } else {
+                "other"
+            }
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::fhir::split;
+
+    fn incoming(resource: &str) -> Incoming {
+        let body = format!(r#"{{"resourceType": "Bundle", "type": "batch", "entry": [{{"resource": {resource}}}]}}"#);
+        let bundle = split::split(body.as_bytes()).unwrap();
+        Incoming::of(body.as_bytes(), &[0xab; 32], &bundle.entries[0]).unwrap()
+    }
+
+    #[test]
+    fn a_resource_without_an_id_is_its_place() {
+        let one = incoming(r#"{"resourceType": "Condition"}"#);
+        assert!(one.resource_key.starts_with("#abab") && one.resource_key.ends_with(":67"), "{}", one.resource_key);
+        assert_eq!(incoming(r#"{"resourceType": "Condition", "id": "c1"}"#).resource_key, "c1");
+    }
+
+    #[test]
+    fn observations_are_sorted_by_their_declared_category() {
+        let of = |code: &str| incoming(&format!(r#"{{"resourceType": "Observation", "category": [{{"coding": [{{"code": "{code}"}}]}}]}}"#)).category;
+        assert_eq!([of("vital-signs"), of("laboratory"), of("survey")], [Some("vitals"), Some("labs"), Some("other")]);
+        assert_eq!(incoming(r#"{"resourceType": "CarePlan"}"#).category, None);
+    }
+
+    #[test]
+    fn status_falls_back_to_the_clinical_status() {
+        let one = incoming(r#"{"resourceType": "Condition", "clinicalStatus": {"coding": [{"code": "active"}]}}"#);
+        assert_eq!(one.status.as_deref(), Some("active"));
+    }
+}

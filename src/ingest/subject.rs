@@ -1,0 +1,331 @@
+//! Whom a resource is about, as far as the payload itself says it: MRN rules and references. Pure; what the database
+//! knows comes in `linking`.
+
+use super::fhir::node::Object;
+use super::fhir::split::{Bundle, Resource};
+use std::collections::{BTreeSet, HashMap};
+
+/// A medical record number: the key is system and value, never the value alone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mrn {
+    /// The identifier's system.
+    pub system: String,
+    /// The value, trimmed; leading zeros and case are significant.
+    pub value: String,
+}
+
+impl std::fmt::Debug for Mrn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Mrn(redacted)")
+    }
+}
+
+impl Mrn {
+    /// The key of an event that waits for this patient.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("mrn:{}|{}", self.system, self.value)
+    }
+}
+
+/// HL7 table 0203, in FHIR.
+const IDENTIFIER_TYPES: &str = "http://terminology.hl7.org/CodeSystem/v2-0203";
+
+/// Values that systems write when they have no number, in lower case.
+const PLACEHOLDERS: [&str; 16] = [
+    "unknown", "unk", "none", "null", "nil", "n/a", "na", "test", "tbd", "temp", "pending", "missing", "undefined",
+    "not available", "xxx", "-",
+];
+
+/// Not a number of anybody: one repeated digit or sign, or a word for nothing.
+fn is_placeholder(value: &str) -> bool {
+    let mut characters = value.chars();
+    let first = characters.next();
+    let repeats = matches!(first, Some('0' | 'x' | 'X' | '-' | '?' | '.')) && characters.all(|other| Some(other) == first);
+    value.is_empty() || repeats || PLACEHOLDERS.contains(&value.to_lowercase().as_str())
+}
+
+/// How an identifier says what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Declared {
+    /// A medical record number.
+    Mrn,
+    /// Something else: a social security, account or visit number, …
+    Other,
+    /// Nothing.
+    Untyped,
+}
+
+fn declared(identifier: &Object<'_>) -> Declared {
+    let Some(kind) = identifier.object("type") else { return Declared::Untyped };
+    let codes: Vec<_> = kind
+        .objects("coding")
+        .iter()
+        // Without a system the code may be anything; HL7's table is the only one in which MR has this meaning.
+        .filter(|coding| coding.string("system").is_none_or(|system| system == IDENTIFIER_TYPES))
+        .filter_map(|coding| coding.owned("code"))
+        .collect();
+    match codes.iter().any(|code| code == "MR") {
+        true => Declared::Mrn,
+        false if codes.is_empty() => Declared::Untyped,
+        false => Declared::Other,
+    }
+}
+
+fn read_mrn(identifier: &Object<'_>) -> Option<Mrn> {
+    let system = identifier.string("system")?.trim().to_owned();
+    let value = identifier.string("value")?.trim().to_owned();
+    let retired = matches!(identifier.string("use").as_deref(), Some("old"));
+    // 500 characters: an index row must fit a page, and no real number comes near.
+    let usable = !system.is_empty() && system.len() + value.len() <= 500 && !retired && !is_placeholder(&value);
+    usable.then_some(Mrn { system, value })
+}
+
+/// The MRNs of a Patient resource: identifiers of type MR, and of the systems that the organization named.
+#[must_use]
+pub fn patient_mrns(patient: &Object<'_>, mrn_systems: &[String]) -> BTreeSet<Mrn> {
+    let is_mrn = |identifier: &Object<'_>| match declared(identifier) {
+        Declared::Mrn => true,
+        Declared::Other => false,
+        Declared::Untyped => identifier.string("system").is_some_and(|system| mrn_systems.iter().any(|one| *one == system)),
+    };
+    patient.objects("identifier").iter().filter(|identifier| is_mrn(identifier)).filter_map(read_mrn).collect()
+}
+
+/// Whom a resource is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// Nobody: the resource has no patient as its subject.
+    Nobody,
+    /// The Patient resource of this entry of the same Bundle.
+    Entry(u32),
+    /// Somebody outside the Bundle.
+    Outside(Outside),
+}
+
+/// A subject outside the Bundle, by all that the reference says.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Outside {
+    /// MRNs, from `Reference.identifier` or a contained Patient.
+    pub mrns: BTreeSet<Mrn>,
+    /// The reference itself.
+    pub reference: Option<Reference>,
+}
+
+impl std::fmt::Debug for Outside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Outside(redacted)")
+    }
+}
+
+impl Outside {
+    /// The key under which an event waits: the MRN, which is known across sources, else the reference.
+    #[must_use]
+    pub fn key(&self, source: &str) -> Option<String> {
+        let mrn = self.mrns.first().map(Mrn::key);
+        mrn.or_else(|| self.reference.as_ref().map(|reference| reference.key(source)))
+    }
+}
+
+/// A reference to a Patient.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reference {
+    /// `Patient/{id}`, meant within the source.
+    Local(String),
+    /// An absolute URL.
+    Absolute(String),
+}
+
+impl Reference {
+    /// The reference of a text. A `urn:uuid:` is unique in the world, so it also means the Patient of that id.
+    fn parse(text: &str) -> Option<Self> {
+        // A version belongs to the reference, not to the patient.
+        let text = text.split("/_history/").next()?.trim();
+        if text.is_empty() || text.len() > 500 || text.starts_with('#') {
+            return None;
+        }
+        if let Some(id) = text.strip_prefix("Patient/").or_else(|| text.strip_prefix("urn:uuid:")) {
+            return Some(Self::Local(id.to_owned()));
+        }
+        if text.starts_with("http://") || text.starts_with("https://") {
+            return text.contains("/Patient/").then(|| Self::Absolute(text.to_owned()));
+        }
+        None
+    }
+
+    /// The key of an event that waits for this patient.
+    #[must_use]
+    pub fn key(&self, source: &str) -> String {
+        match self {
+            Self::Local(id) => format!("ref:{source}|Patient/{id}"),
+            Self::Absolute(url) => format!("ref:{source}|{url}"),
+        }
+    }
+}
+
+/// The references under which others may speak of a Patient resource: its id, and its fullUrl.
+#[must_use]
+pub fn references_to(resource: &Resource<'_>, full_url: Option<&str>) -> Vec<Reference> {
+    let id = resource.id.as_deref().map(|id| Reference::Local(id.to_owned()));
+    let mut references: Vec<_> = id.into_iter().chain(full_url.and_then(Reference::parse)).collect();
+    references.dedup();
+    references
+}
+
+/// The patients of a Bundle, by everything that a reference within the Bundle may say.
+pub struct Directory {
+    by_reference: HashMap<String, Target>,
+}
+
+#[derive(Clone, Copy)]
+enum Target {
+    Patient(u32),
+    Other,
+}
+
+impl Directory {
+    /// Entries that are left out (`skip`) are no targets: who refers to them waits.
+    #[must_use]
+    pub fn new(bundle: &Bundle<'_>, skip: &BTreeSet<u32>) -> Self {
+        let mut by_reference = HashMap::new();
+        for entry in bundle.entries.iter().filter(|entry| !skip.contains(&entry.index)) {
+            let Some(resource) = &entry.resource else { continue };
+            let target = if resource.resource_type == "Patient" { Target::Patient(entry.index) } else { Target::Other };
+            let full_url = entry.full_url.as_deref().map(str::to_owned);
+            let relative = resource.id.as_deref().map(|id| format!("{}/{id}", resource.resource_type));
+            for reference in full_url.into_iter().chain(relative) {
+                by_reference.insert(reference, target);
+            }
+        }
+        Self { by_reference }
+    }
+
+    /// Whom a resource is about.
+    #[must_use]
+    pub fn subject_of(&self, resource: &Resource<'_>, mrn_systems: &[String]) -> Subject {
+        // `subject` is also a CodeableConcept or a canonical in definitional resources: those have no `reference`.
+        let member = ["subject", "patient", "beneficiary", "for"].iter().find_map(|name| resource.object.object(name));
+        let Some(subject) = member else { return Subject::Nobody };
+        let text = subject.owned("reference");
+        let mut outside = Outside::default();
+        if let Some(identifier) = subject.object("identifier")
+            && declared(&identifier) != Declared::Other
+        {
+            // The type is rarely written here. A number that is no MRN meets nobody: only MRNs are ever looked up.
+            outside.mrns.extend(read_mrn(&identifier));
+        }
+        if let Some(text) = text {
+            if let Some(fragment) = text.strip_prefix('#') {
+                match contained(&resource.object, fragment) {
+                    Some(patient) if patient.string("resourceType").as_deref() == Some("Patient") => {
+                        outside.mrns.extend(patient_mrns(&patient, mrn_systems));
+                    }
+                    Some(_) => return Subject::Nobody,
+                    None => {}
+                }
+            } else {
+                let within = text.split("/_history/").next().unwrap_or_default();
+                match self.by_reference.get(within) {
+                    Some(Target::Patient(entry)) => return Subject::Entry(*entry),
+                    Some(Target::Other) => return Subject::Nobody,
+                    None => outside.reference = Reference::parse(&text),
+                }
+            }
+        }
+        if outside == Outside::default() { Subject::Nobody } else { Subject::Outside(outside) }
+    }
+}
+
+fn contained<'a>(resource: &Object<'a>, id: &str) -> Option<Object<'a>> {
+    resource.objects("contained").into_iter().find(|object| object.string("id").as_deref() == Some(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::fhir::node::Node;
+    use crate::ingest::fhir::split;
+    use serde_json::{Value, json};
+
+    fn mrns(identifiers: &Value, systems: &[&str]) -> Vec<String> {
+        let body = json!({ "identifier": identifiers }).to_string();
+        let patient = Node::parse(body.as_bytes()).unwrap().object().unwrap();
+        let systems: Vec<String> = systems.iter().map(|system| (*system).to_owned()).collect();
+        patient_mrns(&patient, &systems).iter().map(Mrn::key).collect()
+    }
+
+    fn typed(code: &str, value: &str) -> Value {
+        json!({"type": {"coding": [{"system": IDENTIFIER_TYPES, "code": code}]}, "system": "urn:s", "value": value})
+    }
+
+    #[test]
+    fn only_medical_record_numbers_count() {
+        assert_eq!(mrns(&json!([typed("MR", " 00123 ")]), &[]), ["mrn:urn:s|00123"]);
+        for code in ["SS", "AN", "VN", "DL"] {
+            assert!(mrns(&json!([typed(code, "123")]), &["urn:s"]).is_empty(), "{code}");
+        }
+        let untyped = json!([{"system": "urn:h", "value": "7"}, {"system": "urn:other", "value": "8"}, {"value": "9"}]);
+        assert_eq!(mrns(&untyped, &["urn:h"]), ["mrn:urn:h|7"]);
+        assert!(mrns(&json!([{"type": {"coding": [{"code": "MR"}]}, "value": "9"}]), &[]).is_empty(), "no system, no key");
+    }
+
+    #[test]
+    fn placeholders_are_nobodys_number() {
+        for value in ["0", "000000", "UNKNOWN", "Test", "", " ", "n/a", "XXX", "---"] {
+            assert!(mrns(&json!([typed("MR", value)]), &[]).is_empty(), "{value:?}");
+        }
+        assert_eq!(mrns(&json!([typed("MR", "0100")]), &[]), ["mrn:urn:s|0100"]);
+        assert_eq!(mrns(&json!([typed("MR", "7777")]), &[]), ["mrn:urn:s|7777"]);
+    }
+
+    fn subject(subject: &Value, contained: &Value) -> Subject {
+        let patient = json!({"resourceType": "Patient", "id": "p1"});
+        let condition = json!({"resourceType": "Condition", "subject": subject, "contained": contained});
+        let body = json!({"resourceType": "Bundle", "type": "batch", "entry": [
+            {"fullUrl": "urn:uuid:u1", "resource": patient},
+            {"fullUrl": "http://h/fhir/Group/g", "resource": {"resourceType": "Group", "id": "g"}},
+            {"resource": condition},
+        ]})
+        .to_string();
+        let bundle = split::split(body.as_bytes()).unwrap();
+        let directory = Directory::new(&bundle, &BTreeSet::new());
+        directory.subject_of(bundle.entries[2].resource.as_ref().unwrap(), &[])
+    }
+
+    fn reference(text: &str) -> Subject {
+        subject(&json!({"reference": text}), &json!([]))
+    }
+
+    #[test]
+    fn a_subject_within_the_bundle_is_found_by_url_and_by_id() {
+        for text in ["urn:uuid:u1", "Patient/p1", "Patient/p1/_history/2"] {
+            assert_eq!(reference(text), Subject::Entry(0), "{text}");
+        }
+        assert_eq!(reference("Group/g"), Subject::Nobody);
+        assert_eq!(reference("http://h/fhir/Group/g"), Subject::Nobody);
+    }
+
+    #[test]
+    fn a_subject_outside_the_bundle_has_a_key() {
+        let key = |subject: Subject| match subject {
+            Subject::Outside(outside) => outside.key("lab").unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(key(reference("Patient/p2")), "ref:lab|Patient/p2");
+        assert_eq!(key(reference("urn:uuid:p2")), "ref:lab|Patient/p2");
+        assert_eq!(key(reference("http://h/fhir/Patient/p2/_history/1")), "ref:lab|http://h/fhir/Patient/p2");
+        let identifier = json!({"reference": "Patient/p2", "identifier": {"system": "urn:s", "value": "007"}});
+        assert_eq!(key(subject(&identifier, &json!([]))), "mrn:urn:s|007");
+        let contained = json!([{"resourceType": "Patient", "id": "c", "identifier": [typed("MR", "9")]}]);
+        assert_eq!(key(subject(&json!({"reference": "#c"}), &contained)), "mrn:urn:s|9");
+    }
+
+    #[test]
+    fn what_names_nobody_is_nobody() {
+        assert_eq!(reference("Device/d"), Subject::Nobody);
+        assert_eq!(reference("#nowhere"), Subject::Nobody);
+        assert_eq!(subject(&json!({"display": "Amy"}), &json!([])), Subject::Nobody);
+        let ssn = json!({"identifier": typed("SS", "123-45-6789")});
+        assert_eq!(subject(&ssn, &json!([])), Subject::Nobody);
+    }
+}

@@ -1,0 +1,112 @@
+//! What can go wrong between us and S3, by what a caller does about it.
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use std::error::Error;
+use std::time::Duration;
+
+/// Error of [`super::Objects`]. `Display` never holds a key or a value.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// No such object, bucket or upload.
+    #[error("there is no such object")]
+    NotFound,
+    /// The server is away, slow, overloaded, or the connection broke: repeat later. A PUT may have taken place.
+    #[error("object storage is not available")]
+    Unavailable {
+        /// The server's wish.
+        retry_after: Option<Duration>,
+        /// The SDK's error.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The credentials are missing, wrong, or do not allow this: an administrator has to act.
+    #[error("object storage denied access ({code}): check the credentials and their permissions")]
+    Denied {
+        /// S3's error code, or the HTTP status.
+        code: String,
+    },
+    /// The server does not accept the request as it is; repeating it will not help.
+    #[error("object storage refused the request ({code})")]
+    Refused {
+        /// S3's error code, or the HTTP status.
+        code: String,
+        /// The SDK's error.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl ObjectError {
+    /// Worth repeating without any change.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
+impl<E> From<SdkError<E, HttpResponse>> for ObjectError
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        let class = match &error {
+            SdkError::TimeoutError(_) | SdkError::ResponseError(_) => Class::Unavailable,
+            SdkError::DispatchFailure(failure) if failure.is_timeout() || failure.is_io() => Class::Unavailable,
+            // Nothing was sent: the request could not be built or signed.
+            SdkError::DispatchFailure(_) => Class::Denied,
+            SdkError::ServiceError(answer) => classify(answer.raw().status().as_u16(), answer.err().code()),
+            _ => Class::Refused,
+        };
+        let raw = error.raw_response();
+        let status = raw.map(|raw| raw.status().as_u16());
+        let retry_after = raw.and_then(|raw| raw.headers().get("retry-after")?.parse().ok()).map(Duration::from_secs);
+        let code = error
+            .code()
+            .map_or_else(|| status.map_or_else(|| "not sent".to_owned(), |status| status.to_string()), str::to_owned);
+        match class {
+            Class::NotFound => Self::NotFound,
+            Class::Unavailable => Self::Unavailable { retry_after, source: Box::new(error) },
+            Class::Denied => Self::Denied { code },
+            Class::Refused => Self::Refused { code, source: Box::new(error) },
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Class {
+    NotFound,
+    Unavailable,
+    Denied,
+    Refused,
+}
+
+fn classify(status: u16, code: Option<&str>) -> Class {
+    match (status, code.unwrap_or_default()) {
+        // Overload, a body that did not arrive whole, or another write of the same key at this instant.
+        (_, "SlowDown" | "RequestTimeout" | "IncompleteBody" | "ConditionalRequestConflict" | "OperationAborted") => {
+            Class::Unavailable
+        }
+        (429 | 500..=599, _) => Class::Unavailable,
+        (404, _) => Class::NotFound,
+        (401 | 403, _) => Class::Denied,
+        _ => Class::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_classed_by_what_the_caller_does() {
+        assert_eq!(classify(404, Some("NoSuchKey")), Class::NotFound);
+        assert_eq!(classify(404, None), Class::NotFound);
+        assert_eq!(classify(503, Some("SlowDown")), Class::Unavailable);
+        assert_eq!(classify(500, None), Class::Unavailable);
+        assert_eq!(classify(400, Some("RequestTimeout")), Class::Unavailable);
+        assert_eq!(classify(403, Some("SignatureDoesNotMatch")), Class::Denied);
+        assert_eq!(classify(400, Some("BadDigest")), Class::Refused);
+        assert_eq!(classify(412, Some("PreconditionFailed")), Class::Refused);
+    }
+}

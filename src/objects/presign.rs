@@ -1,0 +1,55 @@
+//! Presigned uploads: a URL with which somebody without credentials may put exactly one object, once.
+
+use super::{ObjectError, Objects};
+use aws_sdk_s3::presigning::PresigningConfig;
+use std::time::Duration;
+
+/// What may be put. Everything here is signed: a request that differs in any of it is refused by the server.
+#[derive(Debug, Clone)]
+pub struct PutTerms<'a> {
+    /// Exact size of the body in bytes.
+    pub size: u64,
+    /// Sent along as `Content-Type`.
+    pub content_type: &'a str,
+    /// `x-amz-meta-*`.
+    pub metadata: &'a [(&'a str, String)],
+    /// SHA-256 of the body in base64, if it is known beforehand.
+    pub sha256: Option<&'a str>,
+    /// At most seven days (Signature Version 4).
+    pub expires_in: Duration,
+}
+
+/// A URL, and the headers that must go with it as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresignedPut {
+    /// For one PUT.
+    pub url: String,
+    /// Names in lower case. `content-length` among them, which HTTP clients set by themselves.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Objects {
+    /// Allow one upload under `key`. `If-None-Match: *` is part of it, so that a URL that leaks later cannot replace
+    /// what was uploaded. Nothing is sent.
+    ///
+    /// # Errors
+    /// [`ObjectError::Denied`] without credentials, [`ObjectError::Refused`] for impossible terms.
+    pub async fn presign_put(&self, key: &str, terms: &PutTerms<'_>) -> Result<PresignedPut, ObjectError> {
+        let refused = |source: Box<dyn std::error::Error + Send + Sync>| ObjectError::Refused {
+            code: "impossible terms".to_owned(),
+            source,
+        };
+        let expiry = PresigningConfig::expires_in(terms.expires_in).map_err(|error| refused(Box::new(error)))?;
+        let size = i64::try_from(terms.size).map_err(|error| refused(Box::new(error)))?;
+        let mut request =
+            self.client.put_object().bucket(&self.bucket).key(self.full(key)).content_type(terms.content_type);
+        for (name, value) in terms.metadata {
+            request = request.metadata(*name, value);
+        }
+        let request =
+            request.content_length(size).if_none_match("*").set_checksum_sha256(terms.sha256.map(str::to_owned));
+        let signed = request.presigned(expiry).await?;
+        let headers = signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Ok(PresignedPut { url: signed.uri().to_owned(), headers })
+    }
+}
