@@ -2,11 +2,11 @@
 
 use crate::support::cluster::TestDatabase;
 use crate::support::directory::TestDirectory;
-use chartgate::db::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+use chartgate::db::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres, account, binaries};
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -117,10 +117,16 @@ async fn a_pid_file_with_a_reused_number_does_not_stop_a_start() {
     let text = std::fs::read_to_string(&pid_file).unwrap();
     let postmaster = server.pid().unwrap();
     tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
-    // As a crash leaves it, with a number that now belongs to a live process: this one.
-    std::fs::write(&pid_file, text.replacen(&postmaster.to_string(), &std::process::id().to_string(), 1)).unwrap();
+    // As a crash leaves it, with a number that now belongs to another process of the same account: PostgreSQL by itself
+    // takes that for a running server.
+    let account = account::choose(&directory.path().join("postgres/cluster"), None).unwrap();
+    let mut other = account::command(Path::new("sleep"), account).arg("60").spawn().unwrap();
+    std::fs::write(&pid_file, text.replacen(&postmaster.to_string(), &other.id().to_string(), 1)).unwrap();
     let server = start(&options).await.unwrap();
     connect(&server).await;
+    assert!(matches!(other.try_wait(), Ok(None)), "the other process was left alone");
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[tokio::test]
@@ -132,6 +138,17 @@ async fn a_path_too_long_for_a_socket_address_works() {
     let socket_dir = server.socket_dir().to_owned();
     tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
     std::fs::remove_dir_all(socket_dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_the_servers_account_cannot_enter_is_named() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let directory = TestDirectory::new();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let error = start(&EmbeddedOptions::new(directory.path().join("data"))).await.unwrap_err();
+    assert!(matches!(&error, EmbeddedError::Unreachable { dir, .. } if dir == directory.path()), "{error}");
 }
 
 #[tokio::test]
@@ -249,9 +266,9 @@ async fn a_postmaster_that_outlived_its_program_is_stopped_by_the_next_start() {
     tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
     // One that nobody ties to the life of a program, as `pg_ctl` starts it.
     let cluster = directory.path().canonicalize().unwrap().join("postgres/cluster");
-    let account = chartgate::db::embedded::account::choose(&cluster, None).unwrap();
-    let binaries = chartgate::db::embedded::binaries::find(None, None).unwrap();
-    let started = chartgate::db::embedded::account::command(&binaries.dir.join("pg_ctl"), account)
+    let account = account::choose(&cluster, None).unwrap();
+    let binaries = binaries::find(None, None).unwrap();
+    let started = account::command(&binaries.dir.join("pg_ctl"), account)
         .arg("-D")
         .arg(&cluster)
         .arg("-o")
