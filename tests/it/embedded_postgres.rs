@@ -2,13 +2,14 @@
 
 use crate::support::cluster::TestDatabase;
 use crate::support::directory::TestDirectory;
+use crate::support::program::{self, Program};
 use chartgate::db::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres, account, binaries};
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Starts in a thread of the blocking pool, which soon ends: the server must not end with it.
@@ -168,12 +169,12 @@ async fn a_server_that_cannot_start_says_why() {
     assert!(error.to_string().contains("max_connections"), "{error}");
 }
 
-/// Not a test: the program that the next tests kill. It prints the postmaster's number, then every number that it has
+/// Not a test: the program that the next tests kill. It tells the postmaster's number, then every number that it has
 /// committed.
 #[tokio::test]
-async fn helper_program_that_gets_killed() {
-    let Some(dir) = std::env::var_os(HELPER_DIRECTORY) else { return };
-    let server = start(&EmbeddedOptions::new(dir)).await.unwrap();
+async fn program_that_gets_killed() {
+    let Some(directory) = program::directory() else { return };
+    let server = start(&EmbeddedOptions::new(directory)).await.unwrap();
     let mut connection = connect(&server).await;
     sqlx::raw_sql("create table if not exists kept (id int)").execute(&mut connection).await.unwrap();
     let mut out = std::io::stdout();
@@ -184,45 +185,12 @@ async fn helper_program_that_gets_killed() {
     }
 }
 
-const HELPER_DIRECTORY: &str = "CHARTGATE_TEST_HELPER_DIRECTORY";
-
-struct Helper {
-    process: Child,
-    postmaster: u32,
-    committed: u32,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl Helper {
-    fn spawn(directory: &Path) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "embedded_postgres::helper_program_that_gets_killed", "--nocapture"])
-            .env(HELPER_DIRECTORY, directory)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        // The test harness prints before us, on the same line too.
-        let postmaster = number_after(&mut lines, "postmaster ").expect("the helper program started its server");
-        let committed = number_after(&mut lines, "committed ").expect("the helper program committed a row");
-        Self { process, postmaster, committed, lines }
-    }
-
-    /// Kill it, reap it, and return the last number whose commit it has announced.
-    fn kill(mut self) -> u32 {
-        let mut last = self.committed;
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        while let Some(id) = number_after(&mut self.lines, "committed ") {
-            last = id;
-        }
-        last
-    }
-}
-
-fn number_after(lines: &mut std::io::Lines<BufReader<std::process::ChildStdout>>, word: &str) -> Option<u32> {
-    lines.map_while(Result::ok).find_map(|line| line.split(word).nth(1)?.parse().ok())
+/// The program, after its first commit, and its postmaster's number.
+fn spawn_program(directory: &Path) -> (Program, u32) {
+    let mut program = Program::spawn("embedded_postgres::program_that_gets_killed", directory);
+    let postmaster = program.next("postmaster ").expect("the program started its server");
+    program.next("committed ").expect("the program committed a row");
+    (program, postmaster)
 }
 
 async fn committed_up_to(options: &EmbeddedOptions) -> u32 {
@@ -234,9 +202,8 @@ async fn committed_up_to(options: &EmbeddedOptions) -> u32 {
 #[tokio::test]
 async fn a_killed_program_leaves_no_server_behind_and_loses_no_commit() {
     let directory = TestDirectory::new();
-    let helper = Helper::spawn(directory.path());
-    let postmaster = helper.postmaster;
-    let announced = helper.kill();
+    let (program, postmaster) = spawn_program(directory.path());
+    let announced = program.kill("committed ").unwrap_or(1);
     wait_until("the postmaster of the killed program ended", || !is_alive(postmaster)).await;
     assert!(committed_up_to(&EmbeddedOptions::new(directory.path())).await >= announced);
 }
@@ -247,12 +214,11 @@ async fn a_program_starts_after_its_predecessor_and_the_postmaster_were_killed_t
     // a container whose first process is not an init, and its number stays taken.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     let directory = TestDirectory::new();
-    let helper = Helper::spawn(directory.path());
-    let postmaster = helper.postmaster;
+    let (program, postmaster) = spawn_program(directory.path());
     // Stopped, so that it cannot reap or replace its postmaster before it dies itself.
-    signal(helper.process.id(), Signal::STOP);
+    signal(program.id(), Signal::STOP);
     signal(postmaster, Signal::KILL);
-    let announced = helper.kill();
+    let announced = program.kill("committed ").unwrap_or(1);
     wait_until("the postmaster was a zombie", || !is_alive(postmaster)).await;
     assert!(Path::new(&format!("/proc/{postmaster}")).exists(), "nobody reaped the postmaster");
     assert!(committed_up_to(&EmbeddedOptions::new(directory.path())).await >= announced);
