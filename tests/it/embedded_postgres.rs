@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,11 @@ use std::time::{Duration, Instant};
 async fn start(options: &EmbeddedOptions) -> Result<EmbeddedPostgres, EmbeddedError> {
     let options = options.clone();
     tokio::task::spawn_blocking(move || EmbeddedPostgres::start(&options)).await.unwrap()
+}
+
+/// Without `fsync` and `synchronous_commit`, where no commit has to survive.
+fn quick(directory: impl Into<PathBuf>) -> EmbeddedOptions {
+    EmbeddedOptions { durable: false, ..EmbeddedOptions::new(directory) }
 }
 
 async fn connect(server: &EmbeddedPostgres) -> PgConnection {
@@ -71,7 +76,7 @@ async fn a_fresh_directory_becomes_a_durable_server_on_a_private_socket() {
 #[tokio::test]
 async fn data_is_there_after_a_stop_and_a_second_start() {
     let directory = TestDirectory::new();
-    let options = EmbeddedOptions::new(directory.path());
+    let options = quick(directory.path());
     let server = start(&options).await.unwrap();
     let mut connection = connect(&server).await;
     sqlx::raw_sql("create table kept (id int); insert into kept values (7)").execute(&mut connection).await.unwrap();
@@ -102,7 +107,7 @@ async fn a_killed_postmaster_is_started_again_with_its_data() {
 #[tokio::test]
 async fn a_second_instance_on_the_same_directory_is_refused() {
     let directory = TestDirectory::new();
-    let options = EmbeddedOptions::new(directory.path());
+    let options = quick(directory.path());
     let _server = start(&options).await.unwrap();
     let error = start(&options).await.unwrap_err();
     assert!(matches!(error, EmbeddedError::InUse { .. }), "{error}");
@@ -112,7 +117,7 @@ async fn a_second_instance_on_the_same_directory_is_refused() {
 #[tokio::test]
 async fn a_pid_file_with_a_reused_number_does_not_stop_a_start() {
     let directory = TestDirectory::new();
-    let options = EmbeddedOptions::new(directory.path());
+    let options = quick(directory.path());
     let server = start(&options).await.unwrap();
     let pid_file = directory.path().join("postgres/cluster/postmaster.pid");
     let text = std::fs::read_to_string(&pid_file).unwrap();
@@ -134,7 +139,7 @@ async fn a_pid_file_with_a_reused_number_does_not_stop_a_start() {
 async fn a_path_too_long_for_a_socket_address_works() {
     let directory = TestDirectory::new();
     let deep = directory.path().join("d".repeat(120));
-    let server = start(&EmbeddedOptions { durable: false, ..EmbeddedOptions::new(deep) }).await.unwrap();
+    let server = start(&quick(deep)).await.unwrap();
     connect(&server).await;
     let socket_dir = server.socket_dir().to_owned();
     tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
@@ -148,7 +153,7 @@ async fn a_directory_that_the_servers_account_cannot_enter_is_named() {
     }
     let directory = TestDirectory::new();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    let error = start(&EmbeddedOptions::new(directory.path().join("data"))).await.unwrap_err();
+    let error = start(&quick(directory.path().join("data"))).await.unwrap_err();
     assert!(matches!(&error, EmbeddedError::Unreachable { dir, .. } if dir == directory.path()), "{error}");
 }
 
@@ -156,8 +161,7 @@ async fn a_directory_that_the_servers_account_cannot_enter_is_named() {
 async fn settings_of_the_caller_win() {
     let directory = TestDirectory::new();
     let settings = vec![("max_connections".to_owned(), "33".to_owned())];
-    let server =
-        start(&EmbeddedOptions { settings, durable: false, ..EmbeddedOptions::new(directory.path()) }).await.unwrap();
+    let server = start(&EmbeddedOptions { settings, ..quick(directory.path()) }).await.unwrap();
     assert_eq!(show(&mut connect(&server).await, "max_connections").await, "33");
 }
 
@@ -165,7 +169,7 @@ async fn settings_of_the_caller_win() {
 async fn a_server_that_cannot_start_says_why() {
     let directory = TestDirectory::new();
     let settings = vec![("max_connections".to_owned(), "many".to_owned())];
-    let error = start(&EmbeddedOptions { settings, ..EmbeddedOptions::new(directory.path()) }).await.unwrap_err();
+    let error = start(&EmbeddedOptions { settings, ..quick(directory.path()) }).await.unwrap_err();
     assert!(error.to_string().contains("max_connections"), "{error}");
 }
 
@@ -221,13 +225,13 @@ async fn a_program_starts_after_its_predecessor_and_the_postmaster_were_killed_t
     let announced = program.kill("committed ").unwrap_or(1);
     wait_until("the postmaster was a zombie", || !is_alive(postmaster)).await;
     assert!(Path::new(&format!("/proc/{postmaster}")).exists(), "nobody reaped the postmaster");
-    assert!(committed_up_to(&EmbeddedOptions::new(directory.path())).await >= announced);
+    assert!(committed_up_to(&quick(directory.path())).await >= announced);
 }
 
 #[tokio::test]
 async fn a_postmaster_that_outlived_its_program_is_stopped_by_the_next_start() {
     let directory = TestDirectory::new();
-    let options = EmbeddedOptions::new(directory.path());
+    let options = quick(directory.path());
     let server = start(&options).await.unwrap();
     tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
     // One that nobody ties to the life of a program, as `pg_ctl` starts it.
