@@ -82,7 +82,11 @@ impl App {
     /// The engine of this process, with its committers.
     #[must_use]
     pub fn start_engine(&self) -> Arc<Engine> {
-        let options = EngineOptions { lease: self.config.lease, concurrency: self.config.workers_concurrency, ..EngineOptions::default() };
+        let options = EngineOptions {
+            lease: self.config.lease,
+            concurrency: self.config.workers_concurrency,
+            ..EngineOptions::default()
+        };
         self.start_engine_with(options)
     }
 

@@ -59,7 +59,11 @@ impl Servers {
     /// # Errors
     /// [`StartError`], saying what to do next.
     pub async fn start(config: &Config, may_start: bool) -> Result<Self, StartError> {
-        let joined = if !may_start && (config.database.url.is_none() || config.s3.embedded) { Some(read_endpoints(&config.data_dir)?) } else { None };
+        let joined = if !may_start && (config.database.url.is_none() || config.s3.embedded) {
+            Some(read_endpoints(&config.data_dir)?)
+        } else {
+            None
+        };
         let mut postgres = None;
         let (database, owner) = match (&config.database.url, &joined) {
             (Some(url), _) => configured(config, url)?,
@@ -81,7 +85,12 @@ impl Servers {
         }
         let mut s3 = None;
         let objects = match (config.s3.embedded, &joined) {
-            (false, _) => Objects::connect(&objects_options(config, config.s3.endpoint.clone(), config.s3.access_key.clone(), config.s3.secret_key.clone())),
+            (false, _) => Objects::connect(&objects_options(
+                config,
+                config.s3.endpoint.clone(),
+                config.s3.access_key.clone(),
+                config.s3.secret_key.clone(),
+            )),
             (true, Some(endpoints)) => Objects::connect(&objects_options(
                 config,
                 endpoints.s3_endpoint.clone(),
@@ -100,7 +109,12 @@ impl Servers {
                 })
                 .await
                 .map_err(|error| StartError::Server(with_cause(&error)))?;
-                let objects = Objects::connect(&objects_options(config, Some(server.endpoint()), Some(access_key), Some(secret_key)));
+                let objects = Objects::connect(&objects_options(
+                    config,
+                    Some(server.endpoint()),
+                    Some(access_key),
+                    Some(secret_key),
+                ));
                 objects.ensure_bucket().await.map_err(|error| StartError::Server(with_cause(&error)))?;
                 s3 = Some(server);
                 objects
@@ -136,7 +150,9 @@ fn embedded_options(socket_dir: &Path) -> PgConnectOptions {
 fn configured(config: &Config, url: &SecretString) -> Result<(PgConnectOptions, Option<PgConnectOptions>), StartError> {
     let parse = |url: &SecretString, key: &str| -> Result<PgConnectOptions, StartError> {
         // The parser's error may quote the URL with its password.
-        url.expose_secret().parse().map_err(|_| StartError::Server(format!("{key} is not a PostgreSQL URL such as postgres://user:password@host/database")))
+        url.expose_secret().parse().map_err(|_| {
+            StartError::Server(format!("{key} is not a PostgreSQL URL such as postgres://user:password@host/database"))
+        })
     };
     let database = parse(url, "database.url")?;
     let owner = match &config.database.migrate_url {
@@ -148,7 +164,12 @@ fn configured(config: &Config, url: &SecretString) -> Result<(PgConnectOptions, 
     Ok((database, owner))
 }
 
-fn objects_options(config: &Config, endpoint: Option<String>, access_key: Option<String>, secret_key: Option<SecretString>) -> ObjectsOptions {
+fn objects_options(
+    config: &Config,
+    endpoint: Option<String>,
+    access_key: Option<String>,
+    secret_key: Option<SecretString>,
+) -> ObjectsOptions {
     ObjectsOptions {
         endpoint,
         region: config.s3.region.clone(),
@@ -163,7 +184,10 @@ fn objects_options(config: &Config, endpoint: Option<String>, access_key: Option
 async fn create_database(server: &EmbeddedPostgres) -> Result<(), StartError> {
     let create = async {
         let mut connection = PgConnection::connect_with(&server.connect_options("postgres")).await?;
-        let exists: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)").bind(DATABASE).fetch_one(&mut connection).await?;
+        let exists: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(DATABASE)
+            .fetch_one(&mut connection)
+            .await?;
         if !exists {
             sqlx::raw_sql(AssertSqlSafe(format!("create database {DATABASE}"))).execute(&mut connection).await?;
         }
@@ -181,7 +205,8 @@ fn s3_credentials(data_dir: &Path) -> Result<(String, SecretString), StartError>
     }
     let path = data_dir.join("s3-credentials.json");
     let stored: Stored = match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|_| StartError::Server(format!("{} is damaged: remove it", path.display())))?,
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|_| StartError::Server(format!("{} is damaged: remove it", path.display())))?,
         Err(_) => {
             let (mut access, mut secret) = ([0u8; 10], [0u8; 32]);
             rand::fill(&mut access);

@@ -49,7 +49,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::Settings`], saying what to set.
     pub fn from_environment() -> Result<Self, ClientError> {
-        let read = |name: &str| std::env::var_os(name).and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty());
+        let read = |name: &str| {
+            std::env::var_os(name).and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty())
+        };
         let url = read("CHARTGATE_URL").unwrap_or_else(|| "http://127.0.0.1:8080".to_owned());
         let key = read("CHARTGATE_API_KEY").ok_or_else(|| {
             ClientError::Settings("set CHARTGATE_API_KEY to a key (an embedded instance keeps its keys in demo-credentials.json in its data directory)".to_owned())
@@ -86,7 +88,8 @@ impl Client {
         if status.is_success() {
             let bytes = response.bytes().await.map_err(unreachable)?;
             let bytes = if bytes.is_empty() { "null".into() } else { bytes };
-            return serde_json::from_slice(&bytes).map_err(|_| ClientError::Settings(format!("{} does not answer like Chartgate", self.url)));
+            return serde_json::from_slice(&bytes)
+                .map_err(|_| ClientError::Settings(format!("{} does not answer like Chartgate", self.url)));
         }
         let problem: Value = response.json().await.unwrap_or_default();
         let text = |key: &str| problem.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();

@@ -20,7 +20,12 @@ use std::process::ExitCode;
 
 /// A durable ingestion gateway for clinical data.
 #[derive(Debug, Parser)]
-#[command(name = "chartgate", version, propagate_version = true, after_help = "Start with `chartgate demo`. Every command has examples in its --help.")]
+#[command(
+    name = "chartgate",
+    version,
+    propagate_version = true,
+    after_help = "Start with `chartgate demo`. Every command has examples in its --help."
+)]
 struct Arguments {
     /// Configuration file (TOML); the environment wins over it.
     #[arg(long, global = true, value_name = "FILE")]

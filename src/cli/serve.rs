@@ -41,7 +41,9 @@ pub enum ProcessRole {
 /// Without any configuration it starts its own PostgreSQL and S3 under the data directory, applies the migrations,
 /// creates the organization `demo` with one key a role, and prints the URLs.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  chartgate serve\n  chartgate serve --listen 0.0.0.0:8080 --data-dir ./data\n  DATABASE_URL=postgres://… chartgate serve --role api\n  DATABASE_URL=postgres://… chartgate serve --role worker --role sweeper")]
+#[command(
+    after_help = "Examples:\n  chartgate serve\n  chartgate serve --listen 0.0.0.0:8080 --data-dir ./data\n  DATABASE_URL=postgres://… chartgate serve --role api\n  DATABASE_URL=postgres://… chartgate serve --role worker --role sweeper"
+)]
 pub struct Arguments {
     /// What this process does; may be given several times.
     #[arg(long = "role", value_enum, default_values_t = [ProcessRole::All])]
@@ -92,12 +94,18 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// What kept them from being applied.
 pub async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(config.database.url.is_some(), "set DATABASE_URL (and, if the program's role is not the owner, database.migrate_url); the embedded database migrates itself");
+    anyhow::ensure!(
+        config.database.url.is_some(),
+        "set DATABASE_URL (and, if the program's role is not the owner, database.migrate_url); the embedded database migrates itself"
+    );
     let mut config = config.clone();
     // Only the database is touched.
     config.s3.embedded = false;
     let servers = Servers::start(&config, true).await?;
-    anyhow::ensure!(servers.owner.is_some(), "database.url logs in as chartgate_app, which may not migrate: set database.migrate_url");
+    anyhow::ensure!(
+        servers.owner.is_some(),
+        "database.url logs in as chartgate_app, which may not migrate: set database.migrate_url"
+    );
     out::line("the database has the newest schema");
     Ok(ExitCode::SUCCESS)
 }
@@ -141,9 +149,9 @@ impl Running {
         let mut address = None;
         let mut credentials = None;
         if has(ProcessRole::Api) {
-            let listener = TcpListener::bind(config.listen)
-                .await
-                .with_context(|| format!("cannot listen on {}: is another process there? Choose another with --listen", config.listen))?;
+            let listener = TcpListener::bind(config.listen).await.with_context(|| {
+                format!("cannot listen on {}: is another process there? Choose another with --listen", config.listen)
+            })?;
             let bound = listener.local_addr()?;
             address = Some(bound);
             if embedded {
@@ -208,7 +216,8 @@ pub struct DemoKeys {
 /// with the URL.
 async fn create_demo(app: &App, address: SocketAddr) -> anyhow::Result<PathBuf> {
     let path = app.config.data_dir.join("demo-credentials.json");
-    let stored: Option<DemoCredentials> = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let stored: Option<DemoCredentials> =
+        std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let host = if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address };
     let url = format!("http://{host}");
     let works = match &stored {
@@ -220,7 +229,12 @@ async fn create_demo(app: &App, address: SocketAddr) -> anyhow::Result<PathBuf> 
         None => {
             let (organization, keys) = make_demo(app).await?;
             out::line("Created the organization `demo`. Its keys, printed this once:");
-            for (role, key) in [("sender", &keys.sender), ("reader", &keys.reader), ("admin", &keys.admin), ("platform", &keys.platform)] {
+            for (role, key) in [
+                ("sender", &keys.sender),
+                ("reader", &keys.reader),
+                ("admin", &keys.admin),
+                ("platform", &keys.platform),
+            ] {
                 out::line(&format!("  {role:<9} {key}"));
             }
             DemoCredentials { url, organization, keys }
@@ -238,13 +252,21 @@ async fn make_demo(app: &App) -> Result<(OrganizationId, DemoKeys), DbError> {
                 let organization = match store::insert_organization(connection, new, "demo").await? {
                     Some(organization) => organization.id,
                     // The file was lost: the organization stays, its old keys too.
-                    None => store::find_organization(connection, None, Some("demo")).await?.map_or(new, |organization| organization.id),
+                    None => store::find_organization(connection, None, Some("demo"))
+                        .await?
+                        .map_or(new, |organization| organization.id),
                 };
                 let mut keys = Vec::new();
                 for role in Role::ALL {
                     let key = NewKey::generate();
                     let home = (role != Role::Platform).then_some(organization);
-                    let grant = KeyGrant { organization: home, role, name: "demo".to_owned(), source: "default".to_owned(), expires_at: None };
+                    let grant = KeyGrant {
+                        organization: home,
+                        role,
+                        name: "demo".to_owned(),
+                        source: "default".to_owned(),
+                        expires_at: None,
+                    };
                     store::insert_key(connection, &key, &grant).await?;
                     keys.push(key.key);
                 }
@@ -261,7 +283,10 @@ async fn make_demo(app: &App) -> Result<(OrganizationId, DemoKeys), DbError> {
 /// # Errors
 /// When the database cannot be reached or written.
 pub async fn bootstrap_key(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(config.database.url.is_some(), "set DATABASE_URL; an embedded instance has its platform key in demo-credentials.json");
+    anyhow::ensure!(
+        config.database.url.is_some(),
+        "set DATABASE_URL; an embedded instance has its platform key in demo-credentials.json"
+    );
     let mut config = config.clone();
     config.s3.embedded = false;
     let servers = Servers::start(&config, true).await?;
@@ -270,11 +295,22 @@ pub async fn bootstrap_key(config: &Config, as_json: bool) -> anyhow::Result<Exi
     let (id, text) = (key.id.clone(), key.key.clone());
     db.unit::<_, DbError, _>(Scope::Organization(OrganizationId::PLATFORM), move |connection| {
         Box::pin(async move {
-            let grant = KeyGrant { organization: None, role: Role::Platform, name: "bootstrap".to_owned(), source: "default".to_owned(), expires_at: None };
+            let grant = KeyGrant {
+                organization: None,
+                role: Role::Platform,
+                name: "bootstrap".to_owned(),
+                source: "default".to_owned(),
+                expires_at: None,
+            };
             store::insert_key(connection, &key, &grant).await?;
             let actor = crate::audit::Actor::internal("cli");
             let resource = format!("key:{}", key.id);
-            let mut record = crate::audit::Record::new(OrganizationId::PLATFORM, "key.created", crate::audit::Action::Create, &actor);
+            let mut record = crate::audit::Record::new(
+                OrganizationId::PLATFORM,
+                "key.created",
+                crate::audit::Action::Create,
+                &actor,
+            );
             record.resource = Some(&resource);
             crate::audit::append(connection, record).await
         })
@@ -284,7 +320,9 @@ pub async fn bootstrap_key(config: &Config, as_json: bool) -> anyhow::Result<Exi
         out::json(&json!({ "id": id, "key": text, "role": "platform" }))?;
     } else {
         out::line(&text);
-        out::note("This platform key is shown once. Set it as CHARTGATE_API_KEY to create organizations and their keys.");
+        out::note(
+            "This platform key is shown once. Set it as CHARTGATE_API_KEY to create organizations and their keys.",
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

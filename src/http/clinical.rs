@@ -11,10 +11,10 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::jobs_store;
 use crate::ids::{FindingId, OrganizationId, PatientId};
-use crate::ingest::findings::store::Evidence;
+use crate::ingest::findings::store::{self as findings_store, StoredEvidence};
 use crate::ingest::issues::{self, StoredIssue};
 use crate::ingest::payloads::Payloads;
-use crate::ingest::view::{self, ClinicalView};
+use crate::ingest::view::{self, ClinicalQuery, ClinicalView, Cursor};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -110,6 +110,8 @@ pub struct ViewParameters {
     /// Also versions that were superseded, cancelled or entered in error.
     #[serde(default)]
     history: bool,
+    /// One of the answer's `next` cursors: only that category, from there on.
+    cursor: Option<String>,
 }
 
 /// Everything known about an MRN, organized by type, each item traceable to the bytes. Always 200; see `status`.
@@ -129,7 +131,9 @@ pub async fn get_clinical(
     Parameters(parameters): Parameters<ViewParameters>,
 ) -> Result<Response, Problem> {
     let organization = caller.organization(&[Role::Reader])?;
-    clinical(&app, caller, organization, mrn, parameters.system, parameters.history).await
+    let request =
+        SearchRequest { mrn, system: parameters.system, history: parameters.history, cursor: parameters.cursor };
+    clinical(&app, caller, organization, request).await
 }
 
 /// The same query with the MRN in the body, so that it stands in no URL.
@@ -144,6 +148,9 @@ pub struct SearchRequest {
     /// Also superseded versions.
     #[serde(default)]
     history: bool,
+    /// One of the answer's `next` cursors.
+    #[serde(default)]
+    cursor: Option<String>,
 }
 
 /// The clinical view with the MRN in the body.
@@ -163,29 +170,31 @@ pub async fn search_clinical(
 ) -> Result<Response, Problem> {
     let organization = caller.organization(&[Role::Reader])?;
     let request: SearchRequest = read_json(&headers, body).await?;
-    clinical(&app, caller, organization, request.mrn, request.system, request.history).await
+    clinical(&app, caller, organization, request).await
 }
 
 async fn clinical(
     app: &App,
     caller: Authenticated,
     organization: OrganizationId,
-    mrn: String,
-    system: Option<String>,
-    history: bool,
+    request: SearchRequest,
 ) -> Result<Response, Problem> {
     // PostgreSQL cannot hold NUL in a text; nothing can be known under such an MRN.
-    if mrn.contains('\0') || system.as_ref().is_some_and(|system| system.contains('\0')) {
+    if request.mrn.contains('\0') || request.system.as_ref().is_some_and(|system| system.contains('\0')) {
         return Err(Problem::parameter("mrn", "free of control characters"));
     }
+    let cursor = request.cursor.as_deref().map(str::parse::<Cursor>).transpose();
+    let cursor = cursor.map_err(|_| Problem::parameter("cursor", "a cursor of an earlier answer"))?;
     let view: ClinicalView = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
-                let view =
-                    view::clinical_by_mrn(connection, organization, &mrn, system.as_deref(), history).await?;
+                let (system, history) = (request.system.as_deref(), request.history);
+                let query = ClinicalQuery { mrn: &request.mrn, system, history, cursor };
+                let view = view::clinical(connection, organization, query).await?;
                 let detail = json!({ "status": view.status, "events": view.event_count });
-                record_read(connection, organization, &caller, "clinical.read", view.patient_id(), None, detail).await?;
+                let patient = view.patient.as_ref().and_then(|patient| patient.get("id")?.as_str()?.parse().ok());
+                record_read(connection, organization, &caller, "clinical.read", patient, None, detail).await?;
                 Ok(view)
             })
         })
@@ -211,11 +220,11 @@ pub async fn get_evidence(
     let organization = caller.organization(&[Role::Reader])?;
     let missing = || Problem::new("finding_not_found", "There is no such finding.");
     let finding: FindingId = finding.parse().map_err(|_| missing())?;
-    let evidence: Vec<Evidence> = app
+    let evidence: Vec<StoredEvidence> = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
-                let evidence = crate::ingest::findings::store::evidence_of(connection, organization, finding).await?;
+                let evidence = findings_store::evidence(connection, organization, finding).await?;
                 let resource = finding.to_string();
                 let detail = json!({ "found": !evidence.is_empty() });
                 record_read(connection, organization, &caller, "evidence.read", None, Some(&resource), detail).await?;
@@ -226,7 +235,21 @@ pub async fn get_evidence(
     if evidence.is_empty() {
         return Err(missing());
     }
-    Ok(private(Json(json!({ "findingId": finding, "evidence": evidence })).into_response()))
+    let shaped: Vec<Value> = evidence.iter().map(shape_evidence).collect();
+    Ok(private(Json(json!({ "findingId": finding, "evidence": shaped })).into_response()))
+}
+
+/// A quote that is not UTF-8 cannot have been taken from accepted JSON.
+fn shape_evidence(evidence: &StoredEvidence) -> Value {
+    json!({
+        "sha256": hex::encode(&evidence.payload_sha256),
+        "start": evidence.byte_start,
+        "end": evidence.byte_end,
+        "quote": String::from_utf8_lossy(&evidence.quote),
+        "pointer": evidence.pointer,
+        "fhirpath": evidence.fhirpath,
+        "rule": evidence.rule,
+    })
 }
 
 /// The exact bytes of a payload, as they were received (after content decoding).
@@ -247,7 +270,8 @@ pub async fn get_payload(
 ) -> Result<Response, Problem> {
     let organization = caller.organization(&[Role::Reader])?;
     let missing = || Problem::new("payload_not_found", "There is no such payload.");
-    let is_hash = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
+    let is_hash =
+        sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
     if !is_hash {
         return Err(missing());
     }
@@ -276,7 +300,8 @@ pub async fn get_payload(
     let (content_type, body) = found.ok_or_else(missing)?;
     let mut response = body.into_response();
     let headers = response.headers_mut();
-    let content_type = HeaderValue::from_str(&content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    let content_type =
+        HeaderValue::from_str(&content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_TYPE, content_type);
     // Never shown inline by a browser, whatever the bytes are.
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));

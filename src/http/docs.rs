@@ -22,7 +22,8 @@ pub async fn openapi() -> Response {
 pub async fn error_page(Path(code): Path<String>) -> Result<Response, Problem> {
     let known = CODES.iter().find(|known| known.code == code);
     let known = known.ok_or_else(|| Problem::new("not_found", "There is no such error code."))?;
-    let repeat = if known.retryable { "The same request may succeed later." } else { "The same request will fail again." };
+    let repeat =
+        if known.retryable { "The same request may succeed later." } else { "The same request will fail again." };
     let page = format!("# `{}` ({})\n\n{}. {repeat}\n\n{}\n", known.code, known.status, known.title, known.action);
     Ok(([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], page).into_response())
 }

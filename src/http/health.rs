@@ -56,12 +56,15 @@ pub struct Ready {
     responses((status = 200, description = "Ready", body = Ready), (status = 503, description = "Not ready", body = Ready))
 )]
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
-    let database = tokio::time::timeout(CHECK_MAX, app.db.unit::<_, DbError, _>(Scope::Global, |connection| {
-        Box::pin(async move {
-            sqlx::query("select 1").execute(connection).await?;
-            Ok(())
-        })
-    }));
+    let database = tokio::time::timeout(
+        CHECK_MAX,
+        app.db.unit::<_, DbError, _>(Scope::Global, |connection| {
+            Box::pin(async move {
+                sqlx::query("select 1").execute(connection).await?;
+                Ok(())
+            })
+        }),
+    );
     let objects = tokio::time::timeout(CHECK_MAX, app.objects.ready());
     let (database, objects) = tokio::join!(database, objects);
     let database = match database {

@@ -83,7 +83,10 @@ fn routes() -> OpenApiRouter<Arc<App>> {
 pub fn description() -> utoipa::openapi::OpenApi {
     let mut description = routes().into_openapi();
     description.info.version = env!("CARGO_PKG_VERSION").to_owned();
-    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key: `Authorization: Bearer cgk_…`")).build();
+    let scheme = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An API key: `Authorization: Bearer cgk_…`"))
+        .build();
     description.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(scheme));
     description
 }
@@ -104,13 +107,22 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
     let request_id = request_id(&request);
     let peer = request.extensions().get::<SocketAddr>().copied();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "(none)".to_owned(), |path| path.as_str().to_owned());
-    let wants_fhir = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|accept| accept.contains("application/fhir+json"));
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "(none)".to_owned(), |path| path.as_str().to_owned());
+    let wants_fhir = request
+        .headers()
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|accept| accept.contains("application/fhir+json"));
     request.extensions_mut().insert(RequestContext { request_id: request_id.clone(), peer });
     let mut response = next.run(request).await;
-    if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED && response.extensions().get::<Problem>().is_none() {
+    if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED
+        && response.extensions().get::<Problem>().is_none()
+    {
         let allow = response.headers().get(header::ALLOW).cloned();
-        response.extensions_mut().insert(Problem::new("method_not_allowed", "The route does not know this method.").allow(allow));
+        response
+            .extensions_mut()
+            .insert(Problem::new("method_not_allowed", "The route does not know this method.").allow(allow));
     }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         if matches!(problem.code(), "unauthenticated" | "forbidden") {
@@ -129,7 +141,10 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
 
 /// The caller's id if it is a sane token, else one of ours.
 fn request_id(request: &Request<Body>) -> String {
-    let sane = |text: &&str| (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let sane = |text: &&str| {
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
     let given = request.headers().get("x-request-id").and_then(|value| value.to_str().ok()).filter(sane);
     given.map_or_else(|| RequestId::new().to_string(), str::to_owned)
 }

@@ -64,7 +64,11 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     }
 }
 
-async fn with_peer(router: Router, request: hyper::Request<Incoming>, peer: SocketAddr) -> Result<axum::response::Response, std::convert::Infallible> {
+async fn with_peer(
+    router: Router,
+    request: hyper::Request<Incoming>,
+    peer: SocketAddr,
+) -> Result<axum::response::Response, std::convert::Infallible> {
     let mut request = request.map(axum::body::Body::new);
     request.extensions_mut().insert(peer);
     router.oneshot(request).await
