@@ -2,5 +2,6 @@
 
 mod clinical;
 mod embedded_postgres;
+mod engine;
 mod objects;
 mod support;

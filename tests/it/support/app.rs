@@ -113,7 +113,32 @@ impl TestApp {
         let platform = create_key(&app, None, Role::Platform).await;
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let engine_options = setup.engine;
-        Self { app, url, organization, platform, database, objects, client, engine_options, _workflows: workflows, stop }
+        Self {
+            app,
+            url,
+            organization,
+            platform,
+            database,
+            objects,
+            client,
+            engine_options,
+            _workflows: workflows,
+            stop,
+        }
+    }
+
+    /// The same database, store and keys under an application with other handlers.
+    pub async fn rebuilt(mut self, handlers: Handlers) -> Self {
+        let objects = self.objects.objects.clone();
+        let config = self.app.config.clone();
+        self.app = App::build_with(config, self.database.options(), objects, handlers).await.unwrap();
+        self.stop.cancel();
+        self.stop = CancellationToken::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&self.app)), self.stop.clone()));
+        tokio::spawn(self.app.wake.clone().notify_others(self.app.db.clone(), self.stop.clone()));
+        self
     }
 
     pub async fn organization(&self, name: &str) -> TestOrganization {
@@ -170,7 +195,12 @@ impl TestApp {
         self.submit_as(&self.organization.sender, None, body).await
     }
 
-    pub async fn submit_as(&self, key: &str, idempotency: Option<&str>, body: impl Into<reqwest::Body>) -> (u16, Value) {
+    pub async fn submit_as(
+        &self,
+        key: &str,
+        idempotency: Option<&str>,
+        body: impl Into<reqwest::Body>,
+    ) -> (u16, Value) {
         let mut request = self
             .client
             .post(format!("{}/v1/ingestion/fhir/Bundle", self.url))

@@ -5,3 +5,4 @@ pub mod cluster;
 pub mod directory;
 pub mod objects;
 pub mod program;
+pub mod submit;
