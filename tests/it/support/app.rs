@@ -13,8 +13,10 @@ use chartgate::engine::handler::StepHandler;
 use chartgate::engine::{Engine, EngineOptions, sweeper};
 use chartgate::http;
 use chartgate::ids::{JobId, OrganizationId};
+use chartgate::objects::Objects;
 use chartgate::queue::Workers;
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +44,10 @@ pub struct Setup {
     pub workflows: Vec<(&'static str, String)>,
     pub engine: EngineOptions,
     pub connections: u32,
+    /// A migrated database of the test's own, as its owner; else a clone of the shared cluster's template.
+    pub database: Option<PgConnectOptions>,
+    /// Where S3 is reached instead of directly (a proxy of the test's).
+    pub s3: Option<fn(&TestObjects) -> Objects>,
 }
 
 impl Default for Setup {
@@ -52,7 +58,7 @@ impl Default for Setup {
             concurrency: 32,
             ..EngineOptions::default()
         };
-        Self { handlers: Vec::new(), workflows: Vec::new(), engine, connections: 12 }
+        Self { handlers: Vec::new(), workflows: Vec::new(), engine, connections: 12, database: None, s3: None }
     }
 }
 
@@ -61,7 +67,9 @@ pub struct TestApp {
     pub url: String,
     pub organization: TestOrganization,
     pub platform: String,
-    pub database: TestDatabase,
+    /// As the owner of everything.
+    pub owner_options: PgConnectOptions,
+    _database: Option<TestDatabase>,
     pub objects: TestObjects,
     pub client: reqwest::Client,
     engine_options: EngineOptions,
@@ -94,7 +102,8 @@ impl TestApp {
 
     pub async fn with(setup: Setup) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let database = TestDatabase::new().await;
+        let database = if setup.database.is_none() { Some(TestDatabase::new().await) } else { None };
+        let owner_options = setup.database.or(database.as_ref().map(TestDatabase::options)).unwrap();
         let objects = TestObjects::start().await;
         let workflows = TestDirectory::new();
         for (name, text) in &setup.workflows {
@@ -103,7 +112,8 @@ impl TestApp {
         let mut config = test_config();
         config.workflows_dir = Some(workflows.path().to_owned());
         config.database.connections_max = setup.connections;
-        let app = App::build_with(config, database.options(), objects.objects.clone(), setup.handlers).await.unwrap();
+        let s3 = setup.s3.map_or_else(|| objects.objects.clone(), |through| through(&objects));
+        let app = App::build_with(config, owner_options.clone(), s3, setup.handlers).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
@@ -118,7 +128,8 @@ impl TestApp {
             url,
             organization,
             platform,
-            database,
+            owner_options,
+            _database: database,
             objects,
             client,
             engine_options,
@@ -131,7 +142,7 @@ impl TestApp {
     pub async fn rebuilt(mut self, handlers: Handlers) -> Self {
         let objects = self.objects.objects.clone();
         let config = self.app.config.clone();
-        self.app = App::build_with(config, self.database.options(), objects, handlers).await.unwrap();
+        self.app = App::build_with(config, self.owner_options.clone(), objects, handlers).await.unwrap();
         self.stop.cancel();
         self.stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -160,7 +171,7 @@ impl TestApp {
 
     /// A connection as the owner of everything.
     pub async fn owner(&self) -> PgConnection {
-        PgConnection::connect_with(&self.database.options()).await.unwrap()
+        PgConnection::connect_with(&self.owner_options).await.unwrap()
     }
 
     /// Move the database's clock.
