@@ -153,12 +153,20 @@ pub async fn clinical(
                 [] => return Ok(empty(ViewStatus::NotFound, query.mrn, Vec::new())),
                 [_] => Whose::Waiting(keys),
                 _ => {
-                    return Ok(empty(ViewStatus::Ambiguous, query.mrn, keys.iter().map(|key| system_of(key)).collect()));
+                    return Ok(empty(
+                        ViewStatus::Ambiguous,
+                        query.mrn,
+                        keys.iter().map(|key| system_of(key)).collect(),
+                    ));
                 }
             }
         }
         _ => {
-            return Ok(empty(ViewStatus::Ambiguous, query.mrn, holders.into_iter().map(|(system, _)| system).collect()));
+            return Ok(empty(
+                ViewStatus::Ambiguous,
+                query.mrn,
+                holders.into_iter().map(|(system, _)| system).collect(),
+            ));
         }
     };
     build(connection, organization, &query, &whose).await
