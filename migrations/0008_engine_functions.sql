@@ -292,7 +292,9 @@ language sql volatile as $$
   select count(*) from back
 $$;
 
--- Extend held leases; a lease that ran out but was not reaped is still ours. Returns the seqs that are.
+-- Extend held leases; a lease that ran out but was not reaped is still ours. Rows that a commit has locked right now are
+-- left alone (two statements that lock many rows in their own orders would deadlock): they are alive, and the reaper
+-- does not touch locked rows either. Returns the keys that are still ours, locked or not.
 create function renew_leases(p_organization uuid[], p_seq bigint[], p_chunk integer[], p_epoch bigint[], p_lease_seconds double precision)
 returns table (organization_id uuid, seq bigint, chunk integer)
 language plpgsql volatile as $$
@@ -300,12 +302,17 @@ language plpgsql volatile as $$
 declare
   v_now timestamptz := chartgate_now();
 begin
-  return query
   update queue q
   set lease_until = v_now + p_lease_seconds * interval '1 second'
+  where q.ctid = any (array(
+    select h.ctid
+    from unnest(p_organization, p_seq, p_chunk, p_epoch) t(o, seq, chunk, epoch)
+    join queue h on h.organization_id = t.o and h.seq = t.seq and h.chunk = t.chunk and h.lease_epoch = t.epoch
+    for update of h skip locked));
+  return query
+  select q.organization_id, q.seq, q.chunk
   from unnest(p_organization, p_seq, p_chunk, p_epoch) t(o, seq, chunk, epoch)
-  where q.organization_id = t.o and q.seq = t.seq and q.chunk = t.chunk and q.lease_epoch = t.epoch
-  returning q.organization_id, q.seq, q.chunk;
+  join queue q on q.organization_id = t.o and q.seq = t.seq and q.chunk = t.chunk and q.lease_epoch = t.epoch;
 end $$;
 
 -- Take back up to 200 leases that ran out: the job becomes a suspect; at p_deaths_max deaths it is parked as failed.

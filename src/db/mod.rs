@@ -26,7 +26,9 @@ pub enum Scope {
 }
 
 /// What can go wrong between us and PostgreSQL, by what a caller does about it.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` shows codes only: a driver's error may quote statements and row values, which must not get into a log.
+#[derive(thiserror::Error)]
 pub enum DbError {
     /// The database is away, restarting or out of connections: repeat later. Nothing was decided, except that a lost
     /// COMMIT reply leaves the outcome unknown; repeating with the same idempotency key resolves it.
@@ -60,6 +62,38 @@ impl DbError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Conflict(_))
+    }
+}
+
+impl std::fmt::Debug for DbError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unavailable(error) => write!(f, "Unavailable({})", kind_of(error)),
+            Self::Conflict(error) => write!(f, "Conflict({})", kind_of(error)),
+            Self::Refused { source, .. } => write!(f, "Refused({})", kind_of(source)),
+            Self::Driver(error) => write!(f, "Driver({})", kind_of(error)),
+            Self::Panicked => f.write_str("Panicked"),
+            Self::NotOneRow(rows) => write!(f, "NotOneRow({rows})"),
+        }
+    }
+}
+
+/// An error in words that hold no values: SQLSTATE with constraint or table, or the driver's kind.
+fn kind_of(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(database) => {
+            let place = database.constraint().or_else(|| database.table()).unwrap_or_default();
+            let place = if place.is_empty() { String::new() } else { format!(" {place}") };
+            format!("SQLSTATE {}{place}", database.code().unwrap_or_default())
+        }
+        sqlx::Error::Io(error) => format!("i/o: {}", error.kind()),
+        sqlx::Error::PoolTimedOut => "no connection in time".to_owned(),
+        sqlx::Error::Protocol(_) => "protocol".to_owned(),
+        sqlx::Error::ColumnDecode { index, .. } => format!("cannot decode column {index}"),
+        sqlx::Error::ColumnNotFound(name) => format!("no column {name}"),
+        sqlx::Error::RowNotFound => "no row".to_owned(),
+        sqlx::Error::PoolClosed => "pool closed".to_owned(),
+        _ => "other".to_owned(),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod executor;
 pub mod handler;
 pub mod jobs;
 pub mod jobs_store;
+pub mod operations;
 pub mod registry;
 pub mod retry;
 pub mod state;

@@ -49,3 +49,44 @@ pub async fn replace(
     .await?;
     Ok(())
 }
+
+/// An issue as stored, in the words of the API.
+#[derive(Debug, Clone, serde::Serialize, sqlx::FromRow)]
+pub struct StoredIssue {
+    /// fatal, error, warning or information.
+    pub severity: String,
+    /// FHIR IssueType.
+    pub code: String,
+    /// Position in `Bundle.entry`.
+    pub entry: Option<i32>,
+    /// Line of an NDJSON file.
+    pub line: Option<i64>,
+    /// FHIRPath of the place.
+    pub expression: Option<String>,
+    /// JSON Pointer of the place.
+    pub pointer: Option<String>,
+    /// Offset in the exact bytes received.
+    #[sqlx(rename = "byte_offset")]
+    pub offset: Option<i64>,
+    /// A fixed sentence.
+    pub message: String,
+}
+
+/// The issues of a job's last validation, in the order of the payload.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn of_job(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Vec<StoredIssue>, DbError> {
+    let query = sqlx::query_as(
+        "select severity, code, entry, line, expression, pointer, byte_offset, message
+         from issues
+         where organization_id = $1
+           and job_id = $2
+         order by ordinal",
+    );
+    Ok(query.bind(organization).bind(job).fetch_all(connection).await?)
+}

@@ -11,4 +11,5 @@ pub mod payloads;
 pub mod resource;
 pub mod steps;
 pub mod subject;
+pub mod submit;
 pub mod view;

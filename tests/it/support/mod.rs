@@ -1,5 +1,7 @@
 //! Shared set-up of the integration tests.
 
+pub mod app;
 pub mod cluster;
 pub mod directory;
 pub mod objects;
+pub mod program;

@@ -1,0 +1,5 @@
+//! Administration over HTTP; roles admin (the own organization) and platform (all).
+
+pub mod jobs;
+pub mod organizations;
+pub mod system;

@@ -1,0 +1,471 @@
+//! Organizations and their keys: create, list, settings, pause and resume, keys.
+
+use crate::app::App;
+use crate::audit::{self, Action, Actor, Record};
+use crate::auth::store::{self, KeyGrant, KeySummary, Organization};
+use crate::auth::{NewKey, Role};
+use crate::db::{DbError, Scope};
+use crate::http::extract::{Authenticated, read_json};
+use crate::http::jobs::instant;
+use crate::http::problem::{Problem, ProblemDocument};
+use crate::ids::OrganizationId;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use std::sync::Arc;
+
+const ADMINS: &[Role] = &[Role::Admin, Role::Platform];
+
+fn not_found() -> Problem {
+    Problem::new("organization_not_found", "There is no such organization.")
+}
+
+/// An organization that the caller may administer: any with the platform role, else its own only.
+fn permitted(caller: &Authenticated, text: &str) -> Result<OrganizationId, Problem> {
+    caller.allow(ADMINS)?;
+    let id: OrganizationId = text.parse().map_err(|_| not_found())?;
+    if caller.caller.organization.is_some_and(|own| own != id) { Err(not_found()) } else { Ok(id) }
+}
+
+async fn record(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: &str,
+    action: Action,
+    actor: &Actor,
+    resource: &str,
+    detail: Option<Value>,
+) -> Result<(), DbError> {
+    let mut record = Record::new(organization, event, action, actor);
+    record.resource = Some(resource);
+    record.detail = detail;
+    audit::append(connection, record).await
+}
+
+/// Organizations by name.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Organizations {
+    /// All that the caller may administer.
+    pub organizations: Vec<Organization>,
+}
+
+/// Organizations: all with the platform role, else the own one.
+#[utoipa::path(
+    get, path = "/v1/admin/organizations", tag = "administration", operation_id = "listOrganizations",
+    responses((status = 200, description = "The organizations", body = Organizations), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
+    security(("api_key" = []))
+)]
+pub async fn list_organizations(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+) -> Result<Json<Organizations>, Problem> {
+    caller.allow(ADMINS)?;
+    let only = caller.caller.organization;
+    let organizations = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move { store::list_organizations(connection, only).await })
+        })
+        .await?;
+    Ok(Json(Organizations { organizations }))
+}
+
+/// Body of a new organization.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewOrganization {
+    /// Unique, 1 to 200 characters.
+    name: String,
+}
+
+/// Create an organization (platform role).
+#[utoipa::path(
+    post, path = "/v1/admin/organizations", tag = "administration", operation_id = "createOrganization", request_body = NewOrganization,
+    responses((status = 201, description = "Created", body = Organization), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
+    security(("api_key" = []))
+)]
+pub async fn create_organization(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    caller.allow(&[Role::Platform])?;
+    let request: NewOrganization = read_json(&headers, body).await?;
+    let name = request.name.trim().to_owned();
+    if !(1..=200).contains(&name.chars().count()) || name.contains('\0') {
+        return Err(Problem::new("invalid_request", "`name` must have 1 to 200 characters."));
+    }
+    let id = OrganizationId::new();
+    let created = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
+            Box::pin(async move {
+                let created = store::insert_organization(connection, id, &name).await?;
+                if created.is_some() {
+                    record(
+                        connection,
+                        id,
+                        "organization.created",
+                        Action::Create,
+                        &caller.actor,
+                        &id.to_string(),
+                        None,
+                    )
+                    .await?;
+                }
+                Ok(created)
+            })
+        })
+        .await?;
+    match created {
+        Some(organization) => Ok((StatusCode::CREATED, Json(organization)).into_response()),
+        None => Err(Problem::new("organization_exists", "There is an organization of that name.")),
+    }
+}
+
+/// Body of pause and resume; may be left out.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StatusChange {
+    /// Why; kept in the audit log.
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+async fn set_status(
+    app: &App,
+    caller: Authenticated,
+    id: &str,
+    headers: &HeaderMap,
+    body: Body,
+    status: &'static str,
+) -> Result<Json<Organization>, Problem> {
+    let id = permitted(&caller, id)?;
+    let request: StatusChange =
+        if headers.contains_key("content-type") { read_json(headers, body).await? } else { StatusChange::default() };
+    let changed = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
+            Box::pin(async move {
+                let changed = store::set_status(connection, id, status).await?;
+                if changed.is_some() {
+                    let event = if status == "paused" { "organization.paused" } else { "organization.resumed" };
+                    let resource = id.to_string();
+                    let mut record = Record::new(id, event, Action::Update, &caller.actor);
+                    record.resource = Some(&resource);
+                    record.purpose = request.reason.as_deref();
+                    audit::append(connection, record).await?;
+                }
+                Ok(changed)
+            })
+        })
+        .await?;
+    app.wake.signal();
+    changed.map(Json).ok_or_else(not_found)
+}
+
+/// Pause an organization: its jobs are accepted and wait.
+#[utoipa::path(
+    post, path = "/v1/admin/organizations/{organizationId}/pause", tag = "administration", operation_id = "pauseOrganization", params(("organizationId" = String, Path)),
+    request_body(content = Option<StatusChange>, content_type = "application/json"),
+    responses((status = 200, description = "Paused", body = Organization), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
+    security(("api_key" = []))
+)]
+pub async fn pause_organization(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Organization>, Problem> {
+    set_status(&app, caller, &id, &headers, body, "paused").await
+}
+
+/// Resume a paused organization.
+#[utoipa::path(
+    post, path = "/v1/admin/organizations/{organizationId}/resume", tag = "administration", operation_id = "resumeOrganization", params(("organizationId" = String, Path)),
+    request_body(content = Option<StatusChange>, content_type = "application/json"),
+    responses((status = 200, description = "Active", body = Organization), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
+    security(("api_key" = []))
+)]
+pub async fn resume_organization(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Organization>, Problem> {
+    set_status(&app, caller, &id, &headers, body, "active").await
+}
+
+/// An organization's settings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Settings {
+    /// Identifier systems whose values are MRNs also without the type code MR.
+    #[serde(default)]
+    mrn_systems: Vec<String>,
+    /// Jobs at once over all workers; null: no cap.
+    #[serde(default)]
+    running_max: Option<i32>,
+}
+
+impl Settings {
+    fn of(organization: &Organization) -> Self {
+        let mrn_systems = organization
+            .settings
+            .get("mrn_systems")
+            .and_then(|value| serde_json::from_value(value.clone()).ok())
+            .unwrap_or_default();
+        Self { mrn_systems, running_max: organization.running_max }
+    }
+}
+
+/// Settings of an organization.
+#[utoipa::path(
+    get, path = "/v1/admin/organizations/{organizationId}/settings", tag = "administration", operation_id = "getSettings", params(("organizationId" = String, Path)),
+    responses((status = 200, description = "The settings", body = Settings), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
+    security(("api_key" = []))
+)]
+pub async fn get_settings(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(id): Path<String>,
+) -> Result<Json<Settings>, Problem> {
+    let id = permitted(&caller, &id)?;
+    let found = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move { store::find_organization(connection, Some(id), None).await })
+        })
+        .await?;
+    found.map(|organization| Json(Settings::of(&organization))).ok_or_else(not_found)
+}
+
+/// Replace the settings of an organization.
+#[utoipa::path(
+    put, path = "/v1/admin/organizations/{organizationId}/settings", tag = "administration", operation_id = "putSettings", params(("organizationId" = String, Path)), request_body = Settings,
+    responses((status = 200, description = "The settings", body = Settings), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
+    security(("api_key" = []))
+)]
+pub async fn put_settings(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Settings>, Problem> {
+    let id = permitted(&caller, &id)?;
+    let settings: Settings = read_json(&headers, body).await?;
+    let sane = |system: &String| (1..=500).contains(&system.len()) && !system.chars().any(char::is_control);
+    if settings.mrn_systems.len() > 100 || !settings.mrn_systems.iter().all(sane) {
+        return Err(Problem::new(
+            "invalid_request",
+            "`mrnSystems` must hold at most 100 systems of 1 to 500 characters.",
+        ));
+    }
+    if settings.running_max.is_some_and(|max| max < 1) {
+        return Err(Problem::new("invalid_request", "`runningMax` must be at least 1, or null."));
+    }
+    let stored = json!({ "mrn_systems": settings.mrn_systems });
+    let changed = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
+            Box::pin(async move {
+                let changed = store::set_settings(connection, id, &stored, settings.running_max).await?;
+                if changed.is_some() {
+                    record(
+                        connection,
+                        id,
+                        "organization.settings_changed",
+                        Action::Update,
+                        &caller.actor,
+                        &id.to_string(),
+                        None,
+                    )
+                    .await?;
+                }
+                Ok(changed)
+            })
+        })
+        .await?;
+    app.wake.signal();
+    changed.map(|organization| Json(Settings::of(&organization))).ok_or_else(not_found)
+}
+
+/// Keys, never their secrets.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Keys {
+    /// Oldest first.
+    pub keys: Vec<KeySummary>,
+}
+
+/// Keys: of the own organization, or all with the platform role.
+#[utoipa::path(
+    get, path = "/v1/admin/keys", tag = "administration", operation_id = "listKeys",
+    responses((status = 200, description = "The keys", body = Keys), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
+    security(("api_key" = []))
+)]
+pub async fn list_keys(State(app): State<Arc<App>>, caller: Authenticated) -> Result<Json<Keys>, Problem> {
+    caller.allow(ADMINS)?;
+    let only = caller.caller.organization;
+    let keys = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move { store::list_keys(connection, only).await })
+        })
+        .await?;
+    Ok(Json(Keys { keys }))
+}
+
+/// Body of a new key.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewKeyRequest {
+    /// The organization, by id or name; left out by an organization's admin, and for the platform role.
+    #[serde(default)]
+    organization: Option<String>,
+    /// What the key may do.
+    role: Role,
+    /// For people.
+    #[serde(default)]
+    name: String,
+    /// Label of the sending system; resource ids of two systems are told apart by it.
+    #[serde(default = "default_source")]
+    source: String,
+    /// Ends by itself then (RFC 3339).
+    #[serde(default)]
+    expires_at: Option<String>,
+}
+
+fn default_source() -> String {
+    "default".to_owned()
+}
+
+/// A new key: shown this once.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CreatedKey {
+    /// Public part, for listing and revoking.
+    pub id: String,
+    /// The whole key. It cannot be shown again.
+    pub key: String,
+    /// What it may do.
+    pub role: Role,
+    /// Null for the platform role.
+    #[schema(value_type = Option<String>)]
+    pub organization_id: Option<OrganizationId>,
+}
+
+/// Create a key. Its secret is shown only in this answer.
+#[utoipa::path(
+    post, path = "/v1/admin/keys", tag = "administration", operation_id = "createKey", request_body = NewKeyRequest,
+    responses((status = 201, description = "Created", body = CreatedKey), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
+    security(("api_key" = []))
+)]
+pub async fn create_key(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    caller.allow(ADMINS)?;
+    let request: NewKeyRequest = read_json(&headers, body).await?;
+    if request.name.chars().count() > 200
+        || !(1..=100).contains(&request.source.len())
+        || request.name.contains('\0')
+        || request.source.chars().any(char::is_control)
+    {
+        return Err(Problem::new("invalid_request", "`name` must have at most 200 and `source` 1 to 100 characters."));
+    }
+    let expires_at = instant("expiresAt", request.expires_at.as_deref())?;
+    let organization = key_organization(&app, &caller, &request).await?;
+    let (key, role) = (NewKey::generate(), request.role);
+    let created = CreatedKey { id: key.id.clone(), key: key.key.clone(), role, organization_id: organization };
+    let grant = KeyGrant { organization, role, name: request.name, source: request.source, expires_at };
+    let home = organization.unwrap_or(OrganizationId::PLATFORM);
+    app.db
+        .unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
+            Box::pin(async move {
+                store::insert_key(connection, &key, &grant).await?;
+                record(
+                    connection,
+                    home,
+                    "key.created",
+                    Action::Create,
+                    &caller.actor,
+                    &format!("key:{}", key.id),
+                    Some(json!({ "role": role.as_str() })),
+                )
+                .await
+            })
+        })
+        .await?;
+    Ok((StatusCode::CREATED, Json(created)).into_response())
+}
+
+/// Whose key it becomes: an admin's own organization; the platform's choice.
+async fn key_organization(
+    app: &App,
+    caller: &Authenticated,
+    request: &NewKeyRequest,
+) -> Result<Option<OrganizationId>, Problem> {
+    if let Some(own) = caller.caller.organization {
+        let names_own = request.organization.as_deref().is_none_or(|text| text.parse() == Ok(own));
+        if request.role == Role::Platform || !names_own {
+            return Err(Problem::new("forbidden", "An organization's admin makes keys of the own organization only."));
+        }
+        return Ok(Some(own));
+    }
+    match (&request.organization, request.role) {
+        (None, Role::Platform) => Ok(None),
+        (Some(_), Role::Platform) => Err(Problem::new("invalid_request", "A platform key belongs to no organization.")),
+        (None, _) => Err(Problem::new("invalid_request", "`organization` is missing.")),
+        (Some(text), _) => {
+            let (id, name) = (text.parse::<OrganizationId>().ok(), text.clone());
+            let found = app
+                .db
+                .unit::<_, DbError, _>(Scope::Global, move |connection| {
+                    Box::pin(async move { store::find_organization(connection, id, Some(&name)).await })
+                })
+                .await?;
+            found.map(|organization| Some(organization.id)).ok_or_else(not_found)
+        }
+    }
+}
+
+/// Revoke a key; it stops working on every process within seconds.
+#[utoipa::path(
+    delete, path = "/v1/admin/keys/{keyId}", tag = "administration", operation_id = "revokeKey", params(("keyId" = String, Path)),
+    responses((status = 204, description = "Revoked"), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
+    security(("api_key" = []))
+)]
+pub async fn revoke_key(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    caller.allow(ADMINS)?;
+    let only = caller.caller.organization;
+    let home = only.unwrap_or(OrganizationId::PLATFORM);
+    let revoked = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
+            Box::pin(async move {
+                let revoked = store::revoke_key(connection, &id, only).await?;
+                if revoked {
+                    record(connection, home, "key.revoked", Action::Delete, &caller.actor, &format!("key:{id}"), None)
+                        .await?;
+                }
+                Ok(revoked)
+            })
+        })
+        .await?;
+    if revoked { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::new("key_not_found", "There is no such key.")) }
+}

@@ -1,0 +1,197 @@
+//! What handlers take out of a request: the caller, the request's context, typed paths and queries, the body.
+
+use super::problem::Problem;
+use crate::app::App;
+use crate::audit::Actor;
+use crate::auth::{Caller, Role};
+use crate::ids::OrganizationId;
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
+use http_body_util::BodyExt as _;
+use serde::de::DeserializeOwned;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The whole body must have arrived after so long.
+const BODY_DEADLINE: Duration = Duration::from_secs(60);
+/// Above this size, work on a body leaves the runtime's threads.
+pub const BLOCKING_BODY_MIN: usize = 256 * 1024;
+
+/// The request's id, set by the edge on every request.
+#[derive(Debug, Clone)]
+pub struct RequestContext {
+    /// The caller's, if it is a sane token, else ours.
+    pub request_id: String,
+    /// The peer's address.
+    pub peer: Option<SocketAddr>,
+}
+
+/// An authenticated caller, and how to name it in audit records.
+#[derive(Debug, Clone)]
+pub struct Authenticated {
+    /// Who.
+    pub caller: Caller,
+    /// For audit records.
+    pub actor: Actor,
+}
+
+impl Authenticated {
+    /// Allow only these roles.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn allow(&self, roles: &[Role]) -> Result<(), Problem> {
+        if roles.contains(&self.caller.role) {
+            return Ok(());
+        }
+        let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+        Err(Problem::new("forbidden", format!("This needs a key with the role {}.", names.join(" or "))))
+    }
+
+    /// The caller's organization, for one of these roles.
+    ///
+    /// # Errors
+    /// `forbidden`; also for the platform role, which belongs to none.
+    pub fn organization(&self, roles: &[Role]) -> Result<OrganizationId, Problem> {
+        self.allow(roles)?;
+        self.caller
+            .organization
+            .ok_or_else(|| Problem::new("forbidden", "The platform role belongs to no organization."))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Authenticated {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let missing = || Problem::new("unauthenticated", "The request has no valid API key.");
+        let header =
+            parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
+        let (scheme, key) = header.split_once(' ').ok_or_else(missing)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(missing());
+        }
+        let caller = app.authenticator.authenticate(key.trim()).await?.ok_or_else(missing)?;
+        let context = parts.extensions.get::<RequestContext>();
+        let actor = caller.actor(
+            context.and_then(|context| context.peer).map(|peer| peer.ip().to_string()),
+            context.map(|context| context.request_id.clone()),
+        );
+        Ok(Self { caller, actor })
+    }
+}
+
+/// Query parameters; a bad one is named, its value is not repeated.
+#[derive(Debug, Clone)]
+pub struct Parameters<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(_) => Err(Problem::new(
+                "invalid_parameter",
+                "A query parameter is unknown, given twice, or of the wrong kind.",
+            )),
+        }
+    }
+}
+
+/// Is the media type one of these (parameters such as charset aside)?
+///
+/// # Errors
+/// `unsupported_media_type`.
+pub fn require_media_type(headers: &HeaderMap, accepted: &[&str]) -> Result<String, Problem> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if accepted.contains(&essence.as_str()) {
+        return Ok(essence);
+    }
+    Err(Problem::new("unsupported_media_type", format!("The body must be {}.", accepted.join(" or "))))
+}
+
+/// Read a body of at most `limit` bytes, both as sent and after gzip.
+///
+/// # Errors
+/// `payload_too_large`, `request_timeout`, `incomplete_body`, `invalid_gzip`, `unsupported_content_encoding`.
+pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        Problem::new(
+            "payload_too_large",
+            format!("The body is over {limit} bytes; larger data go through POST /v1/ingestion/upload-url."),
+        )
+    };
+    let encoding =
+        headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    let is_gzip = match encoding.as_deref() {
+        None | Some("" | "identity") => false,
+        Some("gzip" | "x-gzip") => true,
+        Some(_) => return Err(Problem::new("unsupported_content_encoding", "Only gzip and identity are accepted.")),
+    };
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let collect = async {
+        let mut body = body;
+        let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(limit));
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|_| Problem::new("incomplete_body", "The connection ended before the body did."))?;
+            if let Some(data) = frame.data_ref() {
+                if bytes.len() + data.len() > limit {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(data);
+            }
+        }
+        Ok(bytes.freeze())
+    };
+    let bytes = tokio::time::timeout(BODY_DEADLINE, collect).await.map_err(|_| {
+        Problem::new("request_timeout", format!("The body did not arrive within {} s.", BODY_DEADLINE.as_secs()))
+    })??;
+    if !is_gzip {
+        return Ok(bytes);
+    }
+    // Bounded: one byte more than the limit is read at most, whatever the archive would expand to.
+    let inflate = move || {
+        let mut plain = Vec::new();
+        let read = MultiGzDecoder::new(&bytes[..]).take(limit as u64 + 1).read_to_end(&mut plain);
+        match read {
+            Err(_) => Err(Problem::new("invalid_gzip", "The body could not be decompressed to its end.")),
+            Ok(length) if length > limit => Err(Problem::new(
+                "payload_too_large",
+                format!(
+                    "The decompressed body is over {limit} bytes; larger data go through POST /v1/ingestion/upload-url."
+                ),
+            )),
+            Ok(_) => Ok(Bytes::from(plain)),
+        }
+    };
+    tokio::task::spawn_blocking(inflate).await.map_err(|_| Problem::new("internal_error", "An internal error."))?
+}
+
+/// A small JSON body of an administrative request; unknown members are refused, values are not repeated.
+///
+/// # Errors
+/// `unsupported_media_type`, `payload_too_large`, `invalid_request`.
+pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: axum::body::Body) -> Result<T, Problem> {
+    require_media_type(headers, &["application/json"])?;
+    let bytes = read_body(headers, body, 64 * 1024).await?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Problem::new(
+            "invalid_request",
+            format!("The body does not fit the API description (line {}, column {}).", error.line(), error.column()),
+        )
+    })
+}

@@ -1,0 +1,214 @@
+//! `POST /v1/ingestion/fhir/Bundle`: the cheap checks, one durable transaction, 202.
+
+use super::extract::{Authenticated, BLOCKING_BODY_MIN, Parameters, read_body, require_media_type};
+use super::problem::{Problem, ProblemDocument};
+use crate::app::App;
+use crate::auth::Role;
+use crate::engine::state::JobStatus;
+use crate::ids::JobId;
+use crate::ingest::fhir::envelope::{self, Envelope, EnvelopeFault};
+use crate::ingest::fhir::issue::Issue;
+use crate::ingest::fhir::validate::validate_bundle;
+use crate::ingest::submit::{Submission, SubmitError};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// Query of the intake.
+#[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct IntakeParameters {
+    /// Answer the issues at once and record nothing.
+    #[serde(default)]
+    validate_only: bool,
+}
+
+/// The 202.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Accepted {
+    /// The job: poll `/v1/ingestion/jobs/{jobId}`.
+    #[schema(value_type = String, example = "job_01h455vb4pex5vsknk084sn02q")]
+    pub job_id: JobId,
+    /// Always `accepted`: the bytes are durably recorded.
+    pub status: &'static str,
+    /// One sentence.
+    pub message: &'static str,
+    /// Entries by resource type.
+    pub resource_count: BTreeMap<String, u32>,
+    /// When the job was accepted.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// SHA-256 of the exact bytes after content decoding, lower-case hexadecimal.
+    pub sha256: String,
+    /// Their number.
+    pub size_bytes: usize,
+    /// The same request was accepted before; `jobId` is that job's.
+    pub duplicate: bool,
+    /// Status of the first job, for a duplicate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_status: Option<JobStatus>,
+    /// The first job had failed through no fault of the sender's, and this request opened its next round.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub retried: bool,
+}
+
+/// The answer to `validateOnly=true`.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Checked {
+    /// No issue of severity error or fatal.
+    pub valid: bool,
+    /// Entries by resource type.
+    pub resource_count: BTreeMap<String, u32>,
+    /// Every problem.
+    #[schema(value_type = Vec<Object>)]
+    pub issues: Vec<Issue>,
+}
+
+/// Submit a FHIR Bundle.
+///
+/// Checked before the 202: media type, size, JSON, Bundle type, entries. Everything deeper is the `validate` step's.
+#[utoipa::path(
+    post, path = "/v1/ingestion/fhir/Bundle", tag = "intake", operation_id = "submitBundle",
+    params(IntakeParameters, ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; without it the content's hash is the key")),
+    request_body(content = Object, content_type = "application/fhir+json", description = "A FHIR R4 Bundle of type transaction, batch, collection or message"),
+    responses(
+        (status = 202, description = "Durably recorded", body = Accepted),
+        (status = 200, description = "validateOnly: the issues", body = Checked),
+        (status = "4XX", description = "Refused; nothing was recorded", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn submit_bundle(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Parameters(parameters): Parameters<IntakeParameters>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let organization = caller.organization(&[Role::Sender, Role::Admin])?;
+    let content_type = require_media_type(&headers, &["application/fhir+json", "application/json"])?;
+    let idempotency_key = idempotency_key(&headers)?;
+    let workflow = app.catalog.latest("fhir-bundle").map_err(|error| {
+        tracing::error!(error = %error, "the workflow fhir-bundle is not loaded");
+        Problem::new("internal_error", "An internal error.")
+    })?;
+    let own_limit = workflow.limits.body_max_bytes.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let body = read_body(&headers, body, app.config.intake_max_body_bytes.min(own_limit)).await?;
+    let (body, envelope, sha256) = inspect(body).await?;
+    if workflow.limits.entries_max.is_some_and(|max| envelope.entries > max) {
+        return Err(Problem::new("too_many_entries", format!("The Bundle has {} entries.", envelope.entries)));
+    }
+    if parameters.validate_only {
+        return check_only(body, envelope).await;
+    }
+    let size_bytes = body.len();
+    let resource_count = envelope.resource_count;
+    let submitted = app
+        .submitter
+        .submit(Submission {
+            organization,
+            workflow,
+            source: "webhook",
+            source_label: caller.caller.source_label.clone(),
+            idempotency_key,
+            ordering_key: None,
+            body,
+            sha256,
+            content_type,
+            resource_count: resource_count.clone(),
+            actor: caller.actor,
+        })
+        .await?;
+    let accepted = Accepted {
+        job_id: submitted.job,
+        status: "accepted",
+        message: "Bundle accepted for processing",
+        resource_count,
+        created_at: submitted.created_at,
+        sha256: hex::encode(sha256),
+        size_bytes,
+        duplicate: submitted.duplicate,
+        job_status: submitted.duplicate.then_some(submitted.status),
+        retried: submitted.retried,
+    };
+    let location = HeaderValue::from_str(&format!("/v1/ingestion/jobs/{}", submitted.job))
+        .map_err(|_| Problem::new("internal_error", "An internal error."))?;
+    let headers = [
+        (header::LOCATION, location.clone()),
+        (header::CONTENT_LOCATION, location),
+        (header::RETRY_AFTER, HeaderValue::from_static("1")),
+    ];
+    Ok((StatusCode::ACCEPTED, headers, Json(accepted)).into_response())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let bad = || Problem::new("invalid_idempotency_key", "Idempotency-Key must be 1 to 255 visible ASCII characters.");
+    let text = value.to_str().map_err(|_| bad())?;
+    let fits = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(Some(text.to_owned())) } else { Err(bad()) }
+}
+
+/// The cheap checks and the hash; off the runtime's threads for large bodies.
+async fn inspect(body: Bytes) -> Result<(Bytes, Envelope, [u8; 32]), Problem> {
+    let size = body.len();
+    let work = move || {
+        let envelope = envelope::scan(&body)?;
+        let sha256: [u8; 32] = Sha256::digest(&body).into();
+        Ok((body, envelope, sha256))
+    };
+    run(size, work).await
+}
+
+async fn check_only(body: Bytes, envelope: Envelope) -> Result<Response, Problem> {
+    let issues = run(body.len(), move || Ok(validate_bundle(&body))).await?;
+    let valid = !issues.iter().any(|issue| issue.severity.rejects());
+    Ok(Json(Checked { valid, resource_count: envelope.resource_count, issues }).into_response())
+}
+
+/// Run work on a body of that size: small ones at once, large ones off the runtime's threads.
+async fn run<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> Result<T, EnvelopeFault> + Send + 'static,
+) -> Result<T, Problem> {
+    let result = if size < BLOCKING_BODY_MIN {
+        work()
+    } else {
+        let task = tokio::task::spawn_blocking(work).await;
+        task.map_err(|_| Problem::new("internal_error", "An internal error."))?
+    };
+    result.map_err(Problem::from)
+}
+
+impl From<EnvelopeFault> for Problem {
+    fn from(fault: EnvelopeFault) -> Self {
+        Self::new(fault.code, fault.message).at(fault.expression, fault.pointer)
+    }
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::KeyReused => {
+                Self::new("idempotency_key_reused", "The idempotency key was used before with other content.")
+            }
+            SubmitError::Overloaded => {
+                Self::new("overloaded", "Too many submissions are waiting.").retry_after(Duration::from_secs(2))
+            }
+            SubmitError::Db(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Errors as RFC 9457 problem documents, or as a FHIR OperationOutcome for callers that ask for `application/fhir+json`.
+//!
+//! [`CODES`] is the list of all codes that HTTP answers carry; each has a page in `docs/errors/`. Nothing in a problem
+//! echoes a value from a payload, and a 5xx says only its code and the request's id.
+
+use crate::db::DbError;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::json;
+use std::time::Duration;
+
+/// One code: status, title, whether a repetition may help, and what to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Code {
+    /// Stable, `snake_case`.
+    pub code: &'static str,
+    /// HTTP status.
+    pub status: u16,
+    /// Short summary of the kind of problem.
+    pub title: &'static str,
+    /// The same request may succeed later.
+    pub retryable: bool,
+    /// What the caller should do.
+    pub action: &'static str,
+}
+
+const fn code(code: &'static str, status: u16, title: &'static str, retryable: bool, action: &'static str) -> Code {
+    Code { code, status, title, retryable, action }
+}
+
+/// All codes of HTTP answers.
+pub const CODES: &[Code] = &[
+    code(
+        "unauthenticated",
+        401,
+        "No valid credentials",
+        false,
+        "Send `Authorization: Bearer <API key>` with a key that is neither expired nor revoked.",
+    ),
+    code(
+        "forbidden",
+        403,
+        "The key's role does not allow this",
+        false,
+        "Use a key with the role that the API description names for this route.",
+    ),
+    code("not_found", 404, "No such route", false, "See the list of routes at /openapi.json."),
+    code("method_not_allowed", 405, "The route does not know this method", false, "Use a method of the Allow header."),
+    code(
+        "job_not_found",
+        404,
+        "No such job",
+        false,
+        "Check the id, and that the key belongs to the job's organization.",
+    ),
+    code(
+        "payload_not_found",
+        404,
+        "No such payload",
+        false,
+        "Check the hash, and that the key belongs to the payload's organization.",
+    ),
+    code(
+        "finding_not_found",
+        404,
+        "No such finding",
+        false,
+        "Check the id, and that the key belongs to the finding's organization.",
+    ),
+    code(
+        "organization_not_found",
+        404,
+        "No such organization",
+        false,
+        "List the organizations; use the id or the exact name.",
+    ),
+    code("key_not_found", 404, "No such key", false, "List the keys; use the part between the first two underscores."),
+    code("operation_not_found", 404, "No such operation", false, "Check the id."),
+    code(
+        "unsupported_media_type",
+        415,
+        "The media type is not accepted here",
+        false,
+        "Send `Content-Type: application/fhir+json` or `application/json`.",
+    ),
+    code(
+        "unsupported_content_encoding",
+        415,
+        "The content encoding is not accepted here",
+        false,
+        "Send the body as it is, or with `Content-Encoding: gzip`.",
+    ),
+    code(
+        "payload_too_large",
+        413,
+        "The body is over the limit",
+        false,
+        "Ask POST /v1/ingestion/upload-url for a presigned URL and upload the file there.",
+    ),
+    code(
+        "request_timeout",
+        408,
+        "The body did not arrive in time",
+        true,
+        "Send it again over a faster connection, or upload it through POST /v1/ingestion/upload-url.",
+    ),
+    code(
+        "invalid_gzip",
+        400,
+        "The body is not valid gzip",
+        false,
+        "Compress the body again, or send it without Content-Encoding.",
+    ),
+    code("incomplete_body", 400, "The body ended early", true, "Send the whole body."),
+    code(
+        "invalid_idempotency_key",
+        400,
+        "The idempotency key is not acceptable",
+        false,
+        "Use 1 to 255 visible ASCII characters.",
+    ),
+    code(
+        "idempotency_key_reused",
+        422,
+        "The idempotency key belongs to other content",
+        false,
+        "Use a new Idempotency-Key for new content; repeat a request only with the same bytes.",
+    ),
+    code("empty_body", 400, "The body is empty", false, "Send a FHIR Bundle."),
+    code("invalid_utf8", 400, "The body is not UTF-8", false, "Encode the body as UTF-8."),
+    code("invalid_json", 400, "The body is not JSON", false, "Mend the JSON at the stated place."),
+    code("too_deep", 400, "The JSON is nested too deeply", false, "Nest no deeper than 128 levels."),
+    code(
+        "invalid_string",
+        400,
+        "A string holds a character that cannot be stored",
+        false,
+        "Remove \\u0000 and lone surrogates.",
+    ),
+    code("duplicate_key", 400, "A key is there twice", false, "Give each key of the Bundle and of an entry once."),
+    code(
+        "not_a_bundle",
+        400,
+        "The body is not a FHIR Bundle",
+        false,
+        "Wrap the resources in a Bundle; its resourceType must be \"Bundle\".",
+    ),
+    code(
+        "unsupported_bundle_type",
+        400,
+        "The Bundle's type is not accepted",
+        false,
+        "Use a Bundle of type transaction, batch, collection or message.",
+    ),
+    code("empty_bundle", 400, "The Bundle has no entry", false, "Send at least one entry."),
+    code("entry_without_resource", 400, "An entry has no resource", false, "Give each entry a resource."),
+    code(
+        "entry_without_resource_type",
+        400,
+        "A resource has no resourceType",
+        false,
+        "Give each resource its resourceType.",
+    ),
+    code(
+        "too_many_entries",
+        400,
+        "The Bundle has too many entries",
+        false,
+        "Send smaller Bundles, or NDJSON through POST /v1/ingestion/upload-url.",
+    ),
+    code("invalid_parameter", 400, "A parameter is not acceptable", false, "Correct the named parameter."),
+    code("invalid_request", 400, "The request's body is not acceptable", false, "Correct the named member."),
+    code(
+        "job_is_terminal",
+        409,
+        "The job has ended",
+        false,
+        "A job that has ended cannot be cancelled; it can be retried.",
+    ),
+    code("job_not_finished", 409, "The job has not ended", true, "Wait for its end, or cancel it, before retrying it."),
+    code("organization_exists", 409, "The name is taken", false, "Choose another name."),
+    code("overloaded", 503, "Too much is waiting", true, "Send it again after the time in Retry-After."),
+    code(
+        "database_unavailable",
+        503,
+        "The database is not available",
+        true,
+        "Send it again after the time in Retry-After; with the same bytes or the same Idempotency-Key nothing is taken twice.",
+    ),
+    code(
+        "object_store_unavailable",
+        503,
+        "Object storage is not available",
+        true,
+        "Send it again after the time in Retry-After.",
+    ),
+    code(
+        "internal_error",
+        500,
+        "Something went wrong on our side",
+        true,
+        "Send it again; if it stays, report the request id.",
+    ),
+];
+
+/// A problem on its way to the caller; rendered by the edge, which knows the request's id and what the caller accepts.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    code: &'static Code,
+    detail: String,
+    expression: Option<String>,
+    pointer: Option<String>,
+    retry_after: Option<Duration>,
+    allow: Option<HeaderValue>,
+}
+
+/// The JSON form (RFC 9457, section 3, with our members).
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProblemDocument {
+    /// The page that explains the code.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// Short summary of the kind of problem.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What happened this time.
+    pub detail: String,
+    /// Stable code.
+    pub code: String,
+    /// The same request may succeed later.
+    pub retryable: bool,
+    /// What to do.
+    pub action: String,
+    /// The request's id, as in X-Request-Id.
+    pub request_id: String,
+    /// Repeats `detail`, for senders written against the older shape.
+    pub error: String,
+    /// FHIRPath of the place, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expression: Option<String>,
+    /// JSON Pointer (RFC 6901) of the place, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+}
+
+impl Problem {
+    /// A problem of a known code.
+    ///
+    /// # Panics
+    /// If the code is not in [`CODES`]: all calls name literals, and `every_code_that_is_named_exists` walks them.
+    #[must_use]
+    pub fn new(code: &str, detail: impl Into<String>) -> Self {
+        let fallback = || CODES.iter().find(|known| known.code == "internal_error");
+        let Some(code) = CODES.iter().find(|known| known.code == code).or_else(fallback) else {
+            unreachable!("internal_error is in CODES");
+        };
+        Self { code, detail: detail.into(), expression: None, pointer: None, retry_after: None, allow: None }
+    }
+
+    /// With the place in the body.
+    #[must_use]
+    pub fn at(mut self, expression: Option<String>, pointer: Option<String>) -> Self {
+        self.expression = expression;
+        self.pointer = pointer;
+        self
+    }
+
+    /// With a Retry-After.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// With an Allow header.
+    #[must_use]
+    pub fn allow(mut self, allow: Option<HeaderValue>) -> Self {
+        self.allow = allow;
+        self
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.code.code
+    }
+
+    /// A parameter that cannot be used.
+    #[must_use]
+    pub fn parameter(name: &str, expected: &str) -> Self {
+        Self::new("invalid_parameter", format!("`{name}` must be {expected}."))
+    }
+
+    /// Render for a caller.
+    #[must_use]
+    pub fn render(&self, request_id: &str, wants_fhir: bool) -> Response {
+        let status = StatusCode::from_u16(self.code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let (media_type, body) = if wants_fhir {
+            ("application/fhir+json", self.operation_outcome(request_id))
+        } else {
+            ("application/problem+json", serde_json::to_vec(&self.document(request_id)).unwrap_or_default())
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        if let Some(after) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        if let Some(allow) = &self.allow {
+            headers.insert(header::ALLOW, allow.clone());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        (status, headers, body).into_response()
+    }
+
+    fn document(&self, request_id: &str) -> ProblemDocument {
+        ProblemDocument {
+            type_: format!("/docs/errors/{}", self.code.code),
+            title: self.code.title.to_owned(),
+            status: self.code.status,
+            detail: self.detail.clone(),
+            code: self.code.code.to_owned(),
+            retryable: self.code.retryable,
+            action: self.code.action.to_owned(),
+            request_id: request_id.to_owned(),
+            error: self.detail.clone(),
+            expression: self.expression.clone(),
+            pointer: self.pointer.clone(),
+        }
+    }
+
+    fn operation_outcome(&self, request_id: &str) -> Vec<u8> {
+        let issue_type = match self.code.status {
+            401 => "login",
+            403 => "forbidden",
+            404 => "not-found",
+            408 => "timeout",
+            409 => "conflict",
+            413 => "too-long",
+            415 => "not-supported",
+            422 => "duplicate",
+            503 => "transient",
+            500.. => "exception",
+            _ => "structure",
+        };
+        let mut issue = json!({
+            "severity": "error",
+            "code": issue_type,
+            "details": { "coding": [{ "system": "urn:chartgate:error-code", "code": self.code.code }], "text": self.detail },
+            "diagnostics": format!("requestId {request_id}. {}", self.code.action),
+        });
+        if let Some(expression) = &self.expression {
+            issue["expression"] = json!([expression]);
+        }
+        serde_json::to_vec(&json!({ "resourceType": "OperationOutcome", "issue": [issue] })).unwrap_or_default()
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Carried to the edge in the response's extensions, which renders it; a handler never formats an error.
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<DbError> for Problem {
+    fn from(error: DbError) -> Self {
+        if error.is_transient() {
+            tracing::warn!(error = ?error, "the database is not available to a request");
+            Self::new("database_unavailable", "The database is not available.").retry_after(Duration::from_secs(2))
+        } else {
+            tracing::error!(error = ?error, "a request failed in the database");
+            Self::new("internal_error", "An internal error.")
+        }
+    }
+}
