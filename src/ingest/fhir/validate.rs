@@ -161,11 +161,11 @@ fn check_entry(report: &mut Report, bundle_type: Option<BundleType>, entry: &Ent
     let place = Place::entry(entry.index);
     let start = entry.node.span().start;
     let about = About { entry: Some(entry.index), place: &place, offset: start };
-    let Some(object) = entry.node.object() else {
+    let Some(object) = &entry.object else {
         report.error("structure", &about, "An entry must be an object.");
         return;
     };
-    if let Some(offset) = duplicate_key(&object) {
+    if let Some(offset) = duplicate_key(object) {
         let about = About { offset, ..about };
         report.error("structure", &about, "The entry has two members with the same key.");
     }
@@ -173,7 +173,7 @@ fn check_entry(report: &mut Report, bundle_type: Option<BundleType>, entry: &Ent
         let element = Element { name: "fullUrl", shape: Shape::Json(Kind::String) };
         check_shape(report, Some(entry.index), &place, &element, full_url);
     }
-    check_request(report, bundle_type, entry.index, &place, &object);
+    check_request(report, bundle_type, entry.index, &place, object);
     let Some(resource) = &entry.resource else {
         let place = place.member("resource");
         let about = About { entry: Some(entry.index), place: &place, offset: start };
@@ -334,7 +334,8 @@ fn check_local_references(report: &mut Report, bundle: &Bundle<'_>) {
     for entry in &bundle.entries {
         let Some(resource) = &entry.resource else { continue };
         let node = resource.object.node();
-        if !node.text().contains("urn:") && !node.text().contains('\\') {
+        // Most resources only refer to entries that are there: those are not walked.
+        if !may_refer_elsewhere(node.text(), &full_urls) {
             continue;
         }
         each_reference(node, &Place::resource(entry.index), |reference, place, offset| {
@@ -346,6 +347,15 @@ fn check_local_references(report: &mut Report, bundle: &Bundle<'_>) {
             }
         });
     }
+}
+
+/// A string of this JSON text begins with `urn:` and is no fullUrl, or has an escape that could spell one.
+fn may_refer_elsewhere(text: &str, full_urls: &HashSet<&str>) -> bool {
+    let unknown = |(start, _): (usize, &str)| {
+        let rest = &text[start + 1..];
+        rest.find('"').is_none_or(|end| !full_urls.contains(&rest[..end]))
+    };
+    text.match_indices("\"urn:").any(unknown) || text.contains("\\u")
 }
 
 /// The offset of the second of two members with the same key.

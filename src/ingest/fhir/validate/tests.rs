@@ -110,6 +110,14 @@ fn a_local_reference_that_leads_nowhere_is_a_warning() {
 }
 
 #[test]
+fn a_reference_with_escapes_is_followed_too() {
+    let body =
+        br#"{"resourceType": "Bundle", "type": "collection", "entry": [{"resource": {"resourceType": "Condition",
+        "subject": {"reference": "\u0075rn:uuid:1"}}}]}"#;
+    assert_eq!(report(body).issues[0].code, "not-found");
+}
+
+#[test]
 fn duplicate_keys_are_errors() {
     let body = br#"{"resourceType": "Bundle", "type": "collection", "entry": [{"resource": {"resourceType": "Patient", "gender": "male", "gender": "female"}}]}"#;
     let report = report(body);
