@@ -434,7 +434,7 @@ create function submit_jobs(
   p_organization uuid[], p_job uuid[], p_workflow text[], p_version integer[], p_source text[], p_source_label text[],
   p_scope text[], p_key text[], p_sha256 bytea[], p_body bytea[], p_content_type text[], p_lane bigint[], p_priority smallint[],
   p_resource_count jsonb[], p_submitted_by text[], p_request_id text[], p_address text[], p_lanes bigint[], p_program text)
-returns table (ordinal integer, outcome text, job_id uuid, created_at timestamptz, job_status text, error_class text)
+returns table (ordinal integer, outcome text, job_id uuid, created_at timestamptz, job_status text, error_class text, round integer)
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
@@ -499,7 +499,7 @@ begin
     return query
     select t.n::integer,
       case when t.job = any (v_fresh) then 'accepted' when k.fingerprint = t.sha256 then 'duplicate' else 'mismatch' end,
-      k.job_id, j.created_at, j.status, j.error_class
+      k.job_id, j.created_at, j.status, j.error_class, j.round
     from unnest(p_organization, p_scope, p_key, p_sha256, p_job) with ordinality t(o, scope, key, sha256, job, n)
     join idempotency_keys k on k.organization_id = t.o and k.scope = t.scope and k.key = t.key
     join jobs j on j.organization_id = k.organization_id and j.id = k.job_id
@@ -544,8 +544,9 @@ begin
   return 'cancelled';
 end $$;
 
--- Open the next round of a terminal job at p_step. Answers: retried | not_terminal | unknown.
-create function retry_job(p_organization uuid, p_job uuid, p_step smallint, p_version integer, p_actor text,
+-- Open the next round of a terminal job at p_step, if it is still in p_round: whoever decided on what another round has
+-- overtaken is refused, so that two who retry at once open one round. Answers: retried | not_terminal | unknown.
+create function retry_job(p_organization uuid, p_job uuid, p_round integer, p_step smallint, p_version integer, p_actor text,
                           p_authentication text, p_address text, p_request_id text, p_reason text, p_program text)
 returns text
 language plpgsql volatile as $$
@@ -562,7 +563,7 @@ begin
     perform pg_advisory_xact_lock(v_lane);
   end if;
   select * into v from jobs where organization_id = p_organization and id = p_job for update;
-  if v.status in ('queued', 'awaiting_upload', 'expired') then
+  if v.round <> p_round or v.status in ('queued', 'awaiting_upload', 'expired') then
     return 'not_terminal';
   end if;
   update jobs

@@ -6,7 +6,7 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::definition::WorkflowDefinition;
 use crate::engine::jobs::{JobFilter, JobView};
-use crate::engine::jobs_store::{self, Acted, FailureGroup};
+use crate::engine::jobs_store::{self, Acted, FailureGroup, NextRound};
 use crate::engine::operations::{self, OperationView};
 use crate::engine::state::JobStatus;
 use crate::http::extract::{Authenticated, Parameters, read_json};
@@ -179,13 +179,13 @@ async fn retry_one(
         },
         name => step_index(&definition, name)?,
     };
-    let version = definition.version;
+    let next = NextRound { after: row.round, step, version: definition.version };
     let acted = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                jobs_store::retry_job(connection, organization, job, step, version, &actor, Some(&reason)).await
-            })
+            Box::pin(
+                async move { jobs_store::retry_job(connection, organization, job, next, &actor, Some(&reason)).await },
+            )
         })
         .await?;
     app.wake.signal();
