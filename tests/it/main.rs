@@ -4,5 +4,6 @@ mod clinical;
 mod crash;
 mod embedded_postgres;
 mod engine;
+mod http;
 mod objects;
 mod support;
