@@ -2,12 +2,16 @@
 //! connection for ever.
 
 use axum::Router;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -20,6 +24,12 @@ const HEADERS_MAX: Duration = Duration::from_secs(30);
 const CONNECTIONS_MAX: usize = 4096;
 /// Running requests may take so long after the stop.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Of a body that nobody wants (its request was refused by its headers), so much is read and thrown away, so that a client
+/// that sends all of it before it reads gets the refusal rather than a broken connection.
+const UNWANTED_BYTES_MAX: usize = 64 << 20;
+/// And for so long.
+const UNWANTED_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Serve until `stop`, then let running requests finish.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
@@ -64,12 +74,54 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     }
 }
 
+/// A request's body; what is left of it when it is dropped is read all the same.
+struct Wanted(Option<Incoming>);
+
+impl Body for Wanted {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(context))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(UNWANTED_TIME_MAX, discard(body)));
+        }
+    }
+}
+
+async fn discard(mut body: Incoming) {
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, Bytes::len);
+        if discarded > UNWANTED_BYTES_MAX {
+            return;
+        }
+    }
+}
+
 async fn with_peer(
     router: Router,
     request: hyper::Request<Incoming>,
     peer: SocketAddr,
 ) -> Result<axum::response::Response, std::convert::Infallible> {
-    let mut request = request.map(axum::body::Body::new);
+    // Whoever expects a 100 waits for our word, and has not sent the body.
+    let waits = request.headers().contains_key(hyper::header::EXPECT);
+    let mut request =
+        request.map(|body| if waits { axum::body::Body::new(body) } else { axum::body::Body::new(Wanted(Some(body))) });
     request.extensions_mut().insert(peer);
     router.oneshot(request).await
 }
