@@ -3,6 +3,7 @@
 mod bad_input;
 mod idempotency;
 mod intake;
+mod wire;
 
 use crate::support::app::TestApp;
 use chartgate::ingest::fhir::sample::{self, Size};

@@ -206,8 +206,8 @@ async fn requests_that_are_no_http_end_in_a_4xx_or_a_closed_connection() {
         "\x16\x03\x01\x02\x00\x01\x00\x01\u{fc}\x03\x03".to_owned(),
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
         "GET / HTTP/9.9\r\n\r\n".to_owned(),
-        format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(80_000)),
-        request("GET", "/health/live", &sender, &format!("x-a: {}\r\n", "b".repeat(80_000))),
+        format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(400_000)),
+        request("GET", "/health/live", &sender, &format!("x-a: {}\r\n", "b".repeat(400_000))),
         request("GET", "/health/live", &sender, &"x-a: b\r\n".repeat(500)),
         request("GET", "/health/live", &sender, "x a: b\r\n"),
         request("GET", "/health/live", &sender, ": b\r\n"),
@@ -223,7 +223,7 @@ async fn requests_that_are_no_http_end_in_a_4xx_or_a_closed_connection() {
         submission(&app, "transfer-encoding: chunked, identity\r\n") + &body,
     ];
     for bytes in odd {
-        let shown: String = bytes.chars().take(120).collect();
+        let shown: String = bytes.chars().take(250).collect();
         let mut wire = Wire::open(&app).await;
         let _ = wire.send(&bytes).await;
         let _ = wire.0.get_mut().shutdown().await;
@@ -251,7 +251,8 @@ async fn nothing_of_a_request_gets_into_the_answers_headers() {
         "/%0d%0aset-cookie:%20x=1",
         "/v1/payloads/%0aset-cookie",
     ] {
-        let reply = once(&app, request("GET", path, &app.organization.reader, "x-request-id: a%0d%0ab\r\n")).await.unwrap();
+        let reply =
+            once(&app, request("GET", path, &app.organization.reader, "x-request-id: a%0d%0ab\r\n")).await.unwrap();
         assert!((400..500).contains(&reply.status), "{path}: {}", reply.head);
         assert!(!reply.head.to_lowercase().contains("set-cookie"), "{}", reply.head);
         reply.code();
@@ -288,7 +289,7 @@ async fn paths_with_tricks_reach_nothing_that_is_not_theirs() {
         ("/v1/ingestion/jobs/%ff", 404),
         ("/v1/ingestion/jobs?workflow=%00", 400),
         ("/v1/ingestion/jobs?errorCode=a%00b", 400),
-        ("/v1/ingestion/jobs?source=%ff", 400),
+        ("/v1/ingestion/jobs?source=%ff", 200),
         ("/v1/payloads/%2e%2e%2f%2e%2e%2fetc%2fpasswd", 404),
         ("/v1/findings/%00/evidence", 404),
         ("/docs/errors/..%2f..%2fetc%2fpasswd", 404),
