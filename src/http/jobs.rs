@@ -106,15 +106,20 @@ pub async fn get_job(
         let view = view(&app, organization, job).await?;
         let body = serde_json::to_vec(&view).map_err(|_| Problem::new("internal_error", "An internal error."))?;
         let tag = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..12]));
-        let changed = baseline.as_ref().is_some_and(|baseline| *baseline != tag);
+        let changed = baseline.as_ref().is_some_and(|baseline| !names(baseline, &tag));
         let over = Instant::now() >= deadline;
         if changed || over || view.status.is_terminal() {
-            return Ok(answer(&view, body, &tag, known.as_deref() == Some(tag.as_str())));
+            return Ok(answer(&view, body, &tag, known.is_some_and(|known| names(&known, &tag))));
         }
         baseline.get_or_insert(tag);
         tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
         pause = (pause * 3 / 2).min(LOOK_EVERY.1);
     }
+}
+
+/// Does `If-None-Match` name this tag? A list, compared weakly, or `*` (RFC 9110, 13.1.2).
+fn names(known: &str, tag: &str) -> bool {
+    known.trim() == "*" || known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag)
 }
 
 fn answer(view: &JobView, body: Vec<u8>, tag: &str, same: bool) -> Response {
