@@ -3,6 +3,7 @@
 mod bad_input;
 mod idempotency;
 mod intake;
+mod jobs;
 mod wire;
 
 use crate::support::app::TestApp;
