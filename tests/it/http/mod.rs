@@ -1,9 +1,14 @@
 //! The HTTP API as callers meet it: every answer through a real connection, every refusal as a problem document.
 
+mod admin;
 mod bad_input;
+mod corpus;
 mod idempotency;
 mod intake;
 mod jobs;
+mod mutations;
+mod outage;
+mod roles;
 mod wire;
 
 use crate::support::app::TestApp;

@@ -47,7 +47,7 @@ pub struct Setup {
     /// A migrated database of the test's own, as its owner; else a clone of the shared cluster's template.
     pub database: Option<PgConnectOptions>,
     /// Where S3 is reached instead of directly (a proxy of the test's).
-    pub s3: Option<fn(&TestObjects) -> Objects>,
+    pub s3: Option<Box<dyn Fn(&TestObjects) -> Objects + Send>>,
 }
 
 impl Default for Setup {
