@@ -53,6 +53,7 @@ where
         let class = match &error {
             SdkError::TimeoutError(_) | SdkError::ResponseError(_) => Class::Unavailable,
             SdkError::DispatchFailure(failure) if failure.is_timeout() || failure.is_io() => Class::Unavailable,
+            SdkError::DispatchFailure(_) if is_broken_connection(&error) => Class::Unavailable,
             // Nothing was sent: the request could not be built or signed.
             SdkError::DispatchFailure(_) => Class::Denied,
             SdkError::ServiceError(answer) => classify(answer.raw().status().as_u16(), answer.err().code()),
@@ -71,6 +72,19 @@ where
             Class::Refused => Self::Refused { code, source: Box::new(error) },
         }
     }
+}
+
+/// A connection that ended before the answer came is an "other" failure to the SDK, as are credentials that are missing.
+fn is_broken_connection(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let broken = inner.downcast_ref::<hyper::Error>().is_some_and(|error| !error.is_user());
+        if broken || inner.is::<std::io::Error>() {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 #[derive(Debug, PartialEq, Eq)]

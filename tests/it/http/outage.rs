@@ -25,7 +25,7 @@ type Through = Box<dyn Fn(&TestObjects) -> Objects + Send>;
 fn through(cell: Arc<OnceCell<Arc<Forwarder>>>) -> Through {
     Box::new(move |objects| {
         let target = objects.endpoint().strip_prefix("http://").unwrap().to_owned();
-        let forwarder = Arc::new(futures::executor::block_on(Forwarder::start(target)));
+        let forwarder = Arc::new(Forwarder::start(target));
         let endpoint = Some(format!("http://{}", forwarder.address()));
         cell.set(forwarder).ok().unwrap();
         Objects::connect(&ObjectsOptions { endpoint, timeout: Duration::from_secs(2), ..objects.client_options() })

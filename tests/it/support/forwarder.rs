@@ -1,4 +1,4 @@
-//! A TCP forwarder that a test can switch off and on, or make slow.
+//! A TCP forwarder that a test can switch off and on.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,8 +14,10 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// In front of `host:port`, switched on.
-    pub async fn start(target: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub fn start(target: String) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
         let open = Arc::new(watch::channel(true).0);
         let switch = Arc::clone(&open);
