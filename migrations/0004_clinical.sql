@@ -24,7 +24,8 @@ create table clinical_events (
   -- Section of the clinical view (medications, problems, labs, …); null for types that are kept but not shown.
   category text,
   status text,
-  -- Where the subject points: `ref:<source>|Patient/id`, `ref:<source>|<absolute url>` or `mrn:<system>|<value>`; null when
+  -- Where the subject points: `ref:<source>|Patient/id`, `ref:<source>|<absolute url>` or `mrn:<system>|<value>` (`%` and
+  -- `|` of source and system are percent-encoded, so that the first `|` is the separator); null when
   -- the resource has no subject. A Patient resource has the key of its own absolute url here, if it has one.
   subject_key text,
   patient_id uuid,
@@ -38,8 +39,12 @@ create table clinical_events (
 );
 create unique index clinical_events_current
   on clinical_events (organization_id, source_label, resource_type, resource_key) where is_current;
-create index clinical_events_by_patient on clinical_events (organization_id, patient_id, category, id) where is_current;
+create index clinical_events_by_patient on clinical_events (organization_id, patient_id, category, id);
 create index clinical_events_pending on clinical_events (organization_id, subject_key) where link_status = 'pending';
+-- Events that wait for an MRN, by its value alone: the clinical view is asked without a system.
+create index clinical_events_pending_mrn
+  on clinical_events (organization_id, substr(subject_key, strpos(subject_key, '|') + 1))
+  where link_status = 'pending' and starts_with(subject_key, 'mrn:');
 create index clinical_events_patient_urls on clinical_events (organization_id, subject_key) where resource_type = 'Patient' and is_current;
 create index clinical_events_by_job on clinical_events (organization_id, job_id);
 
@@ -128,6 +133,8 @@ create table findings (
   code_system text,
   code text,
   display text,
+  -- The panel that this is a component of: its code as a CodeableConcept.
+  component_of jsonb,
   -- All source codings and the source text.
   codings jsonb not null default '[]',
   code_text text,

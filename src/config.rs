@@ -12,13 +12,28 @@ use std::time::Duration;
 /// Every key: name in the file (dotted), other environment variables that are honored, default, meaning. The
 /// environment variable of a key is `CHARTGATE_` and the name in capitals with `_` for `.`.
 pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
-    ("data_dir", &[], "/var/lib/chartgate as root, else ~/.local/share/chartgate", "Where the embedded PostgreSQL, the embedded S3 and the demo's credentials live."),
+    (
+        "data_dir",
+        &[],
+        "/var/lib/chartgate as root, else ~/.local/share/chartgate",
+        "Where the embedded PostgreSQL, the embedded S3 and the demo's credentials live.",
+    ),
     ("listen", &[], "127.0.0.1:8080", "Address and port of the HTTP API."),
     ("database.url", &["DATABASE_URL"], "embedded", "PostgreSQL to use instead of the embedded one."),
-    ("database.migrate_url", &[], "database.url", "The owner's URL: runs the migrations and creates the role chartgate_app, as which database.url then logs in."),
+    (
+        "database.migrate_url",
+        &[],
+        "database.url",
+        "The owner's URL: runs the migrations and creates the role chartgate_app, as which database.url then logs in.",
+    ),
     ("database.connections_max", &[], "24", "Pooled connections of one process."),
     ("database.allow_unsafe", &[], "false", "Tests only: start although fsync or synchronous_commit is off."),
-    ("s3.endpoint", &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"], "embedded, unless s3.bucket is set", "S3 to use instead of the embedded one."),
+    (
+        "s3.endpoint",
+        &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
+        "embedded, unless s3.bucket is set",
+        "S3 to use instead of the embedded one.",
+    ),
     ("s3.bucket", &["UPLOAD_BUCKET"], "chartgate", "Bucket of raw payloads and uploads."),
     ("s3.region", &["AWS_REGION", "AWS_DEFAULT_REGION"], "us-east-1", "Region that requests are signed for."),
     ("s3.prefix", &[], "", "Put before every key."),
@@ -137,14 +152,19 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] with every fault.
-    pub fn from_sources(file: Option<&Path>, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    pub fn from_sources(
+        file: Option<&Path>,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
         let mut reader = Reader { values: BTreeMap::new(), faults: Vec::new() };
         if let Some(path) = file {
             read_file(path, &mut reader);
         }
         for (key, others, _, _) in KEYS {
             let own = variable_of(key);
-            let found = std::iter::once(own.as_str()).chain(others.iter().copied()).find_map(|name| environment(name).map(|value| (value, name.to_owned())));
+            let found = std::iter::once(own.as_str())
+                .chain(others.iter().copied())
+                .find_map(|name| environment(name).map(|value| (value, name.to_owned())));
             if let Some((value, name)) = found {
                 reader.values.insert(key, (value, name));
             }
@@ -164,11 +184,22 @@ impl Config {
         });
         let config = Self {
             data_dir: reader.text("data_dir").map_or_else(crate::db::embedded::default_data_dir, PathBuf::from),
-            listen: reader.parse("listen", SocketAddr::from(([127, 0, 0, 1], 8080)), "an address such as 127.0.0.1:8080", address),
+            listen: reader.parse(
+                "listen",
+                SocketAddr::from(([127, 0, 0, 1], 8080)),
+                "an address such as 127.0.0.1:8080",
+                address,
+            ),
             database: DatabaseConfig {
                 url: secret(reader.text("database.url")),
                 migrate_url: secret(reader.text("database.migrate_url")),
-                connections_max: u32::try_from(reader.parse("database.connections_max", 24, "a number from 1 to 1000", whole(1000))).unwrap_or(24),
+                connections_max: u32::try_from(reader.parse(
+                    "database.connections_max",
+                    24,
+                    "a number from 1 to 1000",
+                    whole(1000),
+                ))
+                .unwrap_or(24),
                 allow_unsafe: reader.parse("database.allow_unsafe", false, "true or false", flag),
             },
             s3: S3Config {
@@ -179,10 +210,27 @@ impl Config {
                 prefix: reader.text("s3.prefix").unwrap_or_default(),
                 access_key: reader.text("s3.access_key"),
                 secret_key: secret(reader.text("s3.secret_key")),
-                listen: reader.parse("s3.listen", SocketAddr::from(([127, 0, 0, 1], 0)), "an address such as 127.0.0.1:9000", address),
+                listen: reader.parse(
+                    "s3.listen",
+                    SocketAddr::from(([127, 0, 0, 1], 0)),
+                    "an address such as 127.0.0.1:9000",
+                    address,
+                ),
             },
-            intake_max_body_bytes: usize::try_from(reader.parse("intake.max_body_bytes", 16 << 20, "a number of bytes, at most 1 GiB", whole(1 << 30))).unwrap_or(16 << 20),
-            workers_concurrency: usize::try_from(reader.parse("workers.concurrency", 256, "a number from 1 to 10000", whole(10_000))).unwrap_or(256),
+            intake_max_body_bytes: usize::try_from(reader.parse(
+                "intake.max_body_bytes",
+                16 << 20,
+                "a number of bytes, at most 1 GiB",
+                whole(1 << 30),
+            ))
+            .unwrap_or(16 << 20),
+            workers_concurrency: usize::try_from(reader.parse(
+                "workers.concurrency",
+                256,
+                "a number from 1 to 10000",
+                whole(10_000),
+            ))
+            .unwrap_or(256),
             lease: Duration::from_secs_f64(lease),
             workflows_dir: reader.text("workflows.dir").map(PathBuf::from),
             log_level: reader.text("telemetry.log_level").unwrap_or_else(|| "info".to_owned()),
@@ -204,7 +252,10 @@ impl Config {
 
 fn read_file(path: &Path, reader: &mut Reader) {
     let origin = path.display().to_string();
-    let table: toml::Table = match std::fs::read_to_string(path).map_err(|error| error.to_string()).and_then(|text| text.parse().map_err(|error: toml::de::Error| error.message().to_owned())) {
+    let table: toml::Table = match std::fs::read_to_string(path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| text.parse().map_err(|error: toml::de::Error| error.message().to_owned()))
+    {
         Ok(table) => table,
         Err(error) => {
             reader.faults.push(format!("{origin}: {error}"));
@@ -240,7 +291,8 @@ mod tests {
     use secrecy::ExposeSecret as _;
 
     fn with(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let pairs: BTreeMap<String, String> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let pairs: BTreeMap<String, String> =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Config::from_sources(None, &|name| pairs.get(name).cloned())
     }
 
@@ -253,7 +305,13 @@ mod tests {
 
     #[test]
     fn the_usual_variables_of_others_are_honored_and_ours_win() {
-        let config = with(&[("DATABASE_URL", "postgres://a"), ("UPLOAD_BUCKET", "b"), ("LOG_LEVEL", "debug"), ("CHARTGATE_DATABASE_URL", "postgres://c")]).unwrap();
+        let config = with(&[
+            ("DATABASE_URL", "postgres://a"),
+            ("UPLOAD_BUCKET", "b"),
+            ("LOG_LEVEL", "debug"),
+            ("CHARTGATE_DATABASE_URL", "postgres://c"),
+        ])
+        .unwrap();
         assert_eq!(config.database.url.unwrap().expose_secret(), "postgres://c");
         assert!(!config.s3.embedded);
         assert_eq!((config.s3.bucket.as_str(), config.log_level.as_str()), ("b", "debug"));
@@ -261,7 +319,12 @@ mod tests {
 
     #[test]
     fn all_faults_are_told_at_once_and_no_secret_prints() {
-        let faults = with(&[("CHARTGATE_LISTEN", "here"), ("CHARTGATE_LEASE_SECONDS", "0"), ("AWS_SECRET_ACCESS_KEY", "hunter2")]).unwrap_err();
+        let faults = with(&[
+            ("CHARTGATE_LISTEN", "here"),
+            ("CHARTGATE_LEASE_SECONDS", "0"),
+            ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+        ])
+        .unwrap_err();
         assert_eq!(faults.0.len(), 3, "{faults}");
         let config = with(&[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hunter2")]).unwrap();
         assert!(!format!("{config:?}{faults}").contains("hunter2"));

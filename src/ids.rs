@@ -174,7 +174,14 @@ mod tests {
 
     #[test]
     fn malformed_and_foreign_ids_are_refused() {
-        for text in ["", "job_", "org_01h455vb4pex5vsknk084sn02q", "job_81h455vb4pex5vsknk084sn02q", "job_01H455VB4PEX5VSKNK084SN02Q", "job_01h455vb4pex5vsknk084sn02"] {
+        for text in [
+            "",
+            "job_",
+            "org_01h455vb4pex5vsknk084sn02q",
+            "job_81h455vb4pex5vsknk084sn02q",
+            "job_01H455VB4PEX5VSKNK084SN02Q",
+            "job_01h455vb4pex5vsknk084sn02",
+        ] {
             assert!(text.parse::<JobId>().is_err(), "{text}");
         }
     }

@@ -15,6 +15,7 @@
 //! | 8 | `db`, `objects` | PostgreSQL and S3, real or embedded |
 //! | 9 | `config`, `telemetry`, `clock`, `ids`, `phi` | plain facts that everything may use |
 
+pub mod app;
 pub mod audit;
 pub mod auth;
 pub mod cli;
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod engine;
+pub mod http;
 pub mod ids;
 pub mod ingest;
 pub mod objects;

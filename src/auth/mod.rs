@@ -22,7 +22,9 @@ pub const CACHE_TIME: Duration = Duration::from_secs(3);
 const CACHE_MAX: usize = 10_000;
 
 /// What a caller may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, clap::ValueEnum, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, clap::ValueEnum, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Submit; see and cancel the own organization's jobs.
@@ -114,7 +116,9 @@ impl NewKey {
 /// Split a presented key into id and secret; `None` if it does not look like one.
 fn split(key: &str) -> Option<(&str, &str)> {
     let (id, secret) = key.strip_prefix("cgk_")?.split_once('_')?;
-    let hexadecimal = |text: &str, length: usize| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
+    let hexadecimal = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
+    };
     (hexadecimal(id, 16) && hexadecimal(secret, 64)).then_some((id, secret))
 }
 
@@ -163,7 +167,10 @@ impl Authenticator {
             return Ok(row);
         }
         let wanted = id.to_owned();
-        let row = self.db.unit(Scope::Global, move |connection| Box::pin(async move { store::find_key(connection, &wanted).await })).await?;
+        let row = self
+            .db
+            .unit(Scope::Global, move |connection| Box::pin(async move { store::find_key(connection, &wanted).await }))
+            .await?;
         let row = row.map(Arc::new);
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= CACHE_MAX {

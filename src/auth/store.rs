@@ -119,7 +119,10 @@ pub async fn insert_key(connection: &mut PgConnection, key: &NewKey, grant: &Key
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn list_keys(connection: &mut PgConnection, organization: Option<OrganizationId>) -> Result<Vec<KeySummary>, DbError> {
+pub async fn list_keys(
+    connection: &mut PgConnection,
+    organization: Option<OrganizationId>,
+) -> Result<Vec<KeySummary>, DbError> {
     Ok(sqlx::query_as(
         "select id, organization_id, role, name, source, created_at, expires_at, last_used_at, revoked_at
          from api_keys
@@ -136,7 +139,11 @@ pub async fn list_keys(connection: &mut PgConnection, organization: Option<Organ
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn revoke_key(connection: &mut PgConnection, id: &str, organization: Option<OrganizationId>) -> Result<bool, DbError> {
+pub async fn revoke_key(
+    connection: &mut PgConnection,
+    id: &str,
+    organization: Option<OrganizationId>,
+) -> Result<bool, DbError> {
     let revoked = sqlx::query(
         "update api_keys set revoked_at = coalesce(revoked_at, chartgate_now())
          where id = $1 and ($2::uuid is null or organization_id = $2)",
@@ -174,7 +181,11 @@ const ORGANIZATION_COLUMNS: &str = "id, name, status, running_max, settings, cre
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn insert_organization(connection: &mut PgConnection, id: OrganizationId, name: &str) -> Result<Option<Organization>, DbError> {
+pub async fn insert_organization(
+    connection: &mut PgConnection,
+    id: OrganizationId,
+    name: &str,
+) -> Result<Option<Organization>, DbError> {
     Ok(sqlx::query_as(
         "insert into organizations (id, name) values ($1, $2)
          on conflict (name) do nothing
@@ -190,19 +201,28 @@ pub async fn insert_organization(connection: &mut PgConnection, id: Organization
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn find_organization(connection: &mut PgConnection, id: Option<OrganizationId>, name: Option<&str>) -> Result<Option<Organization>, DbError> {
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!("select {ORGANIZATION_COLUMNS} from organizations where id = $1 or name = $2")))
-        .bind(id)
-        .bind(name)
-        .fetch_optional(connection)
-        .await?)
+pub async fn find_organization(
+    connection: &mut PgConnection,
+    id: Option<OrganizationId>,
+    name: Option<&str>,
+) -> Result<Option<Organization>, DbError> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {ORGANIZATION_COLUMNS} from organizations where id = $1 or name = $2"
+    )))
+    .bind(id)
+    .bind(name)
+    .fetch_optional(connection)
+    .await?)
 }
 
 /// Organizations by name.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn list_organizations(connection: &mut PgConnection, only: Option<OrganizationId>) -> Result<Vec<Organization>, DbError> {
+pub async fn list_organizations(
+    connection: &mut PgConnection,
+    only: Option<OrganizationId>,
+) -> Result<Vec<Organization>, DbError> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "select {ORGANIZATION_COLUMNS} from organizations where $1::uuid is null or id = $1 order by name limit 10000"
     )))
@@ -215,7 +235,11 @@ pub async fn list_organizations(connection: &mut PgConnection, only: Option<Orga
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn set_status(connection: &mut PgConnection, id: OrganizationId, status: &str) -> Result<Option<Organization>, DbError> {
+pub async fn set_status(
+    connection: &mut PgConnection,
+    id: OrganizationId,
+    status: &str,
+) -> Result<Option<Organization>, DbError> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "update organizations set status = $2, updated_at = chartgate_now() where id = $1 returning {ORGANIZATION_COLUMNS}"
     )))
@@ -229,7 +253,12 @@ pub async fn set_status(connection: &mut PgConnection, id: OrganizationId, statu
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn set_settings(connection: &mut PgConnection, id: OrganizationId, settings: &Value, running_max: Option<i32>) -> Result<Option<Organization>, DbError> {
+pub async fn set_settings(
+    connection: &mut PgConnection,
+    id: OrganizationId,
+    settings: &Value,
+    running_max: Option<i32>,
+) -> Result<Option<Organization>, DbError> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "update organizations set settings = $2, running_max = $3, updated_at = chartgate_now() where id = $1 returning {ORGANIZATION_COLUMNS}"
     )))

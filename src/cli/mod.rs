@@ -1,2 +1,123 @@
-//! The commands of the binary.
+//! The commands of the binary: parse, run one use case, print for people or, with `--json`, for scripts.
+//!
+//! Exit codes: 0 done; 1 the answer is no (invalid files, a failed job, faults found); 2 wrong usage or configuration;
+//! 3 the server or database cannot be reached.
+
 pub mod bench;
+mod client;
+mod demo;
+mod jobs;
+mod orgs;
+mod out;
+mod serve;
+mod submit;
+mod workflows;
+
+use crate::config::Config;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A durable ingestion gateway for clinical data.
+#[derive(Debug, Parser)]
+#[command(
+    name = "chartgate",
+    version,
+    propagate_version = true,
+    after_help = "Start with `chartgate demo`. Every command has examples in its --help."
+)]
+struct Arguments {
+    /// Configuration file (TOML); the environment wins over it.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Arguments),
+    Demo(demo::Arguments),
+    /// Apply the migrations to the configured database.
+    Migrate,
+    Submit(submit::SubmitArguments),
+    Validate(submit::ValidateArguments),
+    /// List, show, watch, retry, cancel and explain jobs.
+    #[command(subcommand)]
+    Jobs(jobs::Command),
+    /// Create, list, pause and resume organizations (role platform; pause and resume also admin).
+    #[command(subcommand)]
+    Orgs(orgs::OrgsCommand),
+    /// Create, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(orgs::KeysCommand),
+    /// List and check workflow files.
+    #[command(subcommand)]
+    Workflows(workflows::Command),
+    /// Check configuration, database, object storage and stuck work; each finding comes with its remedy.
+    Doctor(workflows::DoctorArguments),
+    /// Print the OpenAPI 3.1 description of the HTTP API.
+    Openapi,
+    /// Measure, beside the yardstick that each bench names.
+    #[command(subcommand)]
+    Bench(bench::Command),
+}
+
+/// Run the command line.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match Config::load(arguments.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            out::error(&error.to_string());
+            return ExitCode::from(2);
+        }
+    };
+    let quiet = !matches!(arguments.command, Command::Serve(_));
+    let level = if quiet && config.log_level == "info" { "error" } else { &config.log_level };
+    crate::telemetry::start(level, config.log_json);
+    // One TLS implementation for all clients; a second install would only mean that it is there already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            out::error(&format!("cannot start the runtime: {error}"));
+            return ExitCode::from(3);
+        }
+    };
+    runtime.block_on(dispatch(arguments.command, config))
+}
+
+async fn dispatch(command: Command, config: Config) -> ExitCode {
+    let result = match command {
+        Command::Serve(arguments) => serve::run(config, arguments).await,
+        Command::Demo(arguments) => demo::run(config, arguments).await,
+        Command::Migrate => serve::migrate(&config).await,
+        Command::Submit(arguments) => submit::submit(arguments).await,
+        Command::Validate(arguments) => submit::validate(&arguments),
+        Command::Jobs(command) => jobs::run(command).await,
+        Command::Orgs(command) => orgs::run_orgs(command).await,
+        Command::Keys(command) => orgs::run_keys(command, &config).await,
+        Command::Workflows(command) => workflows::run(&command, &config),
+        Command::Doctor(arguments) => workflows::doctor(&config, &arguments).await,
+        Command::Openapi => openapi(),
+        Command::Bench(command) => bench::run(command, config).await,
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            out::error(&format!("{error:#}"));
+            match error.downcast_ref::<client::ClientError>() {
+                Some(client::ClientError::Unreachable { .. }) => ExitCode::from(3),
+                Some(client::ClientError::Settings(_)) => ExitCode::from(2),
+                _ => ExitCode::from(1),
+            }
+        }
+    }
+}
+
+fn openapi() -> anyhow::Result<ExitCode> {
+    out::line(&serde_json::to_string_pretty(&crate::http::description())?);
+    Ok(ExitCode::SUCCESS)
+}

@@ -65,7 +65,8 @@ pub struct Catalog {
 /// # Errors
 /// [`CatalogError::Directory`].
 pub fn files(directory: Option<&Path>) -> Result<Vec<(String, String)>, CatalogError> {
-    let mut files: Vec<(String, String)> = EMBEDDED.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+    let mut files: Vec<(String, String)> =
+        EMBEDDED.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
     let Some(directory) = directory else { return Ok(files) };
     let fail = |path: &Path| {
         let path = path.display().to_string();

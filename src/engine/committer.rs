@@ -86,7 +86,8 @@ async fn commit_one(engine: &Arc<Engine>, connection: &mut Option<PgConnection>,
                 return Ok(CommitReply::Passed { next: None, freed: true });
             }
             let open = open(engine, connection).await?;
-            let rows = store::commit_steps(open, std::slice::from_ref(step), engine.worker(), engine.options().lease).await?;
+            let rows =
+                store::commit_steps(open, std::slice::from_ref(step), engine.worker(), engine.options().lease).await?;
             Ok::<_, DbError>(replies(rows).remove(&step.lease.key()).unwrap_or(CommitReply::Stale))
         };
         match attempt.await {
@@ -109,12 +110,19 @@ async fn commit_one(engine: &Arc<Engine>, connection: &mut Option<PgConnection>,
 pub(super) async fn applied(engine: &Arc<Engine>, step: &FinishedStep) -> Result<bool, DbError> {
     let (step, worker) = (step.clone(), engine.worker());
     let scope = Scope::Organization(step.lease.organization);
-    engine.db().unit(scope, move |connection| Box::pin(async move { store::was_applied(connection, &step, worker).await })).await
+    engine
+        .db()
+        .unit(scope, move |connection| Box::pin(async move { store::was_applied(connection, &step, worker).await }))
+        .await
 }
 
 /// Delays between tries while the database is away: quick at first, a second at most.
 pub fn patience() -> ExponentialBuilder {
-    ExponentialBuilder::default().with_min_delay(Duration::from_millis(20)).with_max_delay(Duration::from_secs(1)).with_jitter().without_max_times()
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(Duration::from_secs(1))
+        .with_jitter()
+        .without_max_times()
 }
 
 async fn open<'c>(engine: &Engine, connection: &'c mut Option<PgConnection>) -> Result<&'c mut PgConnection, DbError> {

@@ -193,7 +193,10 @@ impl Reader<'_> {
             None => None,
             Some(Value::Integer(number)) if range.contains(number) => Some(*number),
             Some(_) => {
-                self.fault(&join(place, key), format!("must be a whole number from {} to {}", range.start(), range.end()));
+                self.fault(
+                    &join(place, key),
+                    format!("must be a whole number from {} to {}", range.start(), range.end()),
+                );
                 None
             }
         }
@@ -205,7 +208,13 @@ impl Reader<'_> {
         match parsed {
             Some(duration) if duration > Duration::ZERO && duration <= max => Some(duration),
             _ => {
-                self.fault(&join(place, key), format!("must be a duration such as \"30s\" or \"5m\", at most {}", humantime::format_duration(max)));
+                self.fault(
+                    &join(place, key),
+                    format!(
+                        "must be a duration such as \"30s\" or \"5m\", at most {}",
+                        humantime::format_duration(max)
+                    ),
+                );
                 None
             }
         }
@@ -238,7 +247,12 @@ impl Reader<'_> {
             self.fault("version", "is missing");
         }
         let summary = self.text("", table, "summary", true).unwrap_or_default().to_owned();
-        let ordering = self.choice("", table, "ordering", &[("organization", Ordering::Organization), ("patient", Ordering::Patient), ("none", Ordering::None)]);
+        let ordering = self.choice(
+            "",
+            table,
+            "ordering",
+            &[("organization", Ordering::Organization), ("patient", Ordering::Patient), ("none", Ordering::None)],
+        );
         if !table.contains_key("ordering") {
             self.fault("ordering", "is missing");
         }
@@ -268,8 +282,12 @@ impl Reader<'_> {
         };
         self.refuse_unknown("limits", limits, "limits");
         Limits {
-            body_max_bytes: self.integer("limits", limits, "body_max_bytes", 1..=1 << 40).and_then(|value| u64::try_from(value).ok()),
-            entries_max: self.integer("limits", limits, "entries_max", 1..=10_000_000).and_then(|value| u32::try_from(value).ok()),
+            body_max_bytes: self
+                .integer("limits", limits, "body_max_bytes", 1..=1 << 40)
+                .and_then(|value| u64::try_from(value).ok()),
+            entries_max: self
+                .integer("limits", limits, "entries_max", 1..=10_000_000)
+                .and_then(|value| u32::try_from(value).ok()),
         }
     }
 
@@ -299,7 +317,10 @@ impl Reader<'_> {
             && steps.iter().any(|step| step.run == RunWhen::Always)
         {
             let place = format!("step \"{}\"", last.name);
-            self.fault(&join(&place, "run"), "the last step must be \"always\" when an earlier one is: it closes the job");
+            self.fault(
+                &join(&place, "run"),
+                "the last step must be \"always\" when an earlier one is: it closes the job",
+            );
         }
         steps
     }
@@ -333,30 +354,53 @@ impl Reader<'_> {
                 }
                 Some(known) => {
                     for key in params.keys().filter(|key| !known.contains(&key.as_str())) {
-                        self.fault(&join(&place, &format!("params.{key}")), format!("is not a parameter of \"{handler}\" (known: {})", known.join(", ")));
+                        self.fault(
+                            &join(&place, &format!("params.{key}")),
+                            format!("is not a parameter of \"{handler}\" (known: {})", known.join(", ")),
+                        );
                     }
                 }
             }
         }
-        let timeout = self.duration(&place, table, "timeout", Duration::from_hours(24)).unwrap_or(Duration::from_mins(1));
-        let run = self.choice(&place, table, "run", &[("on_success", RunWhen::OnSuccess), ("always", RunWhen::Always)]).unwrap_or(RunWhen::OnSuccess);
+        let timeout =
+            self.duration(&place, table, "timeout", Duration::from_hours(24)).unwrap_or(Duration::from_mins(1));
+        let run = self
+            .choice(&place, table, "run", &[("on_success", RunWhen::OnSuccess), ("always", RunWhen::Always)])
+            .unwrap_or(RunWhen::OnSuccess);
         let each_chunk = self.choice(&place, table, "each", &[("chunk", true)]).unwrap_or(false);
         let retry = self.retry(&place, table);
-        Some(StepDefinition { name: name?, handler: handler?, timeout, run, retry, each_chunk, params: Arc::new(params) })
+        Some(StepDefinition {
+            name: name?,
+            handler: handler?,
+            timeout,
+            run,
+            retry,
+            each_chunk,
+            params: Arc::new(params),
+        })
     }
 
     fn retry(&mut self, place: &str, table: &Table) -> Policy {
         let default = Policy::default();
         let Some(value) = table.get("retry") else { return default };
         let Some(retry) = value.as_table() else {
-            self.fault(&join(place, "retry"), "must be a table such as { attempts = 5, first_delay = \"1s\", max_delay = \"1m\", factor = 2.0 }");
+            self.fault(
+                &join(place, "retry"),
+                "must be a table such as { attempts = 5, first_delay = \"1s\", max_delay = \"1m\", factor = 2.0 }",
+            );
             return default;
         };
         let place = join(place, "retry");
         self.refuse_unknown(&place, retry, "retry");
-        let attempts = self.integer(&place, retry, "attempts", 1..=1000).and_then(|value| u16::try_from(value).ok()).unwrap_or(default.attempts);
-        let first_delay = self.duration(&place, retry, "first_delay", Duration::from_hours(24)).unwrap_or(default.first_delay);
-        let max_delay = self.duration(&place, retry, "max_delay", Duration::from_hours(24)).unwrap_or(default.max_delay.max(first_delay));
+        let attempts = self
+            .integer(&place, retry, "attempts", 1..=1000)
+            .and_then(|value| u16::try_from(value).ok())
+            .unwrap_or(default.attempts);
+        let first_delay =
+            self.duration(&place, retry, "first_delay", Duration::from_hours(24)).unwrap_or(default.first_delay);
+        let max_delay = self
+            .duration(&place, retry, "max_delay", Duration::from_hours(24))
+            .unwrap_or(default.max_delay.max(first_delay));
         let factor = match retry.get("factor") {
             None => default.factor,
             Some(value) => {
@@ -383,7 +427,8 @@ fn join(place: &str, key: &str) -> String {
 }
 
 fn is_name(text: &str) -> bool {
-    (1..=50).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    (1..=50).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 #[cfg(test)]
@@ -454,7 +499,8 @@ handler = "a"
 [step.params]
 width = 1
 "#;
-        let faults: Vec<String> = parse("workflows/demo.toml", bad, &Two).unwrap_err().iter().map(ToString::to_string).collect();
+        let faults: Vec<String> =
+            parse("workflows/demo.toml", bad, &Two).unwrap_err().iter().map(ToString::to_string).collect();
         insta::assert_snapshot!(faults.join("\n"), @r#"
         workflows/demo.toml: colour: is not a known key (known: name, version, summary, ordering, priority, deadline, limits, step)
         workflows/demo.toml: name: must be the file's name, "demo"

@@ -212,7 +212,8 @@ impl Engine {
         loop {
             let index = usize::try_from(lease.step).unwrap_or(usize::MAX);
             let Some(step) = definition.steps.get(index) else {
-                let error = StepError::ours("step_unknown", "The job stands at a step that its workflow does not have.");
+                let error =
+                    StepError::ours("step_unknown", "The job stands at a step that its workflow does not have.");
                 self.fail(&lease, "?", Duration::ZERO, error, &definition, None, failed, claimed).await;
                 return None;
             };
@@ -276,12 +277,15 @@ impl Engine {
     }
 
     /// One attempt: the handler's preparation, with its timeout; a panic is a bug of ours, not the worker's end.
-    async fn attempt(&self, lease: &Lease, step: &StepDefinition, failed_before: bool) -> Result<StepOutcome, StepError> {
-        let handler = self
-            .catalog
-            .registry()
-            .get(&step.handler)
-            .ok_or_else(|| StepError::ours("handler_unknown", format!("This program has no handler \"{}\".", step.handler)))?;
+    async fn attempt(
+        &self,
+        lease: &Lease,
+        step: &StepDefinition,
+        failed_before: bool,
+    ) -> Result<StepOutcome, StepError> {
+        let handler = self.catalog.registry().get(&step.handler).ok_or_else(|| {
+            StepError::ours("handler_unknown", format!("This program has no handler \"{}\".", step.handler))
+        })?;
         let context = StepContext {
             organization: lease.organization,
             job: lease.job,
@@ -296,7 +300,10 @@ impl Engine {
         match tokio::time::timeout(step.timeout, run).await {
             Ok(Ok(result)) => result,
             Ok(Err(_panic)) => Err(StepError::ours("handler_panicked", "The step's code panicked; this is a bug.")),
-            Err(_elapsed) => Err(StepError::transient("step_timeout", format!("The step took longer than {}.", humantime::format_duration(step.timeout)))),
+            Err(_elapsed) => Err(StepError::transient(
+                "step_timeout",
+                format!("The step took longer than {}.", humantime::format_duration(step.timeout)),
+            )),
         }
     }
 
@@ -331,7 +338,8 @@ impl Engine {
         let mut delays = committer::patience().build();
         let mut conflicts = 0;
         loop {
-            let (step, effect, worker, lease_time) = (step.clone(), Arc::clone(&effect), self.worker, self.options.lease);
+            let (step, effect, worker, lease_time) =
+                (step.clone(), Arc::clone(&effect), self.worker, self.options.lease);
             let scope = Scope::Organization(lease.organization);
             let probe = step.clone();
             let committed: Result<CommitReply, StepError> = self
@@ -354,7 +362,8 @@ impl Engine {
             match committed {
                 Err(error) if error.code == "database_conflict" && conflicts < 10 => {
                     conflicts += 1;
-                    tokio::time::sleep(Duration::from_millis(2 << conflicts.min(6)).mul_f64(rand::random::<f64>())).await;
+                    tokio::time::sleep(Duration::from_millis(2 << conflicts.min(6)).mul_f64(rand::random::<f64>()))
+                        .await;
                 }
                 Err(error) if error.code == "database_unavailable" && self.holds(lease) => {
                     tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
@@ -392,7 +401,9 @@ impl Engine {
         let next_move = if index.is_some() { decide(&policy, attempt, rand::random()) } else { NextMove::Fail };
         let (delay, next, skipped) = match (next_move, index) {
             (NextMove::RetryAfter(delay), _) => (Some(delay), None, Vec::new()),
-            (NextMove::Fail, Some(index)) => (None, next_step(definition, index, true), skipped_steps(definition, index, failed_before)),
+            (NextMove::Fail, Some(index)) => {
+                (None, next_step(definition, index, true), skipped_steps(definition, index, failed_before))
+            }
             (NextMove::Fail, None) => (None, None, Vec::new()),
         };
         self.log_failure(lease, name, &error, delay);
@@ -430,7 +441,9 @@ impl Engine {
             let (attempt, worker) = (failed.clone(), self.worker);
             let recorded = self
                 .db
-                .unit(Scope::Global, move |connection| Box::pin(async move { store::fail_step(connection, &attempt, worker).await }))
+                .unit(Scope::Global, move |connection| {
+                    Box::pin(async move { store::fail_step(connection, &attempt, worker).await })
+                })
                 .await;
             match recorded {
                 Ok(passed) => return passed,
@@ -475,7 +488,9 @@ impl Engine {
         let leases = vec![(lease.key(), lease.epoch)];
         let back = self
             .db
-            .unit(Scope::Global, move |connection| Box::pin(async move { store::release_tasks(connection, &leases).await }))
+            .unit(Scope::Global, move |connection| {
+                Box::pin(async move { store::release_tasks(connection, &leases).await })
+            })
             .await;
         if let Err(error) = back {
             tracing::warn!(job.id = %lease.job, error = ?error, "could not hand back job {}; its lease will run out", lease.job);
@@ -496,8 +511,12 @@ impl Engine {
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 tracing::warn!(job.id = %job, step, code, class, delay_ms, cause, worker.id = %self.worker, "step `{step}` of job {job} failed and is tried again");
             }
-            (None, ErrorClass::Sender) => tracing::info!(job.id = %job, step, code, class, "step `{step}` of job {job} refused the sender's data"),
-            (None, _) => tracing::error!(job.id = %job, step, code, class, cause, "step `{step}` of job {job} failed for good"),
+            (None, ErrorClass::Sender) => {
+                tracing::info!(job.id = %job, step, code, class, "step `{step}` of job {job} refused the sender's data")
+            }
+            (None, _) => {
+                tracing::error!(job.id = %job, step, code, class, cause, "step `{step}` of job {job} failed for good")
+            }
         }
     }
 }

@@ -251,7 +251,12 @@ pub fn action_for(class: &str) -> String {
     .to_owned()
 }
 
-fn error_view(code: Option<&String>, class: Option<&String>, message: Option<&String>, with_action: bool) -> Option<ErrorView> {
+fn error_view(
+    code: Option<&String>,
+    class: Option<&String>,
+    message: Option<&String>,
+    with_action: bool,
+) -> Option<ErrorView> {
     let (code, class) = (code?.clone(), class?.clone());
     let action = with_action.then(|| action_for(&class));
     Some(ErrorView { code, class, message: message.cloned().unwrap_or_default(), action })
@@ -259,7 +264,14 @@ fn error_view(code: Option<&String>, class: Option<&String>, message: Option<&St
 
 /// The status that the stored one and the live queue row make together.
 #[must_use]
-pub fn live_status(stored: &str, queue_state: Option<&str>, step: i16, first_step: i16, attempts: i16, deaths: i16) -> JobStatus {
+pub fn live_status(
+    stored: &str,
+    queue_state: Option<&str>,
+    step: i16,
+    first_step: i16,
+    attempts: i16,
+    deaths: i16,
+) -> JobStatus {
     match (JobStatus::parse(stored), queue_state) {
         (Some(JobStatus::Queued), Some("leased")) => JobStatus::Running,
         (Some(JobStatus::Queued), Some("delayed" | "suspect")) => JobStatus::Retrying,
@@ -273,7 +285,12 @@ pub fn live_status(stored: &str, queue_state: Option<&str>, step: i16, first_ste
 
 /// Shape a job. `definition` is its pinned version; without it (a version that is gone) the finished steps stand alone.
 #[must_use]
-pub fn shape(row: &JobRow, steps: &[StepRow], attempts: &[AttemptRow], definition: Option<&WorkflowDefinition>) -> JobView {
+pub fn shape(
+    row: &JobRow,
+    steps: &[StepRow],
+    attempts: &[AttemptRow],
+    definition: Option<&WorkflowDefinition>,
+) -> JobView {
     let queue_step = row.queue_step.unwrap_or(row.round_first_step);
     let status = live_status(
         &row.status,
@@ -302,13 +319,16 @@ pub fn shape(row: &JobRow, steps: &[StepRow], attempts: &[AttemptRow], definitio
         })
         .collect();
     let current_step = match status {
-        JobStatus::Running | JobStatus::Retrying | JobStatus::Queued => usize::try_from(queue_step).ok().and_then(|index| views.get(index)).map(|step| step.name.clone()),
+        JobStatus::Running | JobStatus::Retrying | JobStatus::Queued => {
+            usize::try_from(queue_step).ok().and_then(|index| views.get(index)).map(|step| step.name.clone())
+        }
         JobStatus::Failed => views.iter().find(|step| step.status == StepStatus::Failed).map(|step| step.name.clone()),
         _ => None,
     };
     let total: u64 = row.resource_count.0.values().map(|count| u64::from(*count)).sum();
     let extracted = views.iter().any(|step| step.name == "extract_findings" && step.status == StepStatus::Succeeded);
-    let done = if extracted || matches!(status, JobStatus::Succeeded | JobStatus::SucceededWithIssues) { total } else { 0 };
+    let done =
+        if extracted || matches!(status, JobStatus::Succeeded | JobStatus::SucceededWithIssues) { total } else { 0 };
     let last_change = steps
         .iter()
         .map(|step| step.finished_at)
@@ -352,7 +372,15 @@ pub fn shape(row: &JobRow, steps: &[StepRow], attempts: &[AttemptRow], definitio
     }
 }
 
-fn step_view(row: &JobRow, index: i16, name: String, max_attempts: u16, steps: &[StepRow], attempts: &[AttemptRow], queue_step: i16) -> StepView {
+fn step_view(
+    row: &JobRow,
+    index: i16,
+    name: String,
+    max_attempts: u16,
+    steps: &[StepRow],
+    attempts: &[AttemptRow],
+    queue_step: i16,
+) -> StepView {
     // Steps before the round's first one count from earlier rounds; later ones only from this round.
     let finished = steps
         .iter()
@@ -371,7 +399,10 @@ fn step_view(row: &JobRow, index: i16, name: String, max_attempts: u16, steps: &
             output: step.output.clone(),
         };
     }
-    let last = attempts.iter().filter(|attempt| attempt.step == index && attempt.round == row.round).max_by_key(|attempt| attempt.finished_at);
+    let last = attempts
+        .iter()
+        .filter(|attempt| attempt.step == index && attempt.round == row.round)
+        .max_by_key(|attempt| attempt.finished_at);
     let live = row.queue_state.as_deref().filter(|_| index == queue_step);
     let status = match live {
         Some("leased") => StepStatus::Running,
@@ -379,13 +410,19 @@ fn step_view(row: &JobRow, index: i16, name: String, max_attempts: u16, steps: &
         Some(_) if last.is_some() => StepStatus::Retrying,
         _ => StepStatus::Pending,
     };
-    let error = last.and_then(|attempt| error_view(attempt.error_code.as_ref(), attempt.error_class.as_ref(), attempt.error_message.as_ref(), false));
+    let error = last.and_then(|attempt| {
+        error_view(attempt.error_code.as_ref(), attempt.error_class.as_ref(), attempt.error_message.as_ref(), false)
+    });
     StepView {
         name,
         status,
         attempts: live.and(row.queue_attempts).unwrap_or(0),
         max_attempts,
-        started_at: if status == StepStatus::Running { row.claimed_at } else { last.and_then(|attempt| attempt.started_at) },
+        started_at: if status == StepStatus::Running {
+            row.claimed_at
+        } else {
+            last.and_then(|attempt| attempt.started_at)
+        },
         finished_at: None,
         next_attempt_at: live.and(row.run_at),
         error: if status == StepStatus::Pending { None } else { error },
@@ -397,7 +434,9 @@ fn message(status: JobStatus, step: Option<&str>, error: Option<&ErrorView>, que
     let step = step.unwrap_or("its next step");
     match status {
         JobStatus::AwaitingUpload => "Waiting for the upload.".to_owned(),
-        JobStatus::Queued if queue_state == Some("blocked") => "Waiting for an earlier job of the same lane.".to_owned(),
+        JobStatus::Queued if queue_state == Some("blocked") => {
+            "Waiting for an earlier job of the same lane.".to_owned()
+        }
         JobStatus::Queued => "Accepted; waiting for a worker.".to_owned(),
         JobStatus::Running => format!("Running {step}."),
         JobStatus::Retrying => format!("{step} failed for now and is tried again."),
@@ -454,12 +493,22 @@ pub struct RecordRow {
 
 /// Every attempt, wait and act on a job, in order of time.
 #[must_use]
-pub fn timeline(steps: &[StepRow], attempts: &[AttemptRow], records: &[RecordRow], definition: Option<&WorkflowDefinition>) -> Vec<TimelineEntry> {
+pub fn timeline(
+    steps: &[StepRow],
+    attempts: &[AttemptRow],
+    records: &[RecordRow],
+    definition: Option<&WorkflowDefinition>,
+) -> Vec<TimelineEntry> {
     let name = |step: i16| {
-        let known = definition.and_then(|definition| usize::try_from(step).ok().and_then(|index| definition.steps.get(index)));
-        known.map(|step| step.name.clone()).or_else(|| steps.iter().find(|row| row.step == step).map(|row| row.name.clone()))
+        let known =
+            definition.and_then(|definition| usize::try_from(step).ok().and_then(|index| definition.steps.get(index)));
+        known
+            .map(|step| step.name.clone())
+            .or_else(|| steps.iter().find(|row| row.step == step).map(|row| row.name.clone()))
     };
-    let span = |start: Option<OffsetDateTime>, end: OffsetDateTime| start.map(|start| i64::try_from((end - start).whole_milliseconds()).unwrap_or(i64::MAX));
+    let span = |start: Option<OffsetDateTime>, end: OffsetDateTime| {
+        start.map(|start| i64::try_from((end - start).whole_milliseconds()).unwrap_or(i64::MAX))
+    };
     let mut entries: Vec<TimelineEntry> = Vec::with_capacity(steps.len() + attempts.len() + records.len());
     entries.extend(steps.iter().map(|step| TimelineEntry {
         at: step.finished_at,
@@ -481,7 +530,12 @@ pub fn timeline(steps: &[StepRow], attempts: &[AttemptRow], records: &[RecordRow
         attempt: Some(attempt.attempt),
         duration_ms: span(attempt.started_at, attempt.finished_at),
         next_attempt_at: attempt.next_attempt_at,
-        error: error_view(attempt.error_code.as_ref(), attempt.error_class.as_ref(), attempt.error_message.as_ref(), false),
+        error: error_view(
+            attempt.error_code.as_ref(),
+            attempt.error_class.as_ref(),
+            attempt.error_message.as_ref(),
+            false,
+        ),
         actor: None,
         reason: None,
     }));

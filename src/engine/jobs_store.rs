@@ -12,7 +12,8 @@ use uuid::Uuid;
 /// Rows of one page, at most.
 pub const PAGE_MAX: i64 = 200;
 
-const JOB_COLUMNS: &str = "select j.organization_id, j.id, j.workflow, j.workflow_version, j.source, j.status, j.resource_count, j.result,
+const JOB_COLUMNS: &str =
+    "select j.organization_id, j.id, j.workflow, j.workflow_version, j.source, j.status, j.resource_count, j.result,
        j.error_code, j.error_class, j.error_message, j.round, j.round_first_step, j.submitted_by,
        j.payload_sha256, j.size_bytes, j.content_type, j.created_at, j.updated_at, j.finished_at,
        q.state queue_state, q.step queue_step, q.attempts queue_attempts, q.deaths queue_deaths, q.run_at, q.claimed_at
@@ -23,7 +24,11 @@ left join queue q on q.organization_id = j.organization_id and q.seq = j.seq and
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn find_job(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Option<JobRow>, DbError> {
+pub async fn find_job(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Option<JobRow>, DbError> {
     let mut query = QueryBuilder::<Postgres>::new(JOB_COLUMNS);
     query.push(" where j.organization_id = ").push_bind(organization).push(" and j.id = ").push_bind(job);
     Ok(query.build_query_as().fetch_optional(connection).await?)
@@ -50,7 +55,11 @@ pub async fn find_organization(connection: &mut PgConnection, job: JobId) -> Res
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn steps_of(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Vec<StepRow>, DbError> {
+pub async fn steps_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Vec<StepRow>, DbError> {
     Ok(sqlx::query_as(
         "select round, step, name, status, attempts, started_at, finished_at, error_code, error_class, error_message, output
          from job_steps
@@ -67,7 +76,11 @@ pub async fn steps_of(connection: &mut PgConnection, organization: OrganizationI
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn attempts_of(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Vec<AttemptRow>, DbError> {
+pub async fn attempts_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Vec<AttemptRow>, DbError> {
     Ok(sqlx::query_as(
         "select round, step, attempt, outcome, error_code, error_class, error_message, started_at, finished_at, next_attempt_at
          from step_attempts
@@ -85,7 +98,11 @@ pub async fn attempts_of(connection: &mut PgConnection, organization: Organizati
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn records_of(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Vec<RecordRow>, DbError> {
+pub async fn records_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Vec<RecordRow>, DbError> {
     Ok(sqlx::query_as(
         "select at, event, step, actor, purpose
          from audit_records
@@ -175,7 +192,13 @@ pub enum Acted {
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn cancel_job(connection: &mut PgConnection, organization: OrganizationId, job: JobId, actor: &Actor, reason: Option<&str>) -> Result<Acted, DbError> {
+pub async fn cancel_job(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    actor: &Actor,
+    reason: Option<&str>,
+) -> Result<Acted, DbError> {
     let answer: String = sqlx::query_scalar("select cancel_job($1, $2, $3, $4, $5, $6, $7, $8)")
         .bind(organization)
         .bind(job)
@@ -231,7 +254,12 @@ pub async fn retry_job(
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn match_jobs(connection: &mut PgConnection, organization: Option<OrganizationId>, filter: &JobFilter, limit: i64) -> Result<Vec<(Uuid, Uuid)>, DbError> {
+pub async fn match_jobs(
+    connection: &mut PgConnection,
+    organization: Option<OrganizationId>,
+    filter: &JobFilter,
+    limit: i64,
+) -> Result<Vec<(Uuid, Uuid)>, DbError> {
     let mut query = QueryBuilder::<Postgres>::new(
         "select j.organization_id, j.id
          from jobs j
@@ -272,7 +300,10 @@ pub struct FailureGroup {
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn failure_groups(connection: &mut PgConnection, organization: Option<OrganizationId>) -> Result<Vec<FailureGroup>, DbError> {
+pub async fn failure_groups(
+    connection: &mut PgConnection,
+    organization: Option<OrganizationId>,
+) -> Result<Vec<FailureGroup>, DbError> {
     let mut query = QueryBuilder::<Postgres>::new(
         "select workflow, error_step step, error_code code, error_class class, count(*) count, min(finished_at) first_seen, max(finished_at) last_seen
          from jobs

@@ -39,7 +39,17 @@ impl OperationView {
     /// What would be done; nothing is stored.
     #[must_use]
     pub fn dry_run(operation_id: OperationId, matched: i32, reason: String) -> Self {
-        Self { operation_id, kind: "retry".to_owned(), status: "dry_run".to_owned(), matched, done: 0, skipped: 0, reason, created_at: None, finished_at: None }
+        Self {
+            operation_id,
+            kind: "retry".to_owned(),
+            status: "dry_run".to_owned(),
+            matched,
+            done: 0,
+            skipped: 0,
+            reason,
+            created_at: None,
+            finished_at: None,
+        }
     }
 }
 
@@ -47,7 +57,15 @@ impl OperationView {
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn insert(connection: &mut PgConnection, organization: OrganizationId, id: OperationId, matched: i32, request: &Value, reason: &str, actor: &Actor) -> Result<OperationView, DbError> {
+pub async fn insert(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    id: OperationId,
+    matched: i32,
+    request: &Value,
+    reason: &str,
+    actor: &Actor,
+) -> Result<OperationView, DbError> {
     Ok(sqlx::query_as(
         "insert into operations (organization_id, id, kind, status, request, matched, reason, actor, created_at)
          values ($1, $2, 'retry', 'running', $3, $4, $5, $6, chartgate_now())
@@ -67,7 +85,14 @@ pub async fn insert(connection: &mut PgConnection, organization: OrganizationId,
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn report(connection: &mut PgConnection, organization: OrganizationId, id: OperationId, done: i32, skipped: i32, status: &str) -> Result<(), DbError> {
+pub async fn report(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    id: OperationId,
+    done: i32,
+    skipped: i32,
+    status: &str,
+) -> Result<(), DbError> {
     let updated = sqlx::query(
         "update operations
          set done = $3, skipped = $4, status = $5, finished_at = case when $5 <> 'running' then chartgate_now() end
@@ -87,7 +112,11 @@ pub async fn report(connection: &mut PgConnection, organization: OrganizationId,
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn find(connection: &mut PgConnection, organization: OrganizationId, id: OperationId) -> Result<Option<OperationView>, DbError> {
+pub async fn find(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    id: OperationId,
+) -> Result<Option<OperationView>, DbError> {
     Ok(sqlx::query_as(
         "select id, kind, status, matched, done, skipped, reason, created_at, finished_at
          from operations

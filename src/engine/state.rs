@@ -71,7 +71,9 @@ impl JobStatus {
     /// May this status be followed by that one?
     #[must_use]
     pub fn may_become(self, next: Self) -> bool {
-        use JobStatus::{AwaitingUpload, Cancelled, Expired, Failed, Queued, Retrying, Running, Succeeded, SucceededWithIssues};
+        use JobStatus::{
+            AwaitingUpload, Cancelled, Expired, Failed, Queued, Retrying, Running, Succeeded, SucceededWithIssues,
+        };
         match self {
             AwaitingUpload => matches!(next, Queued | Expired | Cancelled),
             Queued => matches!(next, Running | Cancelled),

@@ -61,7 +61,13 @@ pub type TaskKey = (Uuid, i64, i32);
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn claim_tasks(connection: &mut PgConnection, slots: i32, cursor: Uuid, lease: Duration, worker: WorkerId) -> Result<Vec<Lease>, DbError> {
+pub async fn claim_tasks(
+    connection: &mut PgConnection,
+    slots: i32,
+    cursor: Uuid,
+    lease: Duration,
+    worker: WorkerId,
+) -> Result<Vec<Lease>, DbError> {
     Ok(sqlx::query_as("select * from claim_tasks($1, $2, $3, $4)")
         .bind(slots)
         .bind(cursor)
@@ -75,8 +81,16 @@ pub async fn claim_tasks(connection: &mut PgConnection, slots: i32, cursor: Uuid
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn claim_suspect(connection: &mut PgConnection, lease: Duration, worker: WorkerId) -> Result<Option<Lease>, DbError> {
-    Ok(sqlx::query_as("select * from claim_suspect($1, $2)").bind(lease.as_secs_f64()).bind(worker).fetch_optional(connection).await?)
+pub async fn claim_suspect(
+    connection: &mut PgConnection,
+    lease: Duration,
+    worker: WorkerId,
+) -> Result<Option<Lease>, DbError> {
+    Ok(sqlx::query_as("select * from claim_suspect($1, $2)")
+        .bind(lease.as_secs_f64())
+        .bind(worker)
+        .fetch_optional(connection)
+        .await?)
 }
 
 /// Time until the next row in backoff is due, if any; zero when one is due already.
@@ -167,8 +181,14 @@ impl CommitRow {
 ///
 /// # Errors
 /// [`DbError`]; then nothing of the batch was written, except after a lost reply (see [`was_applied`]).
-pub async fn commit_steps(connection: &mut PgConnection, batch: &[FinishedStep], worker: WorkerId, lease: Duration) -> Result<Vec<CommitRow>, DbError> {
-    let mut lanes: Vec<i64> = batch.iter().filter(|step| step.next.is_none()).filter_map(|step| step.lease.lane).collect();
+pub async fn commit_steps(
+    connection: &mut PgConnection,
+    batch: &[FinishedStep],
+    worker: WorkerId,
+    lease: Duration,
+) -> Result<Vec<CommitRow>, DbError> {
+    let mut lanes: Vec<i64> =
+        batch.iter().filter(|step| step.next.is_none()).filter_map(|step| step.lease.lane).collect();
     lanes.sort_unstable();
     lanes.dedup();
     macro_rules! column {
@@ -230,7 +250,11 @@ pub async fn fence(connection: &mut PgConnection, step: &FinishedStep) -> Result
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn was_applied(connection: &mut PgConnection, step: &FinishedStep, worker: WorkerId) -> Result<bool, DbError> {
+pub async fn was_applied(
+    connection: &mut PgConnection,
+    step: &FinishedStep,
+    worker: WorkerId,
+) -> Result<bool, DbError> {
     Ok(sqlx::query_scalar(
         "select exists (
            select from job_steps
@@ -274,27 +298,29 @@ pub struct FailedStep {
 /// [`DbError`].
 pub async fn fail_step(connection: &mut PgConnection, failed: &FailedStep, worker: WorkerId) -> Result<bool, DbError> {
     let (steps, names): (Vec<i16>, Vec<String>) = failed.skipped.iter().cloned().unzip();
-    Ok(sqlx::query_scalar("select fail_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)")
-        .bind(failed.lease.organization)
-        .bind(failed.lease.seq)
-        .bind(failed.lease.chunk)
-        .bind(failed.lease.epoch)
-        .bind(failed.lease.step)
-        .bind(&failed.name)
-        .bind(failed.lease.attempts)
-        .bind(micros(failed.elapsed))
-        .bind(failed.code)
-        .bind(failed.class.as_str())
-        .bind(&failed.message)
-        .bind(failed.delay.map(|delay| i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)))
-        .bind(failed.next)
-        .bind(steps)
-        .bind(names)
-        .bind(failed.lease.lane)
-        .bind(worker)
-        .bind(PROGRAM_VERSION)
-        .fetch_one(connection)
-        .await?)
+    Ok(sqlx::query_scalar(
+        "select fail_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+    )
+    .bind(failed.lease.organization)
+    .bind(failed.lease.seq)
+    .bind(failed.lease.chunk)
+    .bind(failed.lease.epoch)
+    .bind(failed.lease.step)
+    .bind(&failed.name)
+    .bind(failed.lease.attempts)
+    .bind(micros(failed.elapsed))
+    .bind(failed.code)
+    .bind(failed.class.as_str())
+    .bind(&failed.message)
+    .bind(failed.delay.map(|delay| i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)))
+    .bind(failed.next)
+    .bind(steps)
+    .bind(names)
+    .bind(failed.lease.lane)
+    .bind(worker)
+    .bind(PROGRAM_VERSION)
+    .fetch_one(connection)
+    .await?)
 }
 
 /// Has an earlier step of the job's current round failed for good?
@@ -302,11 +328,13 @@ pub async fn fail_step(connection: &mut PgConnection, failed: &FailedStep, worke
 /// # Errors
 /// [`DbError`].
 pub async fn failed_before(connection: &mut PgConnection, lease: &Lease) -> Result<bool, DbError> {
-    Ok(sqlx::query_scalar("select exists (select from jobs where organization_id = $1 and id = $2 and error_code is not null)")
-        .bind(lease.organization)
-        .bind(lease.job)
-        .fetch_one(connection)
-        .await?)
+    Ok(sqlx::query_scalar(
+        "select exists (select from jobs where organization_id = $1 and id = $2 and error_code is not null)",
+    )
+    .bind(lease.organization)
+    .bind(lease.job)
+    .fetch_one(connection)
+    .await?)
 }
 
 fn keys(leases: &[(TaskKey, i64)]) -> (Vec<Uuid>, Vec<i64>, Vec<i32>, Vec<i64>) {
@@ -326,14 +354,24 @@ fn keys(leases: &[(TaskKey, i64)]) -> (Vec<Uuid>, Vec<i64>, Vec<i32>, Vec<i64>) 
 /// [`DbError`].
 pub async fn release_tasks(connection: &mut PgConnection, leases: &[(TaskKey, i64)]) -> Result<i64, DbError> {
     let (organizations, seqs, chunks, epochs) = keys(leases);
-    Ok(sqlx::query_scalar("select release_tasks($1, $2, $3, $4)").bind(organizations).bind(seqs).bind(chunks).bind(epochs).fetch_one(connection).await?)
+    Ok(sqlx::query_scalar("select release_tasks($1, $2, $3, $4)")
+        .bind(organizations)
+        .bind(seqs)
+        .bind(chunks)
+        .bind(epochs)
+        .fetch_one(connection)
+        .await?)
 }
 
 /// Extend leases; answers the keys that are still ours.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn renew_leases(connection: &mut PgConnection, leases: &[(TaskKey, i64)], lease: Duration) -> Result<Vec<TaskKey>, DbError> {
+pub async fn renew_leases(
+    connection: &mut PgConnection,
+    leases: &[(TaskKey, i64)],
+    lease: Duration,
+) -> Result<Vec<TaskKey>, DbError> {
     let (organizations, seqs, chunks, epochs) = keys(leases);
     Ok(sqlx::query_as("select * from renew_leases($1, $2, $3, $4, $5)")
         .bind(organizations)
@@ -368,7 +406,12 @@ pub struct ReapedLease {
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn reap_leases(connection: &mut PgConnection, lease: Duration, deaths_max: i32, worker: WorkerId) -> Result<Vec<ReapedLease>, DbError> {
+pub async fn reap_leases(
+    connection: &mut PgConnection,
+    lease: Duration,
+    deaths_max: i32,
+    worker: WorkerId,
+) -> Result<Vec<ReapedLease>, DbError> {
     Ok(sqlx::query_as("select * from reap_leases($1, $2, $3, $4)")
         .bind(lease.as_secs_f64())
         .bind(deaths_max)
@@ -383,7 +426,12 @@ pub async fn reap_leases(connection: &mut PgConnection, lease: Duration, deaths_
 /// # Errors
 /// [`DbError`].
 pub async fn step_aside(connection: &mut PgConnection, hold_max: Duration, worker: WorkerId) -> Result<i64, DbError> {
-    Ok(sqlx::query_scalar("select step_aside($1, $2, $3)").bind(hold_max.as_secs_f64()).bind(worker).bind(PROGRAM_VERSION).fetch_one(connection).await?)
+    Ok(sqlx::query_scalar("select step_aside($1, $2, $3)")
+        .bind(hold_max.as_secs_f64())
+        .bind(worker)
+        .bind(PROGRAM_VERSION)
+        .fetch_one(connection)
+        .await?)
 }
 
 /// Lanes with waiting rows and no active one: must be none; mended by promoting the first. Answers how many were found.
@@ -406,7 +454,11 @@ pub async fn mend_stalled_lanes(connection: &mut PgConnection) -> Result<i64, Db
     let mut mended = 0;
     for (organization, lane) in suspects {
         sqlx::query("select lock_lanes($1)").bind(vec![lane]).execute(&mut *connection).await?;
-        let promoted: bool = sqlx::query_scalar("select promote_lane($1, $2)").bind(organization).bind(lane).fetch_one(&mut *connection).await?;
+        let promoted: bool = sqlx::query_scalar("select promote_lane($1, $2)")
+            .bind(organization)
+            .bind(lane)
+            .fetch_one(&mut *connection)
+            .await?;
         mended += i64::from(promoted);
     }
     Ok(mended)
@@ -429,7 +481,12 @@ pub struct WorkerFigures {
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn register_worker(connection: &mut PgConnection, worker: WorkerId, host: &str, roles: &[String]) -> Result<(), DbError> {
+pub async fn register_worker(
+    connection: &mut PgConnection,
+    worker: WorkerId,
+    host: &str,
+    roles: &[String],
+) -> Result<(), DbError> {
     sqlx::query("insert into workers (id, host, pid, roles, program_version) values ($1, $2, $3, $4, $5) on conflict (id) do nothing")
         .bind(worker)
         .bind(host)
@@ -445,7 +502,12 @@ pub async fn register_worker(connection: &mut PgConnection, worker: WorkerId, ho
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn report_worker(connection: &mut PgConnection, worker: WorkerId, figures: WorkerFigures, stopped: bool) -> Result<(), DbError> {
+pub async fn report_worker(
+    connection: &mut PgConnection,
+    worker: WorkerId,
+    figures: WorkerFigures,
+    stopped: bool,
+) -> Result<(), DbError> {
     sqlx::query(
         "update workers
          set last_seen_at = chartgate_now(), in_flight = $2, steps_committed = $3, stale_commits = $4, leases_reaped = $5,
@@ -468,7 +530,9 @@ pub async fn report_worker(connection: &mut PgConnection, worker: WorkerId, figu
 /// # Errors
 /// [`DbError`].
 pub async fn forget_workers(connection: &mut PgConnection) -> Result<(), DbError> {
-    sqlx::query("delete from workers where last_seen_at < chartgate_now() - interval '1 day'").execute(connection).await?;
+    sqlx::query("delete from workers where last_seen_at < chartgate_now() - interval '1 day'")
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -523,4 +587,39 @@ pub async fn list_workers(connection: &mut PgConnection) -> Result<Vec<WorkerRow
     )
     .fetch_all(connection)
     .await?)
+}
+
+/// What `doctor` looks at.
+#[derive(Debug, Default)]
+pub struct DoctorFacts {
+    /// Worker processes that reported within a minute.
+    pub workers_seen: i64,
+    /// Leases that ran out longer ago than any sweep.
+    pub expired_leases: i64,
+    /// Live rows that no worker holds.
+    pub waiting: i64,
+    /// Age of the oldest ready row.
+    pub oldest_ready_seconds: f64,
+    /// Open jobs by workflow and version.
+    pub versions: Vec<(String, i32, i64)>,
+}
+
+/// Figures of the queue for `doctor`.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn doctor_facts(connection: &mut PgConnection) -> Result<DoctorFacts, DbError> {
+    let (workers_seen, expired_leases, waiting, oldest_ready_seconds) = sqlx::query_as(
+        "select (select count(*) from workers where last_seen_at > chartgate_now() - interval '1 minute' and stopped_at is null),
+                count(*) filter (where state = 'leased' and lease_until < chartgate_now() - interval '30 seconds'),
+                count(*) filter (where state <> 'leased'),
+                coalesce(extract(epoch from chartgate_now() - min(enqueued_at) filter (where state in ('ready', 'suspect'))), 0)::float8
+         from queue",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let versions = sqlx::query_as("select workflow, workflow_version, count(*) from queue group by 1, 2 order by 1, 2")
+        .fetch_all(connection)
+        .await?;
+    Ok(DoctorFacts { workers_seen, expired_leases, waiting, oldest_ready_seconds, versions })
 }

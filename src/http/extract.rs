@@ -59,7 +59,9 @@ impl Authenticated {
     /// `forbidden`; also for the platform role, which belongs to none.
     pub fn organization(&self, roles: &[Role]) -> Result<OrganizationId, Problem> {
         self.allow(roles)?;
-        self.caller.organization.ok_or_else(|| Problem::new("forbidden", "The platform role belongs to no organization."))
+        self.caller
+            .organization
+            .ok_or_else(|| Problem::new("forbidden", "The platform role belongs to no organization."))
     }
 }
 
@@ -68,7 +70,8 @@ impl FromRequestParts<Arc<App>> for Authenticated {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let missing = || Problem::new("unauthenticated", "The request has no valid API key.");
-        let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
+        let header =
+            parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
         let (scheme, key) = header.split_once(' ').ok_or_else(missing)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(missing());
@@ -93,7 +96,10 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Paramet
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Self(value)),
-            Err(_) => Err(Problem::new("invalid_parameter", "A query parameter is unknown, given twice, or of the wrong kind.")),
+            Err(_) => Err(Problem::new(
+                "invalid_parameter",
+                "A query parameter is unknown, given twice, or of the wrong kind.",
+            )),
         }
     }
 }
@@ -116,14 +122,23 @@ pub fn require_media_type(headers: &HeaderMap, accepted: &[&str]) -> Result<Stri
 /// # Errors
 /// `payload_too_large`, `request_timeout`, `incomplete_body`, `invalid_gzip`, `unsupported_content_encoding`.
 pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
-    let too_large = || Problem::new("payload_too_large", format!("The body is over {limit} bytes; larger data go through POST /v1/ingestion/upload-url."));
-    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    let too_large = || {
+        Problem::new(
+            "payload_too_large",
+            format!("The body is over {limit} bytes; larger data go through POST /v1/ingestion/upload-url."),
+        )
+    };
+    let encoding =
+        headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
     let is_gzip = match encoding.as_deref() {
         None | Some("" | "identity") => false,
         Some("gzip" | "x-gzip") => true,
         Some(_) => return Err(Problem::new("unsupported_content_encoding", "Only gzip and identity are accepted.")),
     };
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|value| value.parse::<usize>().ok());
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<usize>().ok());
     if declared.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
@@ -131,7 +146,8 @@ pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize
         let mut body = body;
         let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(limit));
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Problem::new("incomplete_body", "The connection ended before the body did."))?;
+            let frame =
+                frame.map_err(|_| Problem::new("incomplete_body", "The connection ended before the body did."))?;
             if let Some(data) = frame.data_ref() {
                 if bytes.len() + data.len() > limit {
                     return Err(too_large());
@@ -141,9 +157,9 @@ pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize
         }
         Ok(bytes.freeze())
     };
-    let bytes = tokio::time::timeout(BODY_DEADLINE, collect)
-        .await
-        .map_err(|_| Problem::new("request_timeout", format!("The body did not arrive within {} s.", BODY_DEADLINE.as_secs())))??;
+    let bytes = tokio::time::timeout(BODY_DEADLINE, collect).await.map_err(|_| {
+        Problem::new("request_timeout", format!("The body did not arrive within {} s.", BODY_DEADLINE.as_secs()))
+    })??;
     if !is_gzip {
         return Ok(bytes);
     }
@@ -153,7 +169,12 @@ pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize
         let read = MultiGzDecoder::new(&bytes[..]).take(limit as u64 + 1).read_to_end(&mut plain);
         match read {
             Err(_) => Err(Problem::new("invalid_gzip", "The body could not be decompressed to its end.")),
-            Ok(length) if length > limit => Err(Problem::new("payload_too_large", format!("The decompressed body is over {limit} bytes; larger data go through POST /v1/ingestion/upload-url."))),
+            Ok(length) if length > limit => Err(Problem::new(
+                "payload_too_large",
+                format!(
+                    "The decompressed body is over {limit} bytes; larger data go through POST /v1/ingestion/upload-url."
+                ),
+            )),
             Ok(_) => Ok(Bytes::from(plain)),
         }
     };
@@ -168,6 +189,9 @@ pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: axum::bod
     require_media_type(headers, &["application/json"])?;
     let bytes = read_body(headers, body, 64 * 1024).await?;
     serde_json::from_slice(&bytes).map_err(|error| {
-        Problem::new("invalid_request", format!("The body does not fit the API description (line {}, column {}).", error.line(), error.column()))
+        Problem::new(
+            "invalid_request",
+            format!("The body does not fit the API description (line {}, column {}).", error.line(), error.column()),
+        )
     })
 }

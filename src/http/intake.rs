@@ -144,8 +144,13 @@ pub async fn submit_bundle(
         job_status: submitted.duplicate.then_some(submitted.status),
         retried: submitted.retried,
     };
-    let location = HeaderValue::from_str(&format!("/v1/ingestion/jobs/{}", submitted.job)).map_err(|_| Problem::new("internal_error", "An internal error."))?;
-    let headers = [(header::LOCATION, location.clone()), (header::CONTENT_LOCATION, location), (header::RETRY_AFTER, HeaderValue::from_static("1"))];
+    let location = HeaderValue::from_str(&format!("/v1/ingestion/jobs/{}", submitted.job))
+        .map_err(|_| Problem::new("internal_error", "An internal error."))?;
+    let headers = [
+        (header::LOCATION, location.clone()),
+        (header::CONTENT_LOCATION, location),
+        (header::RETRY_AFTER, HeaderValue::from_static("1")),
+    ];
     Ok((StatusCode::ACCEPTED, headers, Json(accepted)).into_response())
 }
 
@@ -159,30 +164,34 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// The cheap checks and the hash; off the runtime's threads for large bodies.
 async fn inspect(body: Bytes) -> Result<(Bytes, Envelope, [u8; 32]), Problem> {
+    let size = body.len();
     let work = move || {
         let envelope = envelope::scan(&body)?;
         let sha256: [u8; 32] = Sha256::digest(&body).into();
         Ok((body, envelope, sha256))
     };
-    run(work).await
+    run(size, work).await
 }
 
 async fn check_only(body: Bytes, envelope: Envelope) -> Result<Response, Problem> {
-    let issues = run(move || Ok::<_, EnvelopeFault>((Bytes::new(), validate_bundle(&body)))).await?.1;
-    let valid = !issues.iter().any(Issue::is_error);
+    let issues = run(body.len(), move || Ok(validate_bundle(&body))).await?;
+    let valid = !issues.iter().any(|issue| issue.severity.rejects());
     Ok(Json(Checked { valid, resource_count: envelope.resource_count, issues }).into_response())
 }
 
-async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T, EnvelopeFault> + Send + 'static) -> Result<T, Problem>
-where
-    T: HasLength,
-{
-    let _ = BLOCKING_BODY_MIN;
-    tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new("internal_error", "An internal error."))?.map_err(Problem::from)
+/// Run work on a body of that size: small ones at once, large ones off the runtime's threads.
+async fn run<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> Result<T, EnvelopeFault> + Send + 'static,
+) -> Result<T, Problem> {
+    let result = if size < BLOCKING_BODY_MIN {
+        work()
+    } else {
+        let task = tokio::task::spawn_blocking(work).await;
+        task.map_err(|_| Problem::new("internal_error", "An internal error."))?
+    };
+    result.map_err(Problem::from)
 }
-
-trait HasLength {}
-impl<T> HasLength for T {}
 
 impl From<EnvelopeFault> for Problem {
     fn from(fault: EnvelopeFault) -> Self {
@@ -193,8 +202,12 @@ impl From<EnvelopeFault> for Problem {
 impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         match error {
-            SubmitError::KeyReused => Self::new("idempotency_key_reused", "The idempotency key was used before with other content."),
-            SubmitError::Overloaded => Self::new("overloaded", "Too many submissions are waiting.").retry_after(Duration::from_secs(2)),
+            SubmitError::KeyReused => {
+                Self::new("idempotency_key_reused", "The idempotency key was used before with other content.")
+            }
+            SubmitError::Overloaded => {
+                Self::new("overloaded", "Too many submissions are waiting.").retry_after(Duration::from_secs(2))
+            }
             SubmitError::Db(error) => error.into(),
         }
     }

@@ -41,7 +41,9 @@ pub(super) async fn locate(app: &App, caller: &Authenticated, text: &str) -> Res
     }
     let found = app
         .db
-        .unit(Scope::Platform, move |connection| Box::pin(async move { jobs_store::find_organization(connection, job).await }))
+        .unit(Scope::Platform, move |connection| {
+            Box::pin(async move { jobs_store::find_organization(connection, job).await })
+        })
         .await?;
     found.map(|organization| (organization, job)).ok_or_else(not_found)
 }
@@ -165,7 +167,9 @@ pub struct JobPage {
 }
 
 pub(super) fn instant(name: &str, text: Option<&str>) -> Result<Option<OffsetDateTime>, Problem> {
-    text.map(|text| OffsetDateTime::parse(text, &Rfc3339)).transpose().map_err(|_| Problem::parameter(name, "an RFC 3339 instant such as 2026-01-31T12:00:00Z"))
+    text.map(|text| OffsetDateTime::parse(text, &Rfc3339))
+        .transpose()
+        .map_err(|_| Problem::parameter(name, "an RFC 3339 instant such as 2026-01-31T12:00:00Z"))
 }
 
 impl ListParameters {
@@ -187,7 +191,12 @@ impl ListParameters {
         if !(1..=PAGE_MAX).contains(&limit) {
             return Err(Problem::parameter("limit", "a number from 1 to 200"));
         }
-        let after = self.cursor.as_deref().map(str::parse::<JobId>).transpose().map_err(|_| Problem::parameter("cursor", "the nextCursor of an earlier page"))?;
+        let after = self
+            .cursor
+            .as_deref()
+            .map(str::parse::<JobId>)
+            .transpose()
+            .map_err(|_| Problem::parameter("cursor", "the nextCursor of an earlier page"))?;
         let scope = organization.map_or(Scope::Platform, Scope::Organization);
         let rows: Vec<JobRow> = app
             .db
@@ -210,7 +219,11 @@ impl ListParameters {
     ),
     security(("api_key" = []))
 )]
-pub async fn list_jobs(State(app): State<Arc<App>>, caller: Authenticated, Parameters(parameters): Parameters<ListParameters>) -> Result<Json<JobPage>, Problem> {
+pub async fn list_jobs(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Parameters(parameters): Parameters<ListParameters>,
+) -> Result<Json<JobPage>, Problem> {
     let organization = caller.organization(&[Role::Sender, Role::Reader, Role::Admin])?;
     Ok(Json(parameters.page(&app, Some(organization)).await?))
 }
@@ -235,7 +248,11 @@ pub struct Timeline {
     ),
     security(("api_key" = []))
 )]
-pub async fn get_timeline(State(app): State<Arc<App>>, caller: Authenticated, Path(job): Path<String>) -> Result<Json<Timeline>, Problem> {
+pub async fn get_timeline(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(job): Path<String>,
+) -> Result<Json<Timeline>, Problem> {
     caller.allow(VIEWERS)?;
     let (organization, job) = locate(&app, &caller, &job).await?;
     let found = app
@@ -277,15 +294,27 @@ pub struct CancelRequest {
     ),
     security(("api_key" = []))
 )]
-pub async fn cancel_job(State(app): State<Arc<App>>, caller: Authenticated, Path(job): Path<String>, headers: HeaderMap, body: Body) -> Result<Json<JobView>, Problem> {
+pub async fn cancel_job(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(job): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<JobView>, Problem> {
     caller.allow(&[Role::Sender, Role::Admin, Role::Platform])?;
-    let request: CancelRequest = if headers.contains_key(header::CONTENT_TYPE) { read_json(&headers, body).await? } else { CancelRequest::default() };
+    let request: CancelRequest = if headers.contains_key(header::CONTENT_TYPE) {
+        read_json(&headers, body).await?
+    } else {
+        CancelRequest::default()
+    };
     let (organization, job) = locate(&app, &caller, &job).await?;
     let actor = caller.actor.clone();
     let acted = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move { jobs_store::cancel_job(connection, organization, job, &actor, request.reason.as_deref()).await })
+            Box::pin(async move {
+                jobs_store::cancel_job(connection, organization, job, &actor, request.reason.as_deref()).await
+            })
         })
         .await?;
     app.wake.signal();

@@ -252,7 +252,8 @@ pub async fn link_pending(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let (keys, patients): (Vec<&str>, Vec<PatientId>) = keys.iter().map(|(key, patient)| (key.as_str(), *patient)).unzip();
+    let (keys, patients): (Vec<&str>, Vec<PatientId>) =
+        keys.iter().map(|(key, patient)| (key.as_str(), *patient)).unzip();
     Ok(sqlx::query_as(
         "update clinical_events e
          set link_status = 'linked', patient_id = k.patient_id

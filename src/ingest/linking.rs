@@ -66,7 +66,8 @@ impl Plan {
         let directory = Directory::new(bundle, skip);
         let mut resources = Vec::new();
         for entry in bundle.entries.iter().filter(|entry| !skip.contains(&entry.index)) {
-            let (Some(resource), Some(incoming)) = (&entry.resource, Incoming::of(body, &origin.payload_sha256, entry)) else {
+            let (Some(resource), Some(incoming)) = (&entry.resource, Incoming::of(body, &origin.payload_sha256, entry))
+            else {
                 continue;
             };
             let person = (incoming.resource_type == "Patient").then(|| Person {
@@ -137,7 +138,10 @@ impl Plan {
     fn links(&self, versions: &Versions<'_>, registry: &Registry) -> Vec<Link> {
         let link = |(index, planned): (usize, &Planned)| {
             if planned.person.is_some() {
-                return registry.admitted.get(&index).map_or_else(Link::nobody, |admitted| self.patient_link(index, admitted));
+                return registry
+                    .admitted
+                    .get(&index)
+                    .map_or_else(Link::nobody, |admitted| self.patient_link(index, admitted));
             }
             match &planned.subject {
                 Subject::Nobody => Link::nobody(),
@@ -222,7 +226,12 @@ impl Plan {
         patients::record_links(connection, organization, &actor.name, &decisions).await?;
         let completions: Vec<Decision> = completed
             .iter()
-            .map(|(event, patient)| Decision { event: *event, patient: Some(*patient), status: "linked", method: "arrival" })
+            .map(|(event, patient)| Decision {
+                event: *event,
+                patient: Some(*patient),
+                status: "linked",
+                method: "arrival",
+            })
             .collect();
         patients::record_links(connection, organization, &actor.name, &completions).await?;
         decisions.extend(completions);
@@ -262,7 +271,8 @@ impl Plan {
         let (mut patients, mut waiting, mut reviewed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (index, link) in links.iter().enumerate() {
             unchanged += u64::from(versions.unchanged(index).is_some());
-            let status = completed.get(&versions.ids[index]).map_or(link.status, |patient| LinkStatus::Linked(*patient));
+            let status =
+                completed.get(&versions.ids[index]).map_or(link.status, |patient| LinkStatus::Linked(*patient));
             match status {
                 LinkStatus::Linked(patient) => {
                     linked += 1;
@@ -344,7 +354,8 @@ impl<'s> Versions<'s> {
             .iter()
             .map(|planned| {
                 let incoming = &planned.incoming;
-                let bytes = (incoming.resource_type, incoming.resource_key.as_str(), incoming.content_sha256.as_slice());
+                let bytes =
+                    (incoming.resource_type, incoming.resource_key.as_str(), incoming.content_sha256.as_slice());
                 same_by_bytes.get(&bytes).copied()
             })
             .collect();
@@ -366,7 +377,12 @@ impl<'s> Versions<'s> {
         let mut versions = Self {
             ids: same.iter().map(|event| event.map_or_else(EventId::new, |event| event.id)).collect(),
             current: vec![false; resources.len()],
-            seen_again: same.iter().flatten().filter(|event| event.seen_seq < origin.seq).map(|event| event.id).collect(),
+            seen_again: same
+                .iter()
+                .flatten()
+                .filter(|event| event.seen_seq < origin.seq)
+                .map(|event| event.id)
+                .collect(),
             demoted: Vec::new(),
             promoted: Vec::new(),
             same,
@@ -450,14 +466,7 @@ impl Registry {
             ids.extend(stored.iter().flatten().filter_map(|event| event.patient_id));
         }
         let known = patients::load(connection, organization, &ids).await?;
-        Ok(Self {
-            by_mrn,
-            by_reference,
-            known,
-            created: Vec::new(),
-            new_mrns: Vec::new(),
-            admitted: BTreeMap::new(),
-        })
+        Ok(Self { by_mrn, by_reference, known, created: Vec::new(), new_mrns: Vec::new(), admitted: BTreeMap::new() })
     }
 
     /// Decide whose a Patient resource is.
@@ -529,10 +538,10 @@ impl Registry {
                 self.new_mrns.push((mrn.clone(), patient));
             }
         }
-        let known = self.known.entry(patient).or_insert_with(|| StoredPatient {
-            demographics: person.demographics.clone(),
-            mrns: BTreeSet::new(),
-        });
+        let known = self
+            .known
+            .entry(patient)
+            .or_insert_with(|| StoredPatient { demographics: person.demographics.clone(), mrns: BTreeSet::new() });
         known.mrns.extend(person.mrns.iter().cloned());
     }
 
@@ -549,7 +558,9 @@ impl Registry {
             }
             (None, _) => Link::new(LinkStatus::Pending, "unknown_patient", key),
             // The number says one patient and the reference another.
-            _ => Link { candidates: all.into_iter().collect(), ..Link::new(LinkStatus::Review, "several_patients", key) },
+            _ => {
+                Link { candidates: all.into_iter().collect(), ..Link::new(LinkStatus::Review, "several_patients", key) }
+            }
         }
     }
 
@@ -580,7 +591,9 @@ impl Registry {
     fn arrivals(&self, plan: &Plan) -> Vec<(String, PatientId)> {
         let mut keys = BTreeMap::new();
         for (index, admitted) in &self.admitted {
-            let (Some(patient), Some(person)) = (admitted.status.patient(), &plan.resources[*index].person) else { continue };
+            let (Some(patient), Some(person)) = (admitted.status.patient(), &plan.resources[*index].person) else {
+                continue;
+            };
             let references = person.references.iter().map(|reference| reference.key(&plan.origin.source));
             for key in person.mrns.iter().map(Mrn::key).chain(references) {
                 keys.insert(key, patient);

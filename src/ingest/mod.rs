@@ -1,12 +1,15 @@
 //! The clinical domain: FHIR, patients, findings, the steps' handlers, and the clinical view.
 
-pub mod fhir;
-pub mod submit;
-
 pub mod demographics;
 pub mod events;
+pub mod fhir;
+pub mod findings;
+pub mod issues;
 pub mod linking;
 pub mod patients;
+pub mod payloads;
 pub mod resource;
+pub mod steps;
 pub mod subject;
-pub mod findings;
+pub mod submit;
+pub mod view;

@@ -25,7 +25,7 @@ pub struct Incoming {
     pub last_updated: Option<OffsetDateTime>,
     /// Its section of the clinical view.
     pub category: Option<&'static str>,
-    /// `status`, or the code of `clinicalStatus`.
+    /// `status`, or the code of `clinicalStatus`; `entered-in-error` also when `verificationStatus` says so.
     pub status: Option<String>,
 }
 
@@ -52,9 +52,14 @@ impl Incoming {
             resource_key,
             last_updated,
             category: view_category(resource_type, resource),
-            status: object.owned("status").or_else(|| concept_code(object, "clinicalStatus")),
+            status: status(object),
         })
     }
+}
+
+fn status(object: &Object<'_>) -> Option<String> {
+    let verification = concept_code(object, "verificationStatus").filter(|code| code == "entered-in-error");
+    verification.or_else(|| object.owned("status")).or_else(|| concept_code(object, "clinicalStatus"))
 }
 
 /// The code of the first coding of a concept.
@@ -116,7 +121,12 @@ mod tests {
 
     #[test]
     fn observations_are_sorted_by_their_declared_category() {
-        let of = |code: &str| incoming(&format!(r#"{{"resourceType": "Observation", "category": [{{"coding": [{{"code": "{code}"}}]}}]}}"#)).category;
+        let of = |code: &str| {
+            incoming(&format!(
+                r#"{{"resourceType": "Observation", "category": [{{"coding": [{{"code": "{code}"}}]}}]}}"#
+            ))
+            .category
+        };
         assert_eq!([of("vital-signs"), of("laboratory"), of("survey")], [Some("vitals"), Some("labs"), Some("other")]);
         assert_eq!(incoming(r#"{"resourceType": "CarePlan"}"#).category, None);
     }

@@ -24,8 +24,13 @@ impl Mrn {
     /// The key of an event that waits for this patient.
     #[must_use]
     pub fn key(&self) -> String {
-        format!("mrn:{}|{}", self.system, self.value)
+        format!("mrn:{}|{}", encode(&self.system), self.value)
     }
+}
+
+/// The first part of a key: without the separator, so that two subjects never have the same key.
+fn encode(part: &str) -> String {
+    part.replace('%', "%25").replace('|', "%7C")
 }
 
 /// HL7 table 0203, in FHIR.
@@ -33,15 +38,30 @@ const IDENTIFIER_TYPES: &str = "http://terminology.hl7.org/CodeSystem/v2-0203";
 
 /// Values that systems write when they have no number, in lower case.
 const PLACEHOLDERS: [&str; 16] = [
-    "unknown", "unk", "none", "null", "nil", "n/a", "na", "test", "tbd", "temp", "pending", "missing", "undefined",
-    "not available", "xxx", "-",
+    "unknown",
+    "unk",
+    "none",
+    "null",
+    "nil",
+    "n/a",
+    "na",
+    "test",
+    "tbd",
+    "temp",
+    "pending",
+    "missing",
+    "undefined",
+    "not available",
+    "xxx",
+    "-",
 ];
 
 /// Not a number of anybody: one repeated digit or sign, or a word for nothing.
 fn is_placeholder(value: &str) -> bool {
     let mut characters = value.chars();
     let first = characters.next();
-    let repeats = matches!(first, Some('0' | 'x' | 'X' | '-' | '?' | '.')) && characters.all(|other| Some(other) == first);
+    let repeats =
+        matches!(first, Some('0' | 'x' | 'X' | '-' | '?' | '.')) && characters.all(|other| Some(other) == first);
     value.is_empty() || repeats || PLACEHOLDERS.contains(&value.to_lowercase().as_str())
 }
 
@@ -87,7 +107,9 @@ pub fn patient_mrns(patient: &Object<'_>, mrn_systems: &[String]) -> BTreeSet<Mr
     let is_mrn = |identifier: &Object<'_>| match declared(identifier) {
         Declared::Mrn => true,
         Declared::Other => false,
-        Declared::Untyped => identifier.string("system").is_some_and(|system| mrn_systems.iter().any(|one| *one == system)),
+        Declared::Untyped => {
+            identifier.string("system").is_some_and(|system| mrn_systems.iter().any(|one| *one == system))
+        }
     };
     patient.objects("identifier").iter().filter(|identifier| is_mrn(identifier)).filter_map(read_mrn).collect()
 }
@@ -157,8 +179,8 @@ impl Reference {
     #[must_use]
     pub fn key(&self, source: &str) -> String {
         match self {
-            Self::Local(id) => format!("ref:{source}|Patient/{id}"),
-            Self::Absolute(url) => format!("ref:{source}|{url}"),
+            Self::Local(id) => format!("ref:{}|Patient/{id}", encode(source)),
+            Self::Absolute(url) => format!("ref:{}|{url}", encode(source)),
         }
     }
 }
@@ -266,7 +288,10 @@ mod tests {
         }
         let untyped = json!([{"system": "urn:h", "value": "7"}, {"system": "urn:other", "value": "8"}, {"value": "9"}]);
         assert_eq!(mrns(&untyped, &["urn:h"]), ["mrn:urn:h|7"]);
-        assert!(mrns(&json!([{"type": {"coding": [{"code": "MR"}]}, "value": "9"}]), &[]).is_empty(), "no system, no key");
+        assert!(
+            mrns(&json!([{"type": {"coding": [{"code": "MR"}]}, "value": "9"}]), &[]).is_empty(),
+            "no system, no key"
+        );
     }
 
     #[test]
@@ -318,6 +343,13 @@ mod tests {
         assert_eq!(key(subject(&identifier, &json!([]))), "mrn:urn:s|007");
         let contained = json!([{"resourceType": "Patient", "id": "c", "identifier": [typed("MR", "9")]}]);
         assert_eq!(key(subject(&json!({"reference": "#c"}), &contained)), "mrn:urn:s|9");
+    }
+
+    #[test]
+    fn keys_of_different_numbers_differ() {
+        let mrn = |system: &str, value: &str| Mrn { system: system.to_owned(), value: value.to_owned() }.key();
+        assert_ne!(mrn("a|b", "c"), mrn("a", "b|c"));
+        assert_ne!(mrn("a%7Cb", "c"), mrn("a|b", "c"));
     }
 
     #[test]

@@ -174,19 +174,37 @@ impl Submitter {
         self.conclude(organization, &workflow, actor, row).await
     }
 
-    async fn conclude(&self, organization: OrganizationId, workflow: &WorkflowDefinition, actor: Actor, row: Row) -> Result<Submitted, SubmitError> {
+    async fn conclude(
+        &self,
+        organization: OrganizationId,
+        workflow: &WorkflowDefinition,
+        actor: Actor,
+        row: Row,
+    ) -> Result<Submitted, SubmitError> {
         let status = JobStatus::parse(&row.job_status).unwrap_or(JobStatus::Queued);
-        let mut submitted = Submitted { job: row.job_id, duplicate: row.outcome != "accepted", retried: false, status, created_at: row.created_at };
+        let mut submitted = Submitted {
+            job: row.job_id,
+            duplicate: row.outcome != "accepted",
+            retried: false,
+            status,
+            created_at: row.created_at,
+        };
         if row.outcome == "mismatch" {
             return Err(SubmitError::KeyReused);
         }
         let class = row.error_class.as_deref().and_then(parse_class);
-        if submitted.duplicate && status == JobStatus::Failed && matches!(class, Some(ErrorClass::Transient | ErrorClass::Ours)) {
+        if submitted.duplicate
+            && status == JobStatus::Failed
+            && matches!(class, Some(ErrorClass::Transient | ErrorClass::Ours))
+        {
             let (job, version) = (row.job_id, workflow.version);
             let acted = self
                 .db
                 .unit(crate::db::Scope::Organization(organization), move |connection| {
-                    Box::pin(async move { jobs_store::retry_job(connection, organization, job, 0, version, &actor, Some("sent again")).await })
+                    Box::pin(async move {
+                        jobs_store::retry_job(connection, organization, job, 0, version, &actor, Some("sent again"))
+                            .await
+                    })
                 })
                 .await?;
             // Refused: another re-send was faster, and the job is under way again.
@@ -206,7 +224,9 @@ async fn commit_batches(db: Db, wake: Wake, mut requests: mpsc::Receiver<Request
             return;
         }
         // Two batches of two processes cannot deadlock on keys that both take in the same order.
-        batch.sort_by_cached_key(|request| (request.submission.organization, request.submission.workflow.name.clone(), request.submission.key()));
+        batch.sort_by_cached_key(|request| {
+            (request.submission.organization, request.submission.workflow.name.clone(), request.submission.key())
+        });
         match commit(&db, &mut connection, &batch).await {
             Ok(rows) => {
                 let mut rows: BTreeMap<i32, Row> = rows.into_iter().map(|row| (row.ordinal, row)).collect();

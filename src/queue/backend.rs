@@ -33,7 +33,11 @@ impl Backend for LeaseBackend {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_next(&mut self, context: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Self::Task, Infallible>>> {
+    fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Option<Result<Self::Task, Infallible>>> {
         let Ok(mut leases) = self.leases.try_lock() else {
             // The worker before us is just being dropped.
             context.waker().wake_by_ref();

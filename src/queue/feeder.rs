@@ -25,7 +25,12 @@ const GAP: Duration = Duration::from_millis(1);
 const SUSPECT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Claim until cancelled.
-pub async fn run(engine: Arc<Engine>, slots: Arc<Slots>, leases: mpsc::UnboundedSender<Lease>, stop: CancellationToken) {
+pub async fn run(
+    engine: Arc<Engine>,
+    slots: Arc<Slots>,
+    leases: mpsc::UnboundedSender<Lease>,
+    stop: CancellationToken,
+) {
     let mut feeder = Feeder { engine, slots, leases, stop, connection: None, cursor: Uuid::nil(), suspects_seen: None };
     let mut delays = backon::BackoffBuilder::build(committer::patience());
     while !feeder.stop.is_cancelled() {
@@ -70,11 +75,14 @@ impl Feeder {
             }
             return Ok(());
         }
-        let (lease_time, worker, poll) = (self.engine.options().lease, self.engine.worker(), self.engine.options().poll);
+        let (lease_time, worker, poll) =
+            (self.engine.options().lease, self.engine.worker(), self.engine.options().poll);
         let wanted = free.min(CLAIM_MAX);
         let cursor = self.cursor;
         let connection = self.open().await?;
-        let claimed = store::claim_tasks(connection, i32::try_from(wanted).unwrap_or(i32::MAX), cursor, lease_time, worker).await?;
+        let claimed =
+            store::claim_tasks(connection, i32::try_from(wanted).unwrap_or(i32::MAX), cursor, lease_time, worker)
+                .await?;
         if let Some(last) = claimed.last() {
             self.cursor = last.organization.0;
         }
@@ -83,7 +91,9 @@ impl Feeder {
             self.hand_on(lease);
         }
         let idle = got < wanted / 2 || got == 0;
-        if (idle || self.suspects_seen.is_none_or(|seen| seen.elapsed() > SUSPECT_INTERVAL)) && self.run_suspect().await? {
+        if (idle || self.suspects_seen.is_none_or(|seen| seen.elapsed() > SUSPECT_INTERVAL))
+            && self.run_suspect().await?
+        {
             return Ok(());
         }
         if !idle {

@@ -86,7 +86,11 @@ impl Workers {
         }
         let rest = self.engine.held();
         if !rest.is_empty() {
-            tracing::warn!(leases = rest.len(), "handing back {} job(s) whose steps did not finish in time", rest.len());
+            tracing::warn!(
+                leases = rest.len(),
+                "handing back {} job(s) whose steps did not finish in time",
+                rest.len()
+            );
             let _ = self
                 .engine
                 .db()
@@ -108,7 +112,12 @@ impl Workers {
 }
 
 /// The apalis monitor with one worker over our backend; a worker that ends is started again over the same leases.
-async fn monitor(engine: Arc<Engine>, slots: Arc<Slots>, receiver: mpsc::UnboundedReceiver<Lease>, stop: CancellationToken) {
+async fn monitor(
+    engine: Arc<Engine>,
+    slots: Arc<Slots>,
+    receiver: mpsc::UnboundedReceiver<Lease>,
+    stop: CancellationToken,
+) {
     let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
     let name = engine.worker().to_string();
     let concurrency = engine.options().concurrency;

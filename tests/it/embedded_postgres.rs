@@ -2,19 +2,25 @@
 
 use crate::support::cluster::TestDatabase;
 use crate::support::directory::TestDirectory;
+use crate::support::program::{self, Program};
 use chartgate::db::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres, account, binaries};
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Starts in a thread of the blocking pool, which soon ends: the server must not end with it.
 async fn start(options: &EmbeddedOptions) -> Result<EmbeddedPostgres, EmbeddedError> {
     let options = options.clone();
     tokio::task::spawn_blocking(move || EmbeddedPostgres::start(&options)).await.unwrap()
+}
+
+/// Without `fsync` and `synchronous_commit`, where no commit has to survive.
+fn quick(directory: impl Into<PathBuf>) -> EmbeddedOptions {
+    EmbeddedOptions { durable: false, ..EmbeddedOptions::new(directory) }
 }
 
 async fn connect(server: &EmbeddedPostgres) -> PgConnection {
@@ -70,7 +76,7 @@ async fn a_fresh_directory_becomes_a_durable_server_on_a_private_socket() {
 #[tokio::test]
 async fn data_is_there_after_a_stop_and_a_second_start() {
     let directory = TestDirectory::new();
-    let options = EmbeddedOptions::new(directory.path());
+    let options = quick(directory.path());
     let server = start(&options).await.unwrap();
     let mut connection = connect(&server).await;
     sqlx::raw_sql("create table kept (id int); insert into kept values (7)").execute(&mut connection).await.unwrap();
@@ -101,7 +107,7 @@ async fn a_killed_postmaster_is_started_again_with_its_data() {
 #[tokio::test]
 async fn a_second_instance_on_the_same_directory_is_refused() {
     let directory = TestDirectory::new();
-    let options = EmbeddedOptions::new(directory.path());
+    let options = quick(directory.path());
     let _server = start(&options).await.unwrap();
     let error = start(&options).await.unwrap_err();
     assert!(matches!(error, EmbeddedError::InUse { .. }), "{error}");
@@ -111,7 +117,7 @@ async fn a_second_instance_on_the_same_directory_is_refused() {
 #[tokio::test]
 async fn a_pid_file_with_a_reused_number_does_not_stop_a_start() {
     let directory = TestDirectory::new();
-    let options = EmbeddedOptions::new(directory.path());
+    let options = quick(directory.path());
     let server = start(&options).await.unwrap();
     let pid_file = directory.path().join("postgres/cluster/postmaster.pid");
     let text = std::fs::read_to_string(&pid_file).unwrap();
@@ -133,7 +139,7 @@ async fn a_pid_file_with_a_reused_number_does_not_stop_a_start() {
 async fn a_path_too_long_for_a_socket_address_works() {
     let directory = TestDirectory::new();
     let deep = directory.path().join("d".repeat(120));
-    let server = start(&EmbeddedOptions { durable: false, ..EmbeddedOptions::new(deep) }).await.unwrap();
+    let server = start(&quick(deep)).await.unwrap();
     connect(&server).await;
     let socket_dir = server.socket_dir().to_owned();
     tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
@@ -147,7 +153,7 @@ async fn a_directory_that_the_servers_account_cannot_enter_is_named() {
     }
     let directory = TestDirectory::new();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    let error = start(&EmbeddedOptions::new(directory.path().join("data"))).await.unwrap_err();
+    let error = start(&quick(directory.path().join("data"))).await.unwrap_err();
     assert!(matches!(&error, EmbeddedError::Unreachable { dir, .. } if dir == directory.path()), "{error}");
 }
 
@@ -155,8 +161,7 @@ async fn a_directory_that_the_servers_account_cannot_enter_is_named() {
 async fn settings_of_the_caller_win() {
     let directory = TestDirectory::new();
     let settings = vec![("max_connections".to_owned(), "33".to_owned())];
-    let server =
-        start(&EmbeddedOptions { settings, durable: false, ..EmbeddedOptions::new(directory.path()) }).await.unwrap();
+    let server = start(&EmbeddedOptions { settings, ..quick(directory.path()) }).await.unwrap();
     assert_eq!(show(&mut connect(&server).await, "max_connections").await, "33");
 }
 
@@ -164,16 +169,16 @@ async fn settings_of_the_caller_win() {
 async fn a_server_that_cannot_start_says_why() {
     let directory = TestDirectory::new();
     let settings = vec![("max_connections".to_owned(), "many".to_owned())];
-    let error = start(&EmbeddedOptions { settings, ..EmbeddedOptions::new(directory.path()) }).await.unwrap_err();
+    let error = start(&EmbeddedOptions { settings, ..quick(directory.path()) }).await.unwrap_err();
     assert!(error.to_string().contains("max_connections"), "{error}");
 }
 
-/// Not a test: the program that the next tests kill. It prints the postmaster's number, then every number that it has
+/// Not a test: the program that the next tests kill. It tells the postmaster's number, then every number that it has
 /// committed.
 #[tokio::test]
-async fn helper_program_that_gets_killed() {
-    let Some(dir) = std::env::var_os(HELPER_DIRECTORY) else { return };
-    let server = start(&EmbeddedOptions::new(dir)).await.unwrap();
+async fn program_that_gets_killed() {
+    let Some(directory) = program::directory() else { return };
+    let server = start(&EmbeddedOptions::new(directory)).await.unwrap();
     let mut connection = connect(&server).await;
     sqlx::raw_sql("create table if not exists kept (id int)").execute(&mut connection).await.unwrap();
     let mut out = std::io::stdout();
@@ -184,45 +189,12 @@ async fn helper_program_that_gets_killed() {
     }
 }
 
-const HELPER_DIRECTORY: &str = "CHARTGATE_TEST_HELPER_DIRECTORY";
-
-struct Helper {
-    process: Child,
-    postmaster: u32,
-    committed: u32,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl Helper {
-    fn spawn(directory: &Path) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "embedded_postgres::helper_program_that_gets_killed", "--nocapture"])
-            .env(HELPER_DIRECTORY, directory)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        // The test harness prints before us, on the same line too.
-        let postmaster = number_after(&mut lines, "postmaster ").expect("the helper program started its server");
-        let committed = number_after(&mut lines, "committed ").expect("the helper program committed a row");
-        Self { process, postmaster, committed, lines }
-    }
-
-    /// Kill it, reap it, and return the last number whose commit it has announced.
-    fn kill(mut self) -> u32 {
-        let mut last = self.committed;
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        while let Some(id) = number_after(&mut self.lines, "committed ") {
-            last = id;
-        }
-        last
-    }
-}
-
-fn number_after(lines: &mut std::io::Lines<BufReader<std::process::ChildStdout>>, word: &str) -> Option<u32> {
-    lines.map_while(Result::ok).find_map(|line| line.split(word).nth(1)?.parse().ok())
+/// The program, after its first commit, and its postmaster's number.
+fn spawn_program(directory: &Path) -> (Program, u32) {
+    let mut program = Program::spawn("embedded_postgres::program_that_gets_killed", directory);
+    let postmaster = program.next("postmaster ").expect("the program started its server");
+    program.next("committed ").expect("the program committed a row");
+    (program, postmaster)
 }
 
 async fn committed_up_to(options: &EmbeddedOptions) -> u32 {
@@ -234,9 +206,8 @@ async fn committed_up_to(options: &EmbeddedOptions) -> u32 {
 #[tokio::test]
 async fn a_killed_program_leaves_no_server_behind_and_loses_no_commit() {
     let directory = TestDirectory::new();
-    let helper = Helper::spawn(directory.path());
-    let postmaster = helper.postmaster;
-    let announced = helper.kill();
+    let (program, postmaster) = spawn_program(directory.path());
+    let announced = program.kill("committed ").unwrap_or(1);
     wait_until("the postmaster of the killed program ended", || !is_alive(postmaster)).await;
     assert!(committed_up_to(&EmbeddedOptions::new(directory.path())).await >= announced);
 }
@@ -247,21 +218,20 @@ async fn a_program_starts_after_its_predecessor_and_the_postmaster_were_killed_t
     // a container whose first process is not an init, and its number stays taken.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     let directory = TestDirectory::new();
-    let helper = Helper::spawn(directory.path());
-    let postmaster = helper.postmaster;
+    let (program, postmaster) = spawn_program(directory.path());
     // Stopped, so that it cannot reap or replace its postmaster before it dies itself.
-    signal(helper.process.id(), Signal::STOP);
+    signal(program.id(), Signal::STOP);
     signal(postmaster, Signal::KILL);
-    let announced = helper.kill();
+    let announced = program.kill("committed ").unwrap_or(1);
     wait_until("the postmaster was a zombie", || !is_alive(postmaster)).await;
     assert!(Path::new(&format!("/proc/{postmaster}")).exists(), "nobody reaped the postmaster");
-    assert!(committed_up_to(&EmbeddedOptions::new(directory.path())).await >= announced);
+    assert!(committed_up_to(&quick(directory.path())).await >= announced);
 }
 
 #[tokio::test]
 async fn a_postmaster_that_outlived_its_program_is_stopped_by_the_next_start() {
     let directory = TestDirectory::new();
-    let options = EmbeddedOptions::new(directory.path());
+    let options = quick(directory.path());
     let server = start(&options).await.unwrap();
     tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
     // One that nobody ties to the life of a program, as `pg_ctl` starts it.

@@ -1,6 +1,8 @@
 //! The contract of object storage, through the gateway's client, the plain SDK and raw requests, on the embedded S3.
 
+use crate::support::directory::TestDirectory;
 use crate::support::objects::{BUCKET, TestObjects, header_lines, raw};
+use crate::support::program::{self, Program};
 use aws_sdk_s3::config::RequestChecksumCalculation;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
@@ -8,6 +10,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 use chartgate::objects::embedded::{CreatedObject, EmbeddedS3Error};
 use chartgate::objects::{ObjectError, Objects, PutTerms};
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
@@ -288,6 +291,49 @@ async fn a_restart_keeps_everything_and_clears_what_a_crash_left() {
     assert_eq!(keys(&store.objects, "").await, ["kept"]);
     assert_eq!(files_below(&store.dir().join("tmp")), 0);
     put(&store.objects, "more", "v").await;
+}
+
+/// Not a test: the program that the next test kills. It tells every object that was acknowledged.
+#[tokio::test]
+async fn program_that_gets_killed() {
+    let Some(directory) = program::directory() else { return };
+    let store = TestObjects::start_in(TestDirectory::of(directory)).await;
+    let mut out = std::io::stdout();
+    for number in 1u32.. {
+        let key = format!("k/{number}");
+        store.objects.put(&key, body_of(number), "text/plain", &[("number", number.to_string())]).await.unwrap();
+        // Also replaced over and over: one version or the other, never something in between.
+        store
+            .objects
+            .put("k/replaced", body_of(number), "text/plain", &[("number", number.to_string())])
+            .await
+            .unwrap();
+        writeln!(out, "stored {number}").unwrap();
+    }
+}
+
+fn body_of(number: u32) -> Bytes {
+    number.to_string().repeat(5000).into()
+}
+
+#[tokio::test]
+async fn a_killed_server_keeps_whole_every_object_that_it_acknowledged() {
+    for _ in 0..3 {
+        let directory = TestDirectory::new();
+        let mut program = Program::spawn("objects::program_that_gets_killed", directory.path());
+        let first = (0..20).map_while(|_| program.next("stored ")).last().expect("the program stored objects");
+        let stored = program.kill("stored ").unwrap_or(first);
+        let store = TestObjects::start_in(directory).await;
+        for number in 1..=stored {
+            let key = format!("k/{number}");
+            assert_eq!(store.objects.get(&key).await.unwrap(), body_of(number), "{key}");
+        }
+        let head = store.objects.head("k/replaced").await.unwrap().unwrap();
+        let number: u32 = head.metadata["number"].parse().unwrap();
+        assert!(number == stored || number == stored + 1, "{number} after {stored}");
+        assert_eq!(store.objects.get("k/replaced").await.unwrap(), body_of(number));
+        assert_eq!(files_below(&store.dir().join("tmp")), 0);
+    }
 }
 
 #[tokio::test]

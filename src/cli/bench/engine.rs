@@ -66,7 +66,9 @@ fn workflow(lanes: Lanes) -> String {
         .iter()
         .map(|name| format!("[[step]]\nname = \"{name}\"\nhandler = \"bench.noop\"\n"))
         .collect();
-    format!("name = \"bench-{ordering}\"\nversion = 1\nsummary = \"Five steps that do nothing.\"\nordering = \"{ordering}\"\n{steps}")
+    format!(
+        "name = \"bench-{ordering}\"\nversion = 1\nsummary = \"Five steps that do nothing.\"\nordering = \"{ordering}\"\n{steps}"
+    )
 }
 
 /// Run it, and answer the figures.
@@ -83,22 +85,29 @@ pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<V
 
     let mut admin = PgConnection::connect_with(&prepared.options).await?;
     fill(&mut admin, arguments, &name).await.context("filling the queue")?;
-    let wal_before: i64 = sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::bigint").fetch_one(&mut admin).await?;
+    let wal_before: i64 =
+        sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::bigint").fetch_one(&mut admin).await?;
 
-    let options = EngineOptions { concurrency: arguments.concurrency, committers: arguments.committers, ..EngineOptions::default() };
+    let options = EngineOptions {
+        concurrency: arguments.concurrency,
+        committers: arguments.committers,
+        ..EngineOptions::default()
+    };
     let engine = Engine::start(db.clone(), catalog, Wake::default(), options);
     let started = Instant::now();
     let workers = Workers::start(Arc::clone(&engine), vec!["worker".to_owned()]);
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let done = engine.counters.steps_committed.load(std::sync::atomic::Ordering::Relaxed) >= i64::from(arguments.jobs) * 5;
+        let done =
+            engine.counters.steps_committed.load(std::sync::atomic::Ordering::Relaxed) >= i64::from(arguments.jobs) * 5;
         if done {
             break;
         }
         ensure!(started.elapsed() < Duration::from_mins(10), "not done after 10 minutes");
     }
     let elapsed = started.elapsed().as_secs_f64();
-    let wal_after: i64 = sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::bigint").fetch_one(&mut admin).await?;
+    let wal_after: i64 =
+        sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::bigint").fetch_one(&mut admin).await?;
     workers.shutdown().await;
     check(&mut admin, i64::from(arguments.jobs), &name).await?;
     let rate = f64::from(arguments.jobs) / elapsed;
@@ -178,7 +187,10 @@ pub(super) async fn check(admin: &mut PgConnection, jobs: i64, workflow: &str) -
     .await?;
     ensure!(waiting == 0, "{waiting} rows are left in the queue");
     ensure!(succeeded == jobs, "{succeeded} of {jobs} jobs succeeded");
-    ensure!(steps == 5 * jobs && records == 5 * jobs && distinct == 5 * jobs, "{steps} step rows, {records} audit records ({distinct} distinct) for {jobs} jobs");
+    ensure!(
+        steps == 5 * jobs && records == 5 * jobs && distinct == 5 * jobs,
+        "{steps} step rows, {records} audit records ({distinct} distinct) for {jobs} jobs"
+    );
     let disorder: i64 = sqlx::query_scalar(
         "select count(*) filter (where previous_last > first)
          from (

@@ -31,7 +31,11 @@ const BULK_MAX: i64 = 100_000;
     responses((status = 200, description = "A page", body = JobPage), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn list_jobs(State(app): State<Arc<App>>, caller: Authenticated, Parameters(parameters): Parameters<ListParameters>) -> Result<Json<JobPage>, Problem> {
+pub async fn list_jobs(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Parameters(parameters): Parameters<ListParameters>,
+) -> Result<Json<JobPage>, Problem> {
     caller.allow(ADMINS)?;
     Ok(Json(parameters.page(&app, caller.caller.organization).await?))
 }
@@ -55,7 +59,9 @@ pub async fn list_failures(State(app): State<Arc<App>>, caller: Authenticated) -
     let scope = organization.map_or(Scope::Platform, Scope::Organization);
     let failures = app
         .db
-        .unit::<_, DbError, _>(scope, move |connection| Box::pin(async move { jobs_store::failure_groups(connection, organization).await }))
+        .unit::<_, DbError, _>(scope, move |connection| {
+            Box::pin(async move { jobs_store::failure_groups(connection, organization).await })
+        })
         .await?;
     Ok(Json(Failures { failures }))
 }
@@ -91,7 +97,11 @@ fn failed_step() -> String {
 }
 
 fn check_reason(reason: &str) -> Result<(), Problem> {
-    if (1..=1000).contains(&reason.trim().chars().count()) { Ok(()) } else { Err(Problem::new("invalid_request", "`reason` must have 1 to 1000 characters.")) }
+    if (1..=1000).contains(&reason.trim().chars().count()) {
+        Ok(())
+    } else {
+        Err(Problem::new("invalid_request", "`reason` must have 1 to 1000 characters."))
+    }
 }
 
 /// Retry a job that has ended: from its failed step, from a named step, or from the start.
@@ -105,20 +115,36 @@ fn check_reason(reason: &str) -> Result<(), Problem> {
     ),
     security(("api_key" = []))
 )]
-pub async fn retry_job(State(app): State<Arc<App>>, caller: Authenticated, Path(job): Path<String>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub async fn retry_job(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(job): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     caller.allow(ADMINS)?;
     let request: RetryRequest = read_json(&headers, body).await?;
     check_reason(&request.reason)?;
     let (organization, job) = locate(&app, &caller, &job).await?;
     match retry_one(&app, organization, job, &request.from, request.version, caller.actor, request.reason).await? {
         Acted::Done => Ok((StatusCode::ACCEPTED, Json(view(&app, organization, job).await?)).into_response()),
-        Acted::Refused => Err(Problem::new("job_not_finished", "The job has not ended; only a job that has ended can be retried.")),
+        Acted::Refused => {
+            Err(Problem::new("job_not_finished", "The job has not ended; only a job that has ended can be retried."))
+        }
         Acted::Unknown => Err(Problem::new("job_not_found", "There is no such job.")),
     }
 }
 
 /// Open the next round of one job at the step that `from` names.
-async fn retry_one(app: &App, organization: OrganizationId, job: JobId, from: &str, version: RetryVersion, actor: Actor, reason: String) -> Result<Acted, Problem> {
+async fn retry_one(
+    app: &App,
+    organization: OrganizationId,
+    job: JobId,
+    from: &str,
+    version: RetryVersion,
+    actor: Actor,
+    reason: String,
+) -> Result<Acted, Problem> {
     let row = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
@@ -140,7 +166,11 @@ async fn retry_one(app: &App, organization: OrganizationId, job: JobId, from: &s
         RetryVersion::Latest => app.catalog.latest(&row.workflow).map_err(internal)?,
     };
     // The failed step by name, since another version may have other indices. A job that was cancelled goes on where it stood.
-    let failed = steps.iter().filter(|step| step.round == row.round && step.status == "failed").min_by_key(|step| step.step).map(|step| step.name.clone());
+    let failed = steps
+        .iter()
+        .filter(|step| step.round == row.round && step.status == "failed")
+        .min_by_key(|step| step.step)
+        .map(|step| step.name.clone());
     let step = match from {
         "start" => 0,
         "failed_step" => match failed {
@@ -153,7 +183,9 @@ async fn retry_one(app: &App, organization: OrganizationId, job: JobId, from: &s
     let acted = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move { jobs_store::retry_job(connection, organization, job, step, version, &actor, Some(&reason)).await })
+            Box::pin(async move {
+                jobs_store::retry_job(connection, organization, job, step, version, &actor, Some(&reason)).await
+            })
         })
         .await?;
     app.wake.signal();
@@ -162,16 +194,30 @@ async fn retry_one(app: &App, organization: OrganizationId, job: JobId, from: &s
 
 fn step_index(definition: &WorkflowDefinition, name: &str) -> Result<i16, Problem> {
     let names: Vec<&str> = definition.steps.iter().map(|step| step.name.as_str()).collect();
-    definition
-        .step_index(name)
-        .and_then(|index| i16::try_from(index).ok())
-        .ok_or_else(|| Problem::new("invalid_request", format!("`from` must be failed_step, start, or one of the steps {}.", names.join(", "))))
+    definition.step_index(name).and_then(|index| i16::try_from(index).ok()).ok_or_else(|| {
+        Problem::new(
+            "invalid_request",
+            format!("`from` must be failed_step, start, or one of the steps {}.", names.join(", ")),
+        )
+    })
 }
 
 /// The first step that has not succeeded; the first one when all have.
-fn resume_index(definition: &WorkflowDefinition, steps: &[crate::engine::jobs::StepRow], first: i16, round: i32) -> i16 {
-    let succeeded = |index: i16| steps.iter().any(|step| step.step == index && step.status == "succeeded" && (index < first || step.round == round));
-    (0..definition.steps.len()).filter_map(|index| i16::try_from(index).ok()).find(|index| !succeeded(*index)).unwrap_or(0)
+fn resume_index(
+    definition: &WorkflowDefinition,
+    steps: &[crate::engine::jobs::StepRow],
+    first: i16,
+    round: i32,
+) -> i16 {
+    let succeeded = |index: i16| {
+        steps
+            .iter()
+            .any(|step| step.step == index && step.status == "succeeded" && (index < first || step.round == round))
+    };
+    (0..definition.steps.len())
+        .filter_map(|index| i16::try_from(index).ok())
+        .find(|index| !succeeded(*index))
+        .unwrap_or(0)
 }
 
 /// Which jobs a bulk retry meets.
@@ -234,7 +280,12 @@ pub struct BulkRetryRequest {
     ),
     security(("api_key" = []))
 )]
-pub async fn retry_jobs(State(app): State<Arc<App>>, caller: Authenticated, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub async fn retry_jobs(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     caller.allow(ADMINS)?;
     let request: BulkRetryRequest = read_json(&headers, body).await?;
     check_reason(&request.reason)?;
@@ -267,12 +318,19 @@ pub async fn retry_jobs(State(app): State<Arc<App>>, caller: Authenticated, head
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())
 }
 
-async fn targets(app: &App, organization: Option<OrganizationId>, request: &BulkRetryRequest) -> Result<Vec<(OrganizationId, JobId)>, Problem> {
+async fn targets(
+    app: &App,
+    organization: Option<OrganizationId>,
+    request: &BulkRetryRequest,
+) -> Result<Vec<(OrganizationId, JobId)>, Problem> {
     match (&request.filter, &request.ids) {
         (Some(filter), None) => {
             let status = filter.status.unwrap_or(JobStatus::Failed);
             if !status.is_terminal() || status == JobStatus::Expired {
-                return Err(Problem::new("invalid_request", "`filter.status` must be failed, cancelled, succeeded or succeeded_with_issues."));
+                return Err(Problem::new(
+                    "invalid_request",
+                    "`filter.status` must be failed, cancelled, succeeded or succeeded_with_issues.",
+                ));
             }
             let filter = JobFilter {
                 status: Some(status),
@@ -296,7 +354,13 @@ async fn targets(app: &App, organization: Option<OrganizationId>, request: &Bulk
             for job in ids.iter().copied() {
                 let home = match organization {
                     Some(organization) => Some(organization),
-                    None => app.db.unit::<_, DbError, _>(Scope::Platform, move |connection| Box::pin(async move { jobs_store::find_organization(connection, job).await })).await?,
+                    None => {
+                        app.db
+                            .unit::<_, DbError, _>(Scope::Platform, move |connection| {
+                                Box::pin(async move { jobs_store::find_organization(connection, job).await })
+                            })
+                            .await?
+                    }
                 };
                 targets.extend(home.map(|home| (home, job)));
             }
@@ -307,8 +371,16 @@ async fn targets(app: &App, organization: Option<OrganizationId>, request: &Bulk
 }
 
 /// Retry the targets one after another at the asked rate; the canary first. Progress is persisted.
-async fn run_operation(app: Arc<App>, home: OrganizationId, operation: OperationId, targets: Vec<(OrganizationId, JobId)>, request: BulkRetryRequest, actor: Actor) {
-    let pause = std::time::Duration::from_secs_f64(1.0 / f64::from(request.rate_per_second.unwrap_or(100).clamp(1, 10_000)));
+async fn run_operation(
+    app: Arc<App>,
+    home: OrganizationId,
+    operation: OperationId,
+    targets: Vec<(OrganizationId, JobId)>,
+    request: BulkRetryRequest,
+    actor: Actor,
+) {
+    let pause =
+        std::time::Duration::from_secs_f64(1.0 / f64::from(request.rate_per_second.unwrap_or(100).clamp(1, 10_000)));
     let canary = request.canary.map_or(0, |canary| usize::try_from(canary).unwrap_or(0)).min(targets.len());
     let (mut done, mut skipped, mut status) = (0, 0, "succeeded");
     let mut tick = tokio::time::interval(pause);
@@ -318,7 +390,17 @@ async fn run_operation(app: Arc<App>, home: OrganizationId, operation: Operation
             status = "stopped";
             break;
         }
-        match retry_one(&app, *organization, *job, &request.from, request.version, actor.clone(), request.reason.clone()).await {
+        match retry_one(
+            &app,
+            *organization,
+            *job,
+            &request.from,
+            request.version,
+            actor.clone(),
+            request.reason.clone(),
+        )
+        .await
+        {
             Ok(Acted::Done) => done += 1,
             // Under way already, or gone: nothing to do.
             Ok(Acted::Refused | Acted::Unknown) => skipped += 1,
@@ -334,7 +416,14 @@ async fn run_operation(app: Arc<App>, home: OrganizationId, operation: Operation
     report(&app, home, operation, done, skipped, status).await;
 }
 
-async fn report(app: &App, home: OrganizationId, operation: OperationId, done: i32, skipped: i32, status: &'static str) {
+async fn report(
+    app: &App,
+    home: OrganizationId,
+    operation: OperationId,
+    done: i32,
+    skipped: i32,
+    status: &'static str,
+) {
     let reported = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
@@ -368,14 +457,20 @@ async fn canary_succeeded(app: &App, canaries: &[(OrganizationId, JobId)]) -> bo
     responses((status = 200, description = "The operation", body = OperationView), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn get_operation(State(app): State<Arc<App>>, caller: Authenticated, Path(operation): Path<String>) -> Result<Json<OperationView>, Problem> {
+pub async fn get_operation(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(operation): Path<String>,
+) -> Result<Json<OperationView>, Problem> {
     caller.allow(ADMINS)?;
     let missing = || Problem::new("operation_not_found", "There is no such operation.");
     let operation: OperationId = operation.parse().map_err(|_| missing())?;
     let home = caller.caller.organization.unwrap_or(OrganizationId::PLATFORM);
     let found = app
         .db
-        .unit::<_, DbError, _>(Scope::Organization(home), move |connection| Box::pin(async move { operations::find(connection, home, operation).await }))
+        .unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
+            Box::pin(async move { operations::find(connection, home, operation).await })
+        })
         .await?;
     found.map(Json).ok_or_else(missing)
 }

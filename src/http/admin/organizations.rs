@@ -32,7 +32,15 @@ fn permitted(caller: &Authenticated, text: &str) -> Result<OrganizationId, Probl
     if caller.caller.organization.is_some_and(|own| own != id) { Err(not_found()) } else { Ok(id) }
 }
 
-async fn record(connection: &mut PgConnection, organization: OrganizationId, event: &str, action: Action, actor: &Actor, resource: &str, detail: Option<Value>) -> Result<(), DbError> {
+async fn record(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: &str,
+    action: Action,
+    actor: &Actor,
+    resource: &str,
+    detail: Option<Value>,
+) -> Result<(), DbError> {
     let mut record = Record::new(organization, event, action, actor);
     record.resource = Some(resource);
     record.detail = detail;
@@ -52,10 +60,18 @@ pub struct Organizations {
     responses((status = 200, description = "The organizations", body = Organizations), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn list_organizations(State(app): State<Arc<App>>, caller: Authenticated) -> Result<Json<Organizations>, Problem> {
+pub async fn list_organizations(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+) -> Result<Json<Organizations>, Problem> {
     caller.allow(ADMINS)?;
     let only = caller.caller.organization;
-    let organizations = app.db.unit::<_, DbError, _>(Scope::Global, move |connection| Box::pin(async move { store::list_organizations(connection, only).await })).await?;
+    let organizations = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move { store::list_organizations(connection, only).await })
+        })
+        .await?;
     Ok(Json(Organizations { organizations }))
 }
 
@@ -73,7 +89,12 @@ pub struct NewOrganization {
     responses((status = 201, description = "Created", body = Organization), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn create_organization(State(app): State<Arc<App>>, caller: Authenticated, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub async fn create_organization(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     caller.allow(&[Role::Platform])?;
     let request: NewOrganization = read_json(&headers, body).await?;
     let name = request.name.trim().to_owned();
@@ -87,7 +108,16 @@ pub async fn create_organization(State(app): State<Arc<App>>, caller: Authentica
             Box::pin(async move {
                 let created = store::insert_organization(connection, id, &name).await?;
                 if created.is_some() {
-                    record(connection, id, "organization.created", Action::Create, &caller.actor, &id.to_string(), None).await?;
+                    record(
+                        connection,
+                        id,
+                        "organization.created",
+                        Action::Create,
+                        &caller.actor,
+                        &id.to_string(),
+                        None,
+                    )
+                    .await?;
                 }
                 Ok(created)
             })
@@ -108,9 +138,17 @@ pub struct StatusChange {
     reason: Option<String>,
 }
 
-async fn set_status(app: &App, caller: Authenticated, id: &str, headers: &HeaderMap, body: Body, status: &'static str) -> Result<Json<Organization>, Problem> {
+async fn set_status(
+    app: &App,
+    caller: Authenticated,
+    id: &str,
+    headers: &HeaderMap,
+    body: Body,
+    status: &'static str,
+) -> Result<Json<Organization>, Problem> {
     let id = permitted(&caller, id)?;
-    let request: StatusChange = if headers.contains_key("content-type") { read_json(headers, body).await? } else { StatusChange::default() };
+    let request: StatusChange =
+        if headers.contains_key("content-type") { read_json(headers, body).await? } else { StatusChange::default() };
     let changed = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
@@ -139,7 +177,13 @@ async fn set_status(app: &App, caller: Authenticated, id: &str, headers: &Header
     responses((status = 200, description = "Paused", body = Organization), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn pause_organization(State(app): State<Arc<App>>, caller: Authenticated, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Result<Json<Organization>, Problem> {
+pub async fn pause_organization(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Organization>, Problem> {
     set_status(&app, caller, &id, &headers, body, "paused").await
 }
 
@@ -150,7 +194,13 @@ pub async fn pause_organization(State(app): State<Arc<App>>, caller: Authenticat
     responses((status = 200, description = "Active", body = Organization), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn resume_organization(State(app): State<Arc<App>>, caller: Authenticated, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Result<Json<Organization>, Problem> {
+pub async fn resume_organization(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Organization>, Problem> {
     set_status(&app, caller, &id, &headers, body, "active").await
 }
 
@@ -168,7 +218,11 @@ pub struct Settings {
 
 impl Settings {
     fn of(organization: &Organization) -> Self {
-        let mrn_systems = organization.settings.get("mrn_systems").and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default();
+        let mrn_systems = organization
+            .settings
+            .get("mrn_systems")
+            .and_then(|value| serde_json::from_value(value.clone()).ok())
+            .unwrap_or_default();
         Self { mrn_systems, running_max: organization.running_max }
     }
 }
@@ -179,9 +233,18 @@ impl Settings {
     responses((status = 200, description = "The settings", body = Settings), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn get_settings(State(app): State<Arc<App>>, caller: Authenticated, Path(id): Path<String>) -> Result<Json<Settings>, Problem> {
+pub async fn get_settings(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(id): Path<String>,
+) -> Result<Json<Settings>, Problem> {
     let id = permitted(&caller, &id)?;
-    let found = app.db.unit::<_, DbError, _>(Scope::Global, move |connection| Box::pin(async move { store::find_organization(connection, Some(id), None).await })).await?;
+    let found = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move { store::find_organization(connection, Some(id), None).await })
+        })
+        .await?;
     found.map(|organization| Json(Settings::of(&organization))).ok_or_else(not_found)
 }
 
@@ -191,12 +254,21 @@ pub async fn get_settings(State(app): State<Arc<App>>, caller: Authenticated, Pa
     responses((status = 200, description = "The settings", body = Settings), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn put_settings(State(app): State<Arc<App>>, caller: Authenticated, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Result<Json<Settings>, Problem> {
+pub async fn put_settings(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Settings>, Problem> {
     let id = permitted(&caller, &id)?;
     let settings: Settings = read_json(&headers, body).await?;
     let sane = |system: &String| (1..=500).contains(&system.len()) && !system.chars().any(char::is_control);
     if settings.mrn_systems.len() > 100 || !settings.mrn_systems.iter().all(sane) {
-        return Err(Problem::new("invalid_request", "`mrnSystems` must hold at most 100 systems of 1 to 500 characters."));
+        return Err(Problem::new(
+            "invalid_request",
+            "`mrnSystems` must hold at most 100 systems of 1 to 500 characters.",
+        ));
     }
     if settings.running_max.is_some_and(|max| max < 1) {
         return Err(Problem::new("invalid_request", "`runningMax` must be at least 1, or null."));
@@ -208,7 +280,16 @@ pub async fn put_settings(State(app): State<Arc<App>>, caller: Authenticated, Pa
             Box::pin(async move {
                 let changed = store::set_settings(connection, id, &stored, settings.running_max).await?;
                 if changed.is_some() {
-                    record(connection, id, "organization.settings_changed", Action::Update, &caller.actor, &id.to_string(), None).await?;
+                    record(
+                        connection,
+                        id,
+                        "organization.settings_changed",
+                        Action::Update,
+                        &caller.actor,
+                        &id.to_string(),
+                        None,
+                    )
+                    .await?;
                 }
                 Ok(changed)
             })
@@ -234,7 +315,12 @@ pub struct Keys {
 pub async fn list_keys(State(app): State<Arc<App>>, caller: Authenticated) -> Result<Json<Keys>, Problem> {
     caller.allow(ADMINS)?;
     let only = caller.caller.organization;
-    let keys = app.db.unit::<_, DbError, _>(Scope::Global, move |connection| Box::pin(async move { store::list_keys(connection, only).await })).await?;
+    let keys = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move { store::list_keys(connection, only).await })
+        })
+        .await?;
     Ok(Json(Keys { keys }))
 }
 
@@ -283,10 +369,19 @@ pub struct CreatedKey {
     responses((status = 201, description = "Created", body = CreatedKey), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn create_key(State(app): State<Arc<App>>, caller: Authenticated, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub async fn create_key(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     caller.allow(ADMINS)?;
     let request: NewKeyRequest = read_json(&headers, body).await?;
-    if request.name.chars().count() > 200 || !(1..=100).contains(&request.source.len()) || request.name.contains('\0') || request.source.chars().any(char::is_control) {
+    if request.name.chars().count() > 200
+        || !(1..=100).contains(&request.source.len())
+        || request.name.contains('\0')
+        || request.source.chars().any(char::is_control)
+    {
         return Err(Problem::new("invalid_request", "`name` must have at most 200 and `source` 1 to 100 characters."));
     }
     let expires_at = instant("expiresAt", request.expires_at.as_deref())?;
@@ -299,7 +394,16 @@ pub async fn create_key(State(app): State<Arc<App>>, caller: Authenticated, head
         .unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
                 store::insert_key(connection, &key, &grant).await?;
-                record(connection, home, "key.created", Action::Create, &caller.actor, &format!("key:{}", key.id), Some(json!({ "role": role.as_str() }))).await
+                record(
+                    connection,
+                    home,
+                    "key.created",
+                    Action::Create,
+                    &caller.actor,
+                    &format!("key:{}", key.id),
+                    Some(json!({ "role": role.as_str() })),
+                )
+                .await
             })
         })
         .await?;
@@ -307,7 +411,11 @@ pub async fn create_key(State(app): State<Arc<App>>, caller: Authenticated, head
 }
 
 /// Whose key it becomes: an admin's own organization; the platform's choice.
-async fn key_organization(app: &App, caller: &Authenticated, request: &NewKeyRequest) -> Result<Option<OrganizationId>, Problem> {
+async fn key_organization(
+    app: &App,
+    caller: &Authenticated,
+    request: &NewKeyRequest,
+) -> Result<Option<OrganizationId>, Problem> {
     if let Some(own) = caller.caller.organization {
         let names_own = request.organization.as_deref().is_none_or(|text| text.parse() == Ok(own));
         if request.role == Role::Platform || !names_own {
@@ -321,7 +429,12 @@ async fn key_organization(app: &App, caller: &Authenticated, request: &NewKeyReq
         (None, _) => Err(Problem::new("invalid_request", "`organization` is missing.")),
         (Some(text), _) => {
             let (id, name) = (text.parse::<OrganizationId>().ok(), text.clone());
-            let found = app.db.unit::<_, DbError, _>(Scope::Global, move |connection| Box::pin(async move { store::find_organization(connection, id, Some(&name)).await })).await?;
+            let found = app
+                .db
+                .unit::<_, DbError, _>(Scope::Global, move |connection| {
+                    Box::pin(async move { store::find_organization(connection, id, Some(&name)).await })
+                })
+                .await?;
             found.map(|organization| Some(organization.id)).ok_or_else(not_found)
         }
     }
@@ -333,7 +446,11 @@ async fn key_organization(app: &App, caller: &Authenticated, request: &NewKeyReq
     responses((status = 204, description = "Revoked"), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn revoke_key(State(app): State<Arc<App>>, caller: Authenticated, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub async fn revoke_key(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
     caller.allow(ADMINS)?;
     let only = caller.caller.organization;
     let home = only.unwrap_or(OrganizationId::PLATFORM);
@@ -343,7 +460,8 @@ pub async fn revoke_key(State(app): State<Arc<App>>, caller: Authenticated, Path
             Box::pin(async move {
                 let revoked = store::revoke_key(connection, &id, only).await?;
                 if revoked {
-                    record(connection, home, "key.revoked", Action::Delete, &caller.actor, &format!("key:{id}"), None).await?;
+                    record(connection, home, "key.revoked", Action::Delete, &caller.actor, &format!("key:{id}"), None)
+                        .await?;
                 }
                 Ok(revoked)
             })

@@ -75,7 +75,12 @@ pub async fn list_workflows(State(app): State<Arc<App>>, caller: Authenticated) 
             steps: definition
                 .steps
                 .iter()
-                .map(|step| WorkflowStepView { name: step.name.clone(), handler: step.handler.clone(), run: step.run, max_attempts: step.retry.attempts })
+                .map(|step| WorkflowStepView {
+                    name: step.name.clone(),
+                    handler: step.handler.clone(),
+                    run: step.run,
+                    max_attempts: step.retry.attempts,
+                })
                 .collect(),
         })
         .collect();
@@ -97,6 +102,11 @@ pub struct WorkerList {
 )]
 pub async fn list_workers(State(app): State<Arc<App>>, caller: Authenticated) -> Result<Json<WorkerList>, Problem> {
     caller.allow(&[Role::Platform])?;
-    let workers = app.db.unit::<_, DbError, _>(Scope::Global, move |connection| Box::pin(async move { store::list_workers(connection).await })).await?;
+    let workers = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move { store::list_workers(connection).await })
+        })
+        .await?;
     Ok(Json(WorkerList { workers }))
 }

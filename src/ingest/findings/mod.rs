@@ -9,6 +9,8 @@ mod parts;
 mod problem;
 pub mod store;
 
+pub use store::{StoredEvidence, evidence};
+
 use super::fhir::path::Place;
 use super::fhir::split::{Bundle, Resource};
 use std::collections::HashMap;
@@ -92,6 +94,8 @@ pub struct Finding {
     pub kind: &'static str,
     /// What it is about.
     pub code: Code,
+    /// The code of the panel that this is a component of, as JSON text.
+    pub component_of: Option<String>,
     /// The value.
     pub value: Value,
     /// `referenceRange`, as JSON text.
@@ -135,6 +139,7 @@ impl Finding {
             category,
             kind,
             code: Code::default(),
+            component_of: None,
             value: Value::default(),
             reference_range: None,
             interpretation: None,
@@ -174,7 +179,8 @@ impl<'b, 'a> Medications<'b, 'a> {
     pub fn of(bundle: &'b Bundle<'a>) -> Self {
         let mut by_reference = HashMap::new();
         for entry in &bundle.entries {
-            let Some(resource) = entry.resource.as_ref().filter(|resource| resource.resource_type == "Medication") else {
+            let Some(resource) = entry.resource.as_ref().filter(|resource| resource.resource_type == "Medication")
+            else {
                 continue;
             };
             let relative = resource.id.as_deref().map(|id| format!("Medication/{id}"));

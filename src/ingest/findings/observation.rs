@@ -33,6 +33,7 @@ pub fn findings(object: &Object<'_>, place: &Place) -> Vec<Finding> {
         let Some(component) = node.object() else { continue };
         let place = list.item(index);
         let mut part = base.clone();
+        part.component_of = parts::member_json(object, "code");
         part.ordinal = i32::try_from(index + 1).unwrap_or(i32::MAX);
         describe(&mut part, &component, &place);
         if let Some((value, _, _)) = self::value(&component, &place) {
@@ -99,12 +100,8 @@ fn value<'a>(object: &Object<'a>, place: &Place) -> Option<(Value, Node<'a>, Pla
     }
     let reason = object.object("dataAbsentReason")?;
     let node = reason.node();
-    let value = Value {
-        kind: Some("absent"),
-        text: parts::concept_word(&reason),
-        json: parts::json(node),
-        ..Value::default()
-    };
+    let value =
+        Value { kind: Some("absent"), text: parts::concept_word(&reason), json: parts::json(node), ..Value::default() };
     Some((value, node, place.member("dataAbsentReason")))
 }
 

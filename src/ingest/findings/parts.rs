@@ -131,7 +131,9 @@ mod tests {
 
     #[test]
     fn numbers_that_numeric_cannot_hold_are_left_in_the_payload() {
-        for fits in ["1", "-0.10", "1.2E+2", "1e-300", r#"{"a": "1e99999", "b": [1, 2]}"#, r#""\"1e99999""#, r#"{"e9999": 1}"#] {
+        for fits in
+            ["1", "-0.10", "1.2E+2", "1e-300", r#"{"a": "1e99999", "b": [1, 2]}"#, r#""\"1e99999""#, r#"{"e9999": 1}"#]
+        {
             assert!(numbers_fit(fits), "{fits}");
         }
         for does_not in ["1e1000", "[1E+99999]", r#"{"a": "\\", "b": 1e9999}"#, &"9".repeat(301)] {

@@ -1,0 +1,232 @@
+//! SQL on `findings` and `finding_evidence`.
+
+use super::{EXTRACTOR_VERSION, Finding, QUOTE_BYTES_MAX};
+use crate::db::DbError;
+use crate::ids::{EventId, FindingId, OrganizationId};
+use sqlx::PgConnection;
+use std::collections::HashSet;
+
+/// Rows of one statement: a few megabytes of arguments at most.
+const ROWS_MAX: usize = 2_000;
+
+/// A finding of a stored event, to be stored.
+pub struct NewFinding<'f> {
+    /// Its id.
+    pub id: FindingId,
+    /// The event that says it.
+    pub event: EventId,
+    /// What it says.
+    pub finding: &'f Finding,
+}
+
+/// Store the findings of events that have none yet, with their evidence. Running it again changes nothing.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn insert(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    payload_sha256: &[u8],
+    body: &[u8],
+    findings: Vec<NewFinding<'_>>,
+) -> Result<u64, DbError> {
+    let events: Vec<EventId> = findings.iter().map(|row| row.event).collect();
+    let done: HashSet<EventId> = with_findings(connection, organization, &events).await?.into_iter().collect();
+    let rows: Vec<NewFinding<'_>> = findings.into_iter().filter(|row| !done.contains(&row.event)).collect();
+    let mut inserted = 0;
+    for rows in rows.chunks(ROWS_MAX) {
+        let stored: HashSet<FindingId> = insert_rows(connection, organization, rows).await?.into_iter().collect();
+        inserted += u64::try_from(stored.len()).unwrap_or(u64::MAX);
+        let fresh: Vec<&NewFinding<'_>> = rows.iter().filter(|row| stored.contains(&row.id)).collect();
+        insert_evidence(connection, organization, payload_sha256, body, &fresh).await?;
+    }
+    Ok(inserted)
+}
+
+/// Those of these events that have findings.
+async fn with_findings(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    events: &[EventId],
+) -> Result<Vec<EventId>, DbError> {
+    let query = sqlx::query_scalar(
+        "select k.event_id
+         from (select distinct event_id from unnest($2::uuid[]) as u (event_id)) k
+         cross join lateral (
+           select event_id
+           from findings
+           where organization_id = $1
+             and event_id = k.event_id
+           -- Also keeps the planner at one index lookup an event.
+           limit 1
+         ) f",
+    );
+    Ok(query.bind(organization).bind(events).fetch_all(connection).await?)
+}
+
+async fn insert_rows(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    rows: &[NewFinding<'_>],
+) -> Result<Vec<FindingId>, DbError> {
+    let query = sqlx::query_scalar(
+        "insert into findings
+           (organization_id, extractor_version, created_at,
+            id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, value_type,
+            value_text, value_number, value_code, comparator, unit, ucum, reference_range, interpretation,
+            interpretation_source, status, clinical_status, verification_status, severity, body_site, effective_text,
+            effective_end_text, effective_at, effective_precision, issued, performer, encounter_reference, dosage,
+            reactions, negated, component_of)
+         select $1, $2, n.now,
+                f.id, f.event_id, f.ordinal, f.category, f.kind, f.code_system, f.code, f.display, f.codings::jsonb,
+                f.code_text, f.value_type, f.value_text, f.value_number::numeric, f.value_code::jsonb, f.comparator,
+                f.unit, f.ucum, f.reference_range::jsonb, f.interpretation, f.interpretation_source, f.status,
+                f.clinical_status, f.verification_status, f.severity, f.body_site::jsonb, f.effective_text,
+                f.effective_end_text, f.effective_at, f.effective_precision, f.issued, f.performer::jsonb,
+                f.encounter_reference, f.dosage::jsonb, f.reactions::jsonb, f.negated, f.component_of::jsonb
+         from unnest(
+                     $3::uuid[], $4::uuid[], $5::integer[], $6::text[], $7::text[], $8::text[], $9::text[],
+                     $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
+                     $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[],
+                     $24::text[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::timestamptz[],
+                     $31::text[], $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::boolean[], $38::text[]
+         ) as f (
+                  id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, value_type,
+                  value_text, value_number, value_code, comparator, unit, ucum, reference_range, interpretation,
+                  interpretation_source, status, clinical_status, verification_status, severity, body_site,
+                  effective_text, effective_end_text, effective_at, effective_precision, issued, performer,
+                  encounter_reference, dosage, reactions, negated, component_of
+         )
+         cross join (select chartgate_now() as now) n
+         -- Another job of the same resource was faster.
+         on conflict (organization_id, event_id, ordinal) do nothing
+         returning id",
+    );
+    let query = query
+        .bind(organization)
+        .bind(EXTRACTOR_VERSION)
+        .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.event).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.ordinal).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.category).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.kind).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.code.system.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.code.code.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.code.display.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.code.codings.as_deref().unwrap_or("[]")).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.code.text.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.value.kind).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.value.text.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.value.number.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.value.json.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.value.comparator.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.value.unit.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.value.ucum.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.reference_range.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.interpretation.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.interpretation_source).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.status.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.clinical_status.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.verification_status.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.severity.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.body_site.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.effective.text.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.effective.end_text.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.effective.at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.effective.precision).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.issued.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.performer.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.encounter.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.dosage.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.reactions.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.negated).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.component_of.as_deref()).collect::<Vec<_>>());
+    Ok(query.fetch_all(connection).await?)
+}
+
+async fn insert_evidence(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    payload_sha256: &[u8],
+    body: &[u8],
+    rows: &[&NewFinding<'_>],
+) -> Result<(), DbError> {
+    let mut findings = Vec::new();
+    let mut ordinals = Vec::new();
+    let (mut starts, mut ends, mut quotes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut pointers, mut fhirpaths, mut rules) = (Vec::new(), Vec::new(), Vec::new());
+    for row in rows {
+        for (ordinal, evidence) in row.finding.evidence.iter().enumerate() {
+            // The quote is the beginning of the value, and the offsets are the quote's.
+            let end = evidence.span.end.min(evidence.span.start + QUOTE_BYTES_MAX);
+            findings.push(row.id);
+            ordinals.push(i32::try_from(ordinal).unwrap_or(i32::MAX));
+            starts.push(i64::try_from(evidence.span.start).unwrap_or(i64::MAX));
+            ends.push(i64::try_from(end).unwrap_or(i64::MAX));
+            quotes.push(&body[evidence.span.start..end]);
+            pointers.push(evidence.pointer.as_str());
+            fhirpaths.push(evidence.fhirpath.as_str());
+            rules.push(evidence.rule);
+        }
+    }
+    sqlx::query(
+        "insert into finding_evidence
+           (organization_id, finding_id, ordinal, payload_sha256, byte_start, byte_end, quote, pointer, fhirpath, rule)
+         select $1, e.finding_id, e.ordinal, $2, e.byte_start, e.byte_end, e.quote, e.pointer, e.fhirpath, e.rule
+         from unnest($3::uuid[], $4::integer[], $5::bigint[], $6::bigint[], $7::bytea[], $8::text[], $9::text[], $10::text[])
+           as e (finding_id, ordinal, byte_start, byte_end, quote, pointer, fhirpath, rule)",
+    )
+    .bind(organization)
+    .bind(payload_sha256)
+    .bind(findings)
+    .bind(ordinals)
+    .bind(starts)
+    .bind(ends)
+    .bind(quotes)
+    .bind(pointers)
+    .bind(fhirpaths)
+    .bind(rules)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A piece of evidence, as stored.
+#[derive(Clone, sqlx::FromRow)]
+pub struct StoredEvidence {
+    /// 0 is the first.
+    pub ordinal: i32,
+    /// The payload.
+    pub payload_sha256: Vec<u8>,
+    /// First byte of the quote.
+    pub byte_start: i64,
+    /// Behind its last byte.
+    pub byte_end: i64,
+    /// The exact bytes.
+    pub quote: Vec<u8>,
+    /// JSON Pointer of the value that the quote begins.
+    pub pointer: String,
+    /// FHIRPath of the same.
+    pub fhirpath: String,
+    /// Which rule took it.
+    pub rule: String,
+}
+
+/// The evidence of a finding; none if the organization has no such finding.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn evidence(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    finding: FindingId,
+) -> Result<Vec<StoredEvidence>, DbError> {
+    let query = sqlx::query_as(
+        "select ordinal, payload_sha256, byte_start, byte_end, quote, pointer, fhirpath, rule
+         from finding_evidence
+         where organization_id = $1
+           and finding_id = $2
+         order by ordinal",
+    );
+    Ok(query.bind(organization).bind(finding).fetch_all(connection).await?)
+}

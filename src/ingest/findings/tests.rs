@@ -56,7 +56,9 @@ fn a_decimal_keeps_its_text() {
 #[test]
 fn a_panel_is_one_finding_a_component() {
     let part = |code: &str, value: u32| json!({"code": {"coding": [{"system": "http://loinc.org", "code": code}]}, "valueQuantity": {"value": value, "unit": "mm[Hg]"}});
-    let panel = observation(&json!({"category": [{"coding": [{"code": "misspelt"}]}], "component": [part("8480-6", 120), part("8462-4", 80)]}));
+    let panel = observation(
+        &json!({"category": [{"coding": [{"code": "misspelt"}]}], "component": [part("8480-6", 120), part("8462-4", 80)]}),
+    );
     let all = findings(&[panel.clone()]);
     assert_eq!(all.iter().map(|finding| finding.ordinal).collect::<Vec<_>>(), [1, 2]);
     assert!(all.iter().all(|finding| finding.category == "vital"));
@@ -144,14 +146,18 @@ fn a_medication_is_found_where_it_is_said() {
 fn times_keep_their_precision() {
     let finding = one(json!({"resourceType": "Condition", "onsetDateTime": "1988-07", "abatementDateTime": "1990"}));
     assert_eq!((finding.effective.precision, finding.effective.end_text.as_deref()), (Some("month"), Some("1990")));
-    let finding = one(json!({"resourceType": "Encounter", "class": {"code": "AMB"}, "period": {"start": "2020-01-01T00:00:00Z"}}));
+    let finding = one(
+        json!({"resourceType": "Encounter", "class": {"code": "AMB"}, "period": {"start": "2020-01-01T00:00:00Z"}}),
+    );
     assert_eq!((finding.effective.precision, finding.value.text.as_deref()), (Some("second"), Some("AMB")));
 }
 
 #[test]
 fn every_sample_yields_findings_with_evidence() {
     let all = of_body(&sample::bundle(3, 2, sample::Size::Full));
-    for category in ["vital", "lab", "medication", "problem", "allergy", "immunization", "procedure", "report", "encounter"] {
+    for category in
+        ["vital", "lab", "medication", "problem", "allergy", "immunization", "procedure", "report", "encounter"]
+    {
         assert!(all.iter().any(|finding| finding.category == category), "{category}");
     }
 }

@@ -16,6 +16,11 @@ impl TestDirectory {
         Self(path)
     }
 
+    /// One that another process made; whoever made it removes it, too.
+    pub fn of(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0

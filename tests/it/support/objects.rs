@@ -30,7 +30,8 @@ impl TestObjects {
         Self::start_in(TestDirectory::new()).await
     }
 
-    async fn start_in(directory: TestDirectory) -> Self {
+    /// In a directory that may hold objects already.
+    pub async fn start_in(directory: TestDirectory) -> Self {
         let (sender, created) = unbounded_channel();
         let options = EmbeddedS3Options { created: Some(sender), ..server_options(directory.path().join("objects")) };
         let server = EmbeddedS3::start(options).await.unwrap();

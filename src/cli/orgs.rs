@@ -1,0 +1,189 @@
+//! `orgs …` and `keys …`, over HTTP.
+
+use super::client::{Client, ClientError, encode};
+use super::{out, serve};
+use crate::auth::Role;
+use crate::config::Config;
+use serde_json::{Value, json};
+use std::process::ExitCode;
+
+/// Organizations.
+#[derive(Debug, clap::Subcommand)]
+pub enum OrgsCommand {
+    /// Create an organization.
+    #[command(after_help = "Example:\n  chartgate orgs create \"St. Mary's\"")]
+    Create {
+        /// Unique name.
+        name: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List organizations.
+    List {
+        /// One JSON line an organization.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Pause: its jobs are accepted and wait.
+    Pause {
+        /// Name or id.
+        organization: String,
+        /// Why; kept in the audit log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Resume a paused organization.
+    Resume {
+        /// Name or id.
+        organization: String,
+        /// Why; kept in the audit log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+}
+
+/// API keys.
+#[derive(Debug, clap::Subcommand)]
+pub enum KeysCommand {
+    /// Create a key; it is shown once.
+    #[command(
+        after_help = "Example:\n  chartgate keys create --organization \"St. Mary's\" --role sender --name \"lab system\""
+    )]
+    Create {
+        /// Name or id; not for the platform role.
+        #[arg(long)]
+        organization: Option<String>,
+        /// What the key may do.
+        #[arg(long, value_enum)]
+        role: Role,
+        /// For people.
+        #[arg(long, default_value = "")]
+        name: String,
+        /// Label of the sending system: resource ids of two systems are told apart by it.
+        #[arg(long, default_value = "default")]
+        source: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List keys, never their secrets.
+    List {
+        /// One JSON line a key.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke a key, by the part between its first two underscores.
+    Revoke {
+        /// The key's id.
+        id: String,
+    },
+    /// Write the first platform key straight into the database.
+    Bootstrap {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+async fn organization_id(client: &Client, text: &str) -> anyhow::Result<String> {
+    let list: Value = client.get("/v1/admin/organizations").await?;
+    let found = list["organizations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|one| one["id"] == json!(text) || one["name"] == json!(text));
+    let id = found.and_then(|one| one["id"].as_str()).map(str::to_owned);
+    id.ok_or_else(|| {
+        ClientError::Settings(format!("there is no organization \"{text}\"; see `chartgate orgs list`")).into()
+    })
+}
+
+/// Run an `orgs` command.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn run_orgs(command: OrgsCommand) -> anyhow::Result<ExitCode> {
+    let client = Client::from_environment()?;
+    match command {
+        OrgsCommand::Create { name, json: as_json } => {
+            let created: Value = client.post("/v1/admin/organizations", &json!({ "name": name })).await?;
+            if as_json {
+                out::json(&created)?;
+            } else {
+                out::line(created["id"].as_str().unwrap_or_default());
+            }
+        }
+        OrgsCommand::List { json: as_json } => {
+            let list: Value = client.get("/v1/admin/organizations").await?;
+            print_list(&list["organizations"], as_json, &["id", "name", "status"])?;
+        }
+        OrgsCommand::Pause { organization, reason } => set_status(&client, &organization, "pause", reason).await?,
+        OrgsCommand::Resume { organization, reason } => set_status(&client, &organization, "resume", reason).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn set_status(client: &Client, organization: &str, act: &str, reason: Option<String>) -> anyhow::Result<()> {
+    let id = organization_id(client, organization).await?;
+    let changed: Value =
+        client.post(&format!("/v1/admin/organizations/{id}/{act}"), &json!({ "reason": reason })).await?;
+    out::line(&format!(
+        "{} is {}",
+        changed["name"].as_str().unwrap_or_default(),
+        changed["status"].as_str().unwrap_or_default()
+    ));
+    Ok(())
+}
+
+/// Run a `keys` command.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn run_keys(command: KeysCommand, config: &Config) -> anyhow::Result<ExitCode> {
+    if let KeysCommand::Bootstrap { json } = command {
+        return serve::bootstrap_key(config, json).await;
+    }
+    let client = Client::from_environment()?;
+    match command {
+        KeysCommand::Create { organization, role, name, source, json: as_json } => {
+            let request = json!({ "organization": organization, "role": role, "name": name, "source": source });
+            let created: Value = client.post("/v1/admin/keys", &request).await?;
+            if as_json {
+                out::json(&created)?;
+            } else {
+                out::line(created["key"].as_str().unwrap_or_default());
+                out::note("The key is shown this once.");
+            }
+        }
+        KeysCommand::List { json: as_json } => {
+            let list: Value = client.get("/v1/admin/keys").await?;
+            print_list(
+                &list["keys"],
+                as_json,
+                &["id", "role", "organizationId", "name", "source", "lastUsedAt", "revokedAt"],
+            )?;
+        }
+        KeysCommand::Revoke { id } => {
+            let _: Value = client
+                .send(client.request(reqwest::Method::DELETE, &format!("/v1/admin/keys/{}", encode(&id))))
+                .await?;
+            out::line(&format!("{id} is revoked"));
+        }
+        KeysCommand::Bootstrap { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_list(list: &Value, as_json: bool, columns: &[&str]) -> anyhow::Result<()> {
+    let items = list.as_array().cloned().unwrap_or_default();
+    if as_json {
+        return items.iter().try_for_each(out::json);
+    }
+    let header: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
+    let cell = |item: &Value, column: &str| item[column].as_str().unwrap_or("-").to_owned();
+    let rows: Vec<Vec<String>> =
+        items.iter().map(|item| columns.iter().map(|column| cell(item, column)).collect()).collect();
+    out::table(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows);
+    Ok(())
+}

@@ -1,0 +1,328 @@
+//! `serve` and `migrate`: start the parts that the roles name, and stop them in order.
+
+use super::out;
+use crate::app::{App, Servers};
+use crate::auth::store::{self, KeyGrant};
+use crate::auth::{NewKey, Role};
+use crate::config::Config;
+use crate::db::{DbError, Scope};
+use crate::engine::sweeper;
+use crate::http;
+use crate::ids::OrganizationId;
+use crate::queue::Workers;
+use anyhow::Context as _;
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProcessRole {
+    /// Everything.
+    All,
+    /// HTTP.
+    Api,
+    /// Runs jobs.
+    Worker,
+    /// Picks up uploaded objects.
+    Watcher,
+    /// Takes back the leases of dead workers.
+    Sweeper,
+}
+
+/// Run Chartgate: HTTP API, workers, sweeper.
+///
+/// Without any configuration it starts its own PostgreSQL and S3 under the data directory, applies the migrations,
+/// creates the organization `demo` with one key a role, and prints the URLs.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  chartgate serve\n  chartgate serve --listen 0.0.0.0:8080 --data-dir ./data\n  DATABASE_URL=postgres://… chartgate serve --role api\n  DATABASE_URL=postgres://… chartgate serve --role worker --role sweeper"
+)]
+pub struct Arguments {
+    /// What this process does; may be given several times.
+    #[arg(long = "role", value_enum, default_values_t = [ProcessRole::All])]
+    roles: Vec<ProcessRole>,
+    /// Where the embedded PostgreSQL and S3 live.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address and port of the HTTP API.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+/// Run until SIGINT or SIGTERM, then drain.
+///
+/// # Errors
+/// What kept it from starting.
+pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    if let Some(data_dir) = arguments.data_dir {
+        config.data_dir = data_dir;
+    }
+    config.data_dir = absolute(&config.data_dir)?;
+    if let Some(listen) = arguments.listen {
+        config.listen = listen;
+    }
+    // Before anything can be interrupted.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let running = tokio::select! {
+        running = Running::start(config, &arguments.roles) => running?,
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    running.announce();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: running steps finish, everything else is handed back");
+    running.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("{} is not a usable path", path.display()))
+}
+
+/// Apply the migrations.
+///
+/// # Errors
+/// What kept them from being applied.
+pub async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        config.database.url.is_some(),
+        "set DATABASE_URL (and, if the program's role is not the owner, database.migrate_url); the embedded database migrates itself"
+    );
+    let mut config = config.clone();
+    // Only the database is touched.
+    config.s3.embedded = false;
+    let servers = Servers::start(&config, true).await?;
+    anyhow::ensure!(
+        servers.owner.is_some(),
+        "database.url logs in as chartgate_app, which may not migrate: set database.migrate_url"
+    );
+    out::line("the database has the newest schema");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that a process runs.
+pub struct Running {
+    /// What requests and workers share.
+    pub app: Arc<App>,
+    /// Where HTTP listens, if it does.
+    pub address: Option<SocketAddr>,
+    credentials: Option<PathBuf>,
+    servers: Servers,
+    workers: Option<Workers>,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Start the parts of these roles.
+    ///
+    /// # Errors
+    /// The first part that did not start.
+    pub async fn start(config: Config, roles: &[ProcessRole]) -> anyhow::Result<Self> {
+        let has = |role: ProcessRole| roles.contains(&ProcessRole::All) || roles.contains(&role);
+        let embedded = config.database.url.is_none();
+        let servers = Servers::start(&config, has(ProcessRole::Api)).await?;
+        let app = App::build(config.clone(), servers.database.clone(), servers.objects.clone()).await?;
+        let stop = CancellationToken::new();
+        let mut tasks = vec![tokio::spawn(app.wake.clone().notify_others(app.db.clone(), stop.clone()))];
+        let mut workers = None;
+        if has(ProcessRole::Worker) || has(ProcessRole::Sweeper) {
+            let engine = app.start_engine();
+            if has(ProcessRole::Sweeper) {
+                tasks.push(tokio::spawn(sweeper::run(Arc::clone(&engine), stop.clone())));
+            }
+            if has(ProcessRole::Worker) {
+                let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+                workers = Some(Workers::start(engine, names));
+            }
+        }
+        let mut address = None;
+        let mut credentials = None;
+        if has(ProcessRole::Api) {
+            let listener = TcpListener::bind(config.listen).await.with_context(|| {
+                format!("cannot listen on {}: is another process there? Choose another with --listen", config.listen)
+            })?;
+            let bound = listener.local_addr()?;
+            address = Some(bound);
+            if embedded {
+                credentials = Some(create_demo(&app, bound).await?);
+            }
+            tasks.push(tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&app)), stop.clone())));
+        }
+        Ok(Self { app, address, credentials, servers, workers, stop, tasks })
+    }
+
+    /// Tell people where everything is.
+    fn announce(&self) {
+        if let Some(address) = self.address {
+            out::line(&format!("Chartgate listens on http://{address}  (health: /health/ready, API: /openapi.json)"));
+        } else {
+            out::line("Chartgate runs without an HTTP listener");
+        }
+        if let Some(path) = &self.credentials {
+            out::line(&format!("Keys of the organization `demo`: {}", path.display()));
+        }
+    }
+
+    /// Stop in order: no new requests, running steps finish, servers last.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Some(workers) = self.workers {
+            workers.shutdown().await;
+        }
+        for task in self.tasks {
+            let _ = task.await;
+        }
+        self.app.db.pool().close().await;
+        self.servers.stop().await;
+    }
+}
+
+/// Keys of the embedded instance's organization, as scripts read them.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct DemoCredentials {
+    /// `http://host:port`
+    pub url: String,
+    /// `org_…`
+    pub organization: OrganizationId,
+    /// One key a role.
+    pub keys: DemoKeys,
+}
+
+/// One key a role.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct DemoKeys {
+    /// Submits.
+    pub sender: String,
+    /// Reads clinical data.
+    pub reader: String,
+    /// Administers the organization.
+    pub admin: String,
+    /// Administers all.
+    pub platform: String,
+}
+
+/// The organization `demo` with one key a role, made at the first start and printed once; the file is kept up to date
+/// with the URL.
+async fn create_demo(app: &App, address: SocketAddr) -> anyhow::Result<PathBuf> {
+    let path = app.config.data_dir.join("demo-credentials.json");
+    let stored: Option<DemoCredentials> =
+        std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let host = if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address };
+    let url = format!("http://{host}");
+    let works = match &stored {
+        Some(stored) => app.authenticator.authenticate(&stored.keys.platform).await?.is_some(),
+        None => false,
+    };
+    let credentials = match stored.filter(|_| works) {
+        Some(stored) => DemoCredentials { url, ..stored },
+        None => {
+            let (organization, keys) = make_demo(app).await?;
+            out::line("Created the organization `demo`. Its keys, printed this once:");
+            for (role, key) in [
+                ("sender", &keys.sender),
+                ("reader", &keys.reader),
+                ("admin", &keys.admin),
+                ("platform", &keys.platform),
+            ] {
+                out::line(&format!("  {role:<9} {key}"));
+            }
+            DemoCredentials { url, organization, keys }
+        }
+    };
+    crate::app::write_private(&path, &credentials)?;
+    Ok(path)
+}
+
+async fn make_demo(app: &App) -> Result<(OrganizationId, DemoKeys), DbError> {
+    let new = OrganizationId::new();
+    app.db
+        .unit(Scope::Organization(new), move |connection| {
+            Box::pin(async move {
+                let organization = match store::insert_organization(connection, new, "demo").await? {
+                    Some(organization) => organization.id,
+                    // The file was lost: the organization stays, its old keys too.
+                    None => store::find_organization(connection, None, Some("demo"))
+                        .await?
+                        .map_or(new, |organization| organization.id),
+                };
+                let mut keys = Vec::new();
+                for role in Role::ALL {
+                    let key = NewKey::generate();
+                    let home = (role != Role::Platform).then_some(organization);
+                    let grant = KeyGrant {
+                        organization: home,
+                        role,
+                        name: "demo".to_owned(),
+                        source: "default".to_owned(),
+                        expires_at: None,
+                    };
+                    store::insert_key(connection, &key, &grant).await?;
+                    keys.push(key.key);
+                }
+                let mut keys = keys.into_iter();
+                let mut next = || keys.next().unwrap_or_default();
+                Ok((organization, DemoKeys { sender: next(), reader: next(), admin: next(), platform: next() }))
+            })
+        })
+        .await
+}
+
+/// The first platform key, straight into the database.
+///
+/// # Errors
+/// When the database cannot be reached or written.
+pub async fn bootstrap_key(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        config.database.url.is_some(),
+        "set DATABASE_URL; an embedded instance has its platform key in demo-credentials.json"
+    );
+    let mut config = config.clone();
+    config.s3.embedded = false;
+    let servers = Servers::start(&config, true).await?;
+    let db = crate::db::Db::connect(servers.database.clone(), 1);
+    let key = NewKey::generate();
+    let (id, text) = (key.id.clone(), key.key.clone());
+    db.unit::<_, DbError, _>(Scope::Organization(OrganizationId::PLATFORM), move |connection| {
+        Box::pin(async move {
+            let grant = KeyGrant {
+                organization: None,
+                role: Role::Platform,
+                name: "bootstrap".to_owned(),
+                source: "default".to_owned(),
+                expires_at: None,
+            };
+            store::insert_key(connection, &key, &grant).await?;
+            let actor = crate::audit::Actor::internal("cli");
+            let resource = format!("key:{}", key.id);
+            let mut record = crate::audit::Record::new(
+                OrganizationId::PLATFORM,
+                "key.created",
+                crate::audit::Action::Create,
+                &actor,
+            );
+            record.resource = Some(&resource);
+            crate::audit::append(connection, record).await
+        })
+    })
+    .await?;
+    if as_json {
+        out::json(&json!({ "id": id, "key": text, "role": "platform" }))?;
+    } else {
+        out::line(&text);
+        out::note(
+            "This platform key is shown once. Set it as CHARTGATE_API_KEY to create organizations and their keys.",
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

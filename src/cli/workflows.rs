@@ -1,0 +1,209 @@
+//! `workflows list|check` and `doctor`.
+
+use super::out;
+use crate::app::{App, Servers};
+use crate::config::Config;
+use crate::db::{Db, DbError, Scope};
+use crate::engine::catalog::{self, Catalog, CatalogError};
+use crate::engine::registry::Registry;
+use crate::engine::store::doctor_facts;
+use crate::ingest::steps;
+use crate::objects::{Objects, ObjectsOptions};
+use sqlx::postgres::PgConnectOptions;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Workflow files.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// The workflows that this program would load.
+    #[command(after_help = "Example:\n  chartgate workflows list --json")]
+    List {
+        /// One JSON line a workflow.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check workflow files as a whole; prints every fault with its file, step and key. Exit 1 if there is any.
+    #[command(after_help = "Examples:\n  chartgate workflows check\n  chartgate workflows check ./my-workflows")]
+    Check {
+        /// A directory of files, in addition to the embedded ones; else `workflows.dir` of the configuration.
+        directory: Option<PathBuf>,
+    },
+}
+
+/// The handlers of this program, without any server behind them: their names and parameters are all that a check needs.
+fn registry() -> Registry {
+    let db = Db::connect(PgConnectOptions::new_without_pgpass(), 1);
+    let objects = Objects::connect(&ObjectsOptions {
+        endpoint: None,
+        region: "us-east-1".to_owned(),
+        bucket: "none".to_owned(),
+        access_key: Some("none".to_owned()),
+        secret_key: Some("none".to_owned().into()),
+        prefix: String::new(),
+        timeout: Duration::from_secs(1),
+    });
+    Registry::default().with(steps::handlers(db, objects))
+}
+
+/// Run it.
+///
+/// # Errors
+/// An unreadable directory.
+pub fn run(command: &Command, config: &Config) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::List { json } => {
+            let catalog = Catalog::load(config.workflows_dir.as_deref(), registry())?;
+            let mut rows = Vec::new();
+            for definition in catalog.latest_all() {
+                let steps: Vec<&str> = definition.steps.iter().map(|step| step.name.as_str()).collect();
+                if *json {
+                    out::json(&serde_json::json!({
+                        "name": definition.name, "version": definition.version, "ordering": definition.ordering,
+                        "summary": definition.summary, "steps": steps, "digest": hex::encode(definition.digest),
+                    }))?;
+                }
+                let ordering = format!("{:?}", definition.ordering).to_lowercase();
+                rows.push(vec![definition.name.clone(), definition.version.to_string(), ordering, steps.join(" → ")]);
+            }
+            if !json {
+                out::table(&["WORKFLOW", "VERSION", "ORDERING", "STEPS"], &rows);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check { directory } => {
+            let directory = directory.as_deref().or(config.workflows_dir.as_deref());
+            let files = catalog::files(directory)?;
+            match Catalog::from_files(&files, registry()) {
+                Ok(catalog) => {
+                    out::line(&format!("{} workflow(s) checked, no faults", catalog.latest_all().count()));
+                    Ok(ExitCode::SUCCESS)
+                }
+                Err(CatalogError::Faults(faults)) => {
+                    for fault in &faults {
+                        out::line(&fault.to_string());
+                    }
+                    out::error(&format!("{} fault(s)", faults.len()));
+                    Ok(ExitCode::FAILURE)
+                }
+                Err(error) => Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Check configuration, database, object storage and stuck work.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  chartgate doctor\n  chartgate doctor --json")]
+pub struct DoctorArguments {
+    /// One JSON line a finding.
+    #[arg(long)]
+    json: bool,
+}
+
+struct Finding {
+    ok: bool,
+    subject: &'static str,
+    what: String,
+    remedy: String,
+}
+
+/// Run the checks; exit 1 if one found a fault.
+///
+/// # Errors
+/// None of its own: what cannot be checked is a finding.
+pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
+    let mut findings = Vec::new();
+    let mut add = |ok: bool, subject: &'static str, what: String, remedy: &str| {
+        findings.push(Finding { ok, subject, what, remedy: if ok { String::new() } else { remedy.to_owned() } });
+    };
+    add(true, "configuration", format!("read; data directory {}", config.data_dir.display()), "");
+    match &config.database.url {
+        Some(_) if config.database.migrate_url.is_none() => add(
+            false,
+            "database role",
+            "one URL for everything: each connection switches to chartgate_app by itself, which is the weaker wall"
+                .to_owned(),
+            "set database.migrate_url to the owner's URL, and let database.url log in as chartgate_app",
+        ),
+        Some(_) => add(true, "database role", "owner and working role are apart".to_owned(), ""),
+        None => add(true, "database role", "embedded: the program logs in as chartgate_app".to_owned(), ""),
+    }
+    // Join what runs; a doctor starts nothing.
+    match Servers::start(config, false).await {
+        Err(error) => add(
+            false,
+            "servers",
+            error.to_string(),
+            "start `chartgate serve`, or mend DATABASE_URL and the S3 settings",
+        ),
+        Ok(servers) => match App::build(config.clone(), servers.database.clone(), servers.objects.clone()).await {
+            Err(error) => {
+                add(false, "database", error.to_string(), "mend what is named; `chartgate migrate` applies the schema")
+            }
+            Ok(app) => {
+                add(
+                    true,
+                    "database",
+                    "reachable; fsync and synchronous_commit are on; row-level security is forced".to_owned(),
+                    "",
+                );
+                match app.objects.ready().await {
+                    Ok(()) => add(true, "object storage", format!("bucket {} is reachable", app.objects.bucket()), ""),
+                    Err(error) => add(
+                        false,
+                        "object storage",
+                        error.to_string(),
+                        "check s3.endpoint, s3.bucket and the key's permissions",
+                    ),
+                }
+                let facts = app
+                    .db
+                    .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(doctor_facts(connection)))
+                    .await?;
+                add(
+                    facts.workers_seen > 0,
+                    "workers",
+                    format!("{} worker process(es) reported within a minute", facts.workers_seen),
+                    "start `chartgate serve --role worker`",
+                );
+                add(
+                    facts.expired_leases == 0,
+                    "leases",
+                    format!("{} lease(s) ran out and were not taken back", facts.expired_leases),
+                    "start `chartgate serve --role sweeper`",
+                );
+                add(
+                    facts.oldest_ready_seconds < 60.0,
+                    "queue",
+                    format!("{} waiting, oldest ready for {:.0} s", facts.waiting, facts.oldest_ready_seconds),
+                    "add workers, or look at `chartgate jobs list --status queued`",
+                );
+                for (workflow, version, open) in facts.versions {
+                    let known = app.catalog.resolve(&app.db, &workflow, version).await.is_ok();
+                    add(
+                        known,
+                        "workflow versions",
+                        format!("{open} open job(s) on {workflow} version {version}"),
+                        "this program cannot run that version: bring its handlers back, or retry the jobs on the latest version",
+                    );
+                }
+            }
+        },
+    }
+    let healthy = findings.iter().all(|finding| finding.ok);
+    for finding in &findings {
+        if arguments.json {
+            out::json(
+                &serde_json::json!({ "ok": finding.ok, "subject": finding.subject, "finding": finding.what, "remedy": finding.remedy }),
+            )?;
+        } else {
+            out::line(&format!("{}  {}: {}", if finding.ok { "ok  " } else { "FAIL" }, finding.subject, finding.what));
+            if !finding.ok {
+                out::line(&format!("      → {}", finding.remedy));
+            }
+        }
+    }
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,334 @@
+//! What came out: issues of a job, the clinical view by MRN, a finding's evidence, the exact bytes.
+//!
+//! Every clinical read is audited before the answer goes out, also "not found"; if that fails, the request fails.
+
+use super::extract::{Authenticated, Parameters, read_json};
+use super::jobs::locate;
+use super::problem::{Problem, ProblemDocument};
+use crate::app::App;
+use crate::audit::{self, Action, Record};
+use crate::auth::Role;
+use crate::db::{DbError, Scope};
+use crate::engine::jobs_store;
+use crate::ids::{FindingId, OrganizationId, PatientId};
+use crate::ingest::findings::store::{self as findings_store, StoredEvidence};
+use crate::ingest::issues::{self, StoredIssue};
+use crate::ingest::payloads::Payloads;
+use crate::ingest::view::{self, ClinicalQuery, ClinicalView, Cursor};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use std::sync::Arc;
+
+/// Issues of a job.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Issues {
+    /// In the order of the payload.
+    #[schema(value_type = Vec<Object>)]
+    pub issues: Vec<StoredIssue>,
+}
+
+/// Every validation issue of a job: as JSON, as NDJSON (`Accept: application/x-ndjson`), or as a FHIR OperationOutcome
+/// (`Accept: application/fhir+json`).
+#[utoipa::path(
+    get, path = "/v1/ingestion/jobs/{jobId}/issues", tag = "jobs", operation_id = "getIssues",
+    params(("jobId" = String, Path)),
+    responses(
+        (status = 200, description = "The issues", body = Issues),
+        (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn get_issues(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(job): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.allow(&[Role::Sender, Role::Reader, Role::Admin, Role::Platform])?;
+    let (organization, job) = locate(&app, &caller, &job).await?;
+    let found = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+            Box::pin(async move {
+                if jobs_store::find_job(connection, organization, job).await?.is_none() {
+                    return Ok(None);
+                }
+                Ok(Some(issues::of_job(connection, organization, job).await?))
+            })
+        })
+        .await?;
+    let found = found.ok_or_else(|| Problem::new("job_not_found", "There is no such job."))?;
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.contains("ndjson") {
+        let lines: String =
+            found.iter().filter_map(|issue| serde_json::to_string(issue).ok()).map(|line| line + "\n").collect();
+        return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response());
+    }
+    if accept.contains("application/fhir+json") {
+        let outcome = operation_outcome(&found);
+        let body = serde_json::to_vec(&outcome).unwrap_or_default();
+        return Ok(([(header::CONTENT_TYPE, "application/fhir+json")], body).into_response());
+    }
+    Ok(Json(Issues { issues: found }).into_response())
+}
+
+/// FHIR R4 OperationOutcome; one `information` issue when there is nothing to say, since `issue` is 1..*.
+fn operation_outcome(found: &[StoredIssue]) -> Value {
+    let mut list: Vec<Value> = found
+        .iter()
+        .map(|issue| {
+            let mut shaped =
+                json!({ "severity": issue.severity, "code": issue.code, "details": { "text": issue.message } });
+            if let Some(expression) = &issue.expression {
+                shaped["expression"] = json!([expression]);
+            }
+            if let Some(offset) = issue.offset {
+                shaped["diagnostics"] = json!(format!("byte {offset}"));
+            }
+            shaped
+        })
+        .collect();
+    if list.is_empty() {
+        list.push(json!({ "severity": "information", "code": "informational", "details": { "text": "No issues." } }));
+    }
+    json!({ "resourceType": "OperationOutcome", "issue": list })
+}
+
+/// Query of the clinical view.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ViewParameters {
+    /// The MRN's identifier system, when one value exists under several.
+    system: Option<String>,
+    /// Also versions that were superseded, cancelled or entered in error.
+    #[serde(default)]
+    history: bool,
+    /// One of the answer's `next` cursors: only that category, from there on.
+    cursor: Option<String>,
+}
+
+/// Everything known about an MRN, organized by type, each item traceable to the bytes. Always 200; see `status`.
+#[utoipa::path(
+    get, path = "/ingest/clinical/{mrn}", tag = "clinical", operation_id = "getClinical",
+    params(("mrn" = String, Path), ViewParameters),
+    responses(
+        (status = 200, description = "found, not_found or ambiguous", body = Object),
+        (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn get_clinical(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(mrn): Path<String>,
+    Parameters(parameters): Parameters<ViewParameters>,
+) -> Result<Response, Problem> {
+    let organization = caller.organization(&[Role::Reader])?;
+    let request =
+        SearchRequest { mrn, system: parameters.system, history: parameters.history, cursor: parameters.cursor };
+    clinical(&app, caller, organization, request).await
+}
+
+/// The same query with the MRN in the body, so that it stands in no URL.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SearchRequest {
+    /// The MRN's value.
+    mrn: String,
+    /// Its identifier system.
+    #[serde(default)]
+    system: Option<String>,
+    /// Also superseded versions.
+    #[serde(default)]
+    history: bool,
+    /// One of the answer's `next` cursors.
+    #[serde(default)]
+    cursor: Option<String>,
+}
+
+/// The clinical view with the MRN in the body.
+#[utoipa::path(
+    post, path = "/v1/clinical/search", tag = "clinical", operation_id = "searchClinical", request_body = SearchRequest,
+    responses(
+        (status = 200, description = "found, not_found or ambiguous", body = Object),
+        (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn search_clinical(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let organization = caller.organization(&[Role::Reader])?;
+    let request: SearchRequest = read_json(&headers, body).await?;
+    clinical(&app, caller, organization, request).await
+}
+
+async fn clinical(
+    app: &App,
+    caller: Authenticated,
+    organization: OrganizationId,
+    request: SearchRequest,
+) -> Result<Response, Problem> {
+    // PostgreSQL cannot hold NUL in a text; nothing can be known under such an MRN.
+    if request.mrn.contains('\0') || request.system.as_ref().is_some_and(|system| system.contains('\0')) {
+        return Err(Problem::parameter("mrn", "free of control characters"));
+    }
+    let cursor = request.cursor.as_deref().map(str::parse::<Cursor>).transpose();
+    let cursor = cursor.map_err(|_| Problem::parameter("cursor", "a cursor of an earlier answer"))?;
+    let view: ClinicalView = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+            Box::pin(async move {
+                let (system, history) = (request.system.as_deref(), request.history);
+                let query = ClinicalQuery { mrn: &request.mrn, system, history, cursor };
+                let view = view::clinical(connection, organization, query).await?;
+                let detail = json!({ "status": view.status, "events": view.event_count });
+                let patient = view.patient.as_ref().and_then(|patient| patient.get("id")?.as_str()?.parse().ok());
+                record_read(connection, organization, &caller, "clinical.read", patient, None, detail).await?;
+                Ok(view)
+            })
+        })
+        .await?;
+    Ok(private(Json(view).into_response()))
+}
+
+/// Where a finding comes from: the exact quote, its offsets, and the hash of the bytes.
+#[utoipa::path(
+    get, path = "/v1/findings/{findingId}/evidence", tag = "clinical", operation_id = "getEvidence",
+    params(("findingId" = String, Path)),
+    responses(
+        (status = 200, description = "The evidence", body = Object),
+        (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn get_evidence(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(finding): Path<String>,
+) -> Result<Response, Problem> {
+    let organization = caller.organization(&[Role::Reader])?;
+    let missing = || Problem::new("finding_not_found", "There is no such finding.");
+    let finding: FindingId = finding.parse().map_err(|_| missing())?;
+    let evidence: Vec<StoredEvidence> = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+            Box::pin(async move {
+                let evidence = findings_store::evidence(connection, organization, finding).await?;
+                let resource = finding.to_string();
+                let detail = json!({ "found": !evidence.is_empty() });
+                record_read(connection, organization, &caller, "evidence.read", None, Some(&resource), detail).await?;
+                Ok(evidence)
+            })
+        })
+        .await?;
+    if evidence.is_empty() {
+        return Err(missing());
+    }
+    let shaped: Vec<Value> = evidence.iter().map(shape_evidence).collect();
+    Ok(private(Json(json!({ "findingId": finding, "evidence": shaped })).into_response()))
+}
+
+/// A quote that is not UTF-8 cannot have been taken from accepted JSON.
+fn shape_evidence(evidence: &StoredEvidence) -> Value {
+    json!({
+        "sha256": hex::encode(&evidence.payload_sha256),
+        "start": evidence.byte_start,
+        "end": evidence.byte_end,
+        "quote": String::from_utf8_lossy(&evidence.quote),
+        "pointer": evidence.pointer,
+        "fhirpath": evidence.fhirpath,
+        "rule": evidence.rule,
+    })
+}
+
+/// The exact bytes of a payload, as they were received (after content decoding).
+#[utoipa::path(
+    get, path = "/v1/payloads/{sha256}", tag = "clinical", operation_id = "getPayload",
+    params(("sha256" = String, Path, description = "Lower-case hexadecimal")),
+    responses(
+        (status = 200, description = "The bytes", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn get_payload(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Path(sha256): Path<String>,
+) -> Result<Response, Problem> {
+    let organization = caller.organization(&[Role::Reader])?;
+    let missing = || Problem::new("payload_not_found", "There is no such payload.");
+    let is_hash =
+        sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
+    if !is_hash {
+        return Err(missing());
+    }
+    let digest = hex::decode(&sha256).map_err(|_| missing())?;
+    let audited = digest.clone();
+    app.db
+        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+            Box::pin(async move {
+                let mut record = Record::new(organization, "payload.read", Action::Read, &caller.actor);
+                record.body_sha256 = Some(&audited);
+                audit::append(connection, record).await
+            })
+        })
+        .await?;
+    let payloads = Payloads::new(app.db.clone(), app.objects.clone());
+    let found = payloads.by_hash(organization, digest).await.map_err(|error| {
+        tracing::warn!(code = error.code, "a payload cannot be read");
+        match error.code {
+            "object_store_unavailable" => Problem::new("object_store_unavailable", "Object storage is not available.")
+                .retry_after(std::time::Duration::from_secs(5)),
+            "database_unavailable" => Problem::new("database_unavailable", "The database is not available.")
+                .retry_after(std::time::Duration::from_secs(2)),
+            _ => Problem::new("internal_error", "An internal error."),
+        }
+    })?;
+    let (content_type, body) = found.ok_or_else(missing)?;
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    let content_type =
+        HeaderValue::from_str(&content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_TYPE, content_type);
+    // Never shown inline by a browser, whatever the bytes are.
+    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{sha256}\"")) {
+        headers.insert(header::ETAG, tag);
+    }
+    Ok(private(response))
+}
+
+async fn record_read(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    caller: &Authenticated,
+    event: &str,
+    patient: Option<PatientId>,
+    resource: Option<&str>,
+    detail: Value,
+) -> Result<(), DbError> {
+    let mut record = Record::new(organization, event, Action::Read, &caller.actor);
+    record.patient = patient;
+    record.resource = resource;
+    record.detail = Some(detail);
+    audit::append(connection, record).await
+}
+
+/// Clinical answers stay out of every cache.
+fn private(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

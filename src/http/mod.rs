@@ -1,0 +1,176 @@
+//! The thin HTTP edge: one router, one list of routes (the OpenAPI document is made from it), errors as problems.
+//!
+//! A request passes: request id and access log → routing → authentication (the [`extract::Authenticated`] extractor)
+//! → handler → one use case of `ingest`, `engine` or `auth` → answer. Denials are audited here, for all routes alike.
+
+pub mod admin;
+pub mod clinical;
+pub mod docs;
+pub mod extract;
+pub mod health;
+pub mod intake;
+pub mod jobs;
+pub mod problem;
+pub mod server;
+
+use crate::app::App;
+use crate::audit::{self, Action, Actor, Outcome, Record};
+use crate::db::{DbError, Scope};
+use crate::ids::{OrganizationId, RequestId};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use extract::RequestContext;
+use problem::Problem;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Chartgate", description = "A durable ingestion gateway for clinical data."),
+    tags(
+        (name = "intake", description = "Submit clinical data (role sender)"),
+        (name = "jobs", description = "Follow jobs"),
+        (name = "clinical", description = "Read what came out (role reader)"),
+        (name = "administration", description = "Roles admin and platform"),
+        (name = "operations", description = "Health and this description"),
+    )
+)]
+struct Description;
+
+/// All routes with their descriptions: the route list and the OpenAPI list are the same list.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(intake::submit_bundle))
+        .routes(routes!(jobs::list_jobs))
+        .routes(routes!(jobs::get_job))
+        .routes(routes!(jobs::get_timeline))
+        .routes(routes!(jobs::cancel_job))
+        .routes(routes!(clinical::get_issues))
+        .routes(routes!(clinical::get_clinical))
+        .routes(routes!(clinical::search_clinical))
+        .routes(routes!(clinical::get_evidence))
+        .routes(routes!(clinical::get_payload))
+        .routes(routes!(admin::jobs::list_jobs))
+        .routes(routes!(admin::jobs::list_failures))
+        .routes(routes!(admin::jobs::retry_jobs))
+        .routes(routes!(admin::jobs::retry_job))
+        .routes(routes!(admin::jobs::get_operation))
+        .routes(routes!(admin::organizations::list_organizations, admin::organizations::create_organization))
+        .routes(routes!(admin::organizations::get_settings, admin::organizations::put_settings))
+        .routes(routes!(admin::organizations::pause_organization))
+        .routes(routes!(admin::organizations::resume_organization))
+        .routes(routes!(admin::organizations::list_keys, admin::organizations::create_key))
+        .routes(routes!(admin::organizations::revoke_key))
+        .routes(routes!(admin::system::list_workflows))
+        .routes(routes!(admin::system::list_workers))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(docs::openapi))
+        .routes(routes!(docs::error_page))
+}
+
+/// The OpenAPI 3.1 document.
+#[must_use]
+pub fn description() -> utoipa::openapi::OpenApi {
+    let mut description = routes().into_openapi();
+    description.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    let scheme = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An API key: `Authorization: Bearer cgk_…`"))
+        .build();
+    description.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(scheme));
+    description
+}
+
+/// The router with its edge.
+pub fn router(app: Arc<App>) -> Router {
+    let (router, _) = routes().split_for_parts();
+    router
+        .fallback(|| async { Problem::new("not_found", "There is no such route.") })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), edge))
+        .with_state(app)
+}
+
+/// Around every request: its id, the access log by route template (never the raw path: it may hold an MRN), errors
+/// rendered as the caller wants them, denials audited.
+async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
+    let started = Instant::now();
+    let request_id = request_id(&request);
+    let peer = request.extensions().get::<SocketAddr>().copied();
+    let method = request.method().clone();
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "(none)".to_owned(), |path| path.as_str().to_owned());
+    let wants_fhir = request
+        .headers()
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|accept| accept.contains("application/fhir+json"));
+    request.extensions_mut().insert(RequestContext { request_id: request_id.clone(), peer });
+    let mut response = next.run(request).await;
+    if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED
+        && response.extensions().get::<Problem>().is_none()
+    {
+        let allow = response.headers().get(header::ALLOW).cloned();
+        response
+            .extensions_mut()
+            .insert(Problem::new("method_not_allowed", "The route does not know this method.").allow(allow));
+    }
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        if matches!(problem.code(), "unauthenticated" | "forbidden") {
+            record_denial(&app, &problem, &request_id, peer, &route).await;
+        }
+        response = problem.render(&request_id, wants_fhir);
+    }
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    tracing::debug!(request.id = %request_id, %method, route, status = response.status().as_u16(), duration_us, "{method} {route}");
+    response
+}
+
+/// The caller's id if it is a sane token, else one of ours.
+fn request_id(request: &Request<Body>) -> String {
+    let sane = |text: &&str| {
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let given = request.headers().get("x-request-id").and_then(|value| value.to_str().ok()).filter(sane);
+    given.map_or_else(|| RequestId::new().to_string(), str::to_owned)
+}
+
+/// One audit record of a denial, in its own transaction. The denial stands also when it cannot be recorded.
+async fn record_denial(app: &App, problem: &Problem, request_id: &str, peer: Option<SocketAddr>, route: &str) {
+    let actor = Actor {
+        name: "unknown".to_owned(),
+        authentication: None,
+        address: peer.map(|peer| peer.ip().to_string()),
+        request_id: Some(request_id.to_owned()),
+    };
+    let (code, route) = (problem.code(), route.to_owned());
+    let recorded = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(OrganizationId::PLATFORM), move |connection| {
+            Box::pin(async move {
+                let mut record = Record::new(OrganizationId::PLATFORM, "access.denied", Action::Execute, &actor);
+                record.outcome = Outcome::Denied;
+                record.resource = Some(&route);
+                record.detail = Some(serde_json::json!({ "code": code }));
+                audit::append(connection, record).await
+            })
+        })
+        .await;
+    if let Err(error) = recorded {
+        tracing::warn!(error = ?error, request.id = %request_id, "a denial could not be recorded");
+    }
+}

@@ -1,0 +1,223 @@
+//! The exact bytes of a job's payload, from the row or from object storage, and where they are kept.
+//!
+//! Whatever is handed out has the hash that it was accepted with. The payloads of the last jobs stay in memory, so that
+//! the steps of one job fetch them once.
+
+use crate::db::{Db, DbError, Scope};
+use crate::engine::handler::StepError;
+use crate::ids::{JobId, OrganizationId};
+use crate::objects::{ObjectError, Objects};
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use sqlx::PgConnection;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes of payloads that stay in memory. A larger payload is fetched by each step.
+const RECENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A job's payload, and what the steps need to know about the job.
+#[derive(Clone)]
+pub struct JobPayload {
+    /// The exact bytes.
+    pub body: Bytes,
+    /// Their SHA-256.
+    pub sha256: Vec<u8>,
+    /// As declared by the sender.
+    pub content_type: String,
+    /// Set once the bytes are in object storage.
+    pub storage_key: Option<String>,
+    /// The sender's source label.
+    pub source: String,
+    /// Systems whose identifiers are MRNs although they do not say so.
+    pub mrn_systems: Vec<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    sha256: Vec<u8>,
+    content_type: String,
+    body: Option<Vec<u8>>,
+    storage_key: Option<String>,
+    source_label: String,
+    mrn_systems: Option<serde_json::Value>,
+}
+
+/// Reads payloads. Cheap to clone.
+#[derive(Clone)]
+pub struct Payloads {
+    db: Db,
+    objects: Objects,
+    recent: Arc<Mutex<VecDeque<((OrganizationId, Vec<u8>), Bytes)>>>,
+}
+
+impl Payloads {
+    /// Over this database and this object storage.
+    #[must_use]
+    pub fn new(db: Db, objects: Objects) -> Self {
+        Self { db, objects, recent: Arc::default() }
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// The object storage.
+    #[must_use]
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// A job's payload.
+    ///
+    /// # Errors
+    /// Transient while a dependency is away; ours `payload_missing` or `payload_corrupt` if the bytes are not there or
+    /// are not those that were accepted.
+    pub async fn of_job(&self, organization: OrganizationId, job: JobId) -> Result<JobPayload, StepError> {
+        let row: Option<Row> = self
+            .db
+            .unit(Scope::Organization(organization), move |connection| Box::pin(load(connection, organization, job)))
+            .await?;
+        let row = row.ok_or_else(missing)?;
+        let body = self.bytes(organization, row.body, row.storage_key.as_deref(), &row.sha256).await?;
+        let systems = row.mrn_systems.and_then(|systems| serde_json::from_value(systems).ok()).unwrap_or_default();
+        Ok(JobPayload {
+            body,
+            sha256: row.sha256,
+            content_type: row.content_type,
+            storage_key: row.storage_key,
+            source: row.source_label,
+            mrn_systems: systems,
+        })
+    }
+
+    /// A payload by its hash; nothing if the organization has none such.
+    ///
+    /// # Errors
+    /// As [`Payloads::of_job`].
+    pub async fn by_hash(
+        &self,
+        organization: OrganizationId,
+        sha256: Vec<u8>,
+    ) -> Result<Option<(String, Bytes)>, StepError> {
+        let wanted = sha256.clone();
+        let row: Option<(String, Option<Vec<u8>>, Option<String>)> = self
+            .db
+            .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+                Box::pin(async move {
+                    let query = sqlx::query_as(
+                        "select content_type, body, storage_key
+                         from payloads
+                         where organization_id = $1
+                           and sha256 = $2",
+                    );
+                    Ok(query.bind(organization).bind(wanted).fetch_optional(connection).await?)
+                })
+            })
+            .await?;
+        let Some((content_type, body, storage_key)) = row else { return Ok(None) };
+        let body = self.bytes(organization, body, storage_key.as_deref(), &sha256).await?;
+        Ok(Some((content_type, body)))
+    }
+
+    async fn bytes(
+        &self,
+        organization: OrganizationId,
+        inline: Option<Vec<u8>>,
+        storage_key: Option<&str>,
+        sha256: &[u8],
+    ) -> Result<Bytes, StepError> {
+        let key = (organization, sha256.to_vec());
+        if let Some(body) = self.recall(&key) {
+            return Ok(body);
+        }
+        let body = match (inline, storage_key) {
+            (Some(body), _) => Bytes::from(body),
+            (None, Some(storage_key)) => self.objects.get(storage_key).await.map_err(storage_error)?,
+            (None, None) => return Err(missing()),
+        };
+        if Sha256::digest(&body)[..] != *sha256 {
+            let message = "The stored payload is not the one that was accepted: its hash differs.";
+            return Err(StepError::ours("payload_corrupt", message));
+        }
+        self.remember(key, &body);
+        Ok(body)
+    }
+
+    fn recall(&self, key: &(OrganizationId, Vec<u8>)) -> Option<Bytes> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().find(|(one, _)| one == key).map(|(_, body)| body.clone())
+    }
+
+    fn remember(&self, key: (OrganizationId, Vec<u8>), body: &Bytes) {
+        // Few and large, or many and small: a bounded search either way.
+        const RECENT_COUNT_MAX: usize = 512;
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.push_back((key, body.clone()));
+        let mut total: usize = recent.iter().map(|(_, body)| body.len()).sum();
+        while total > RECENT_BYTES_MAX || recent.len() > RECENT_COUNT_MAX {
+            let Some((_, oldest)) = recent.pop_front() else { return };
+            total -= oldest.len();
+        }
+    }
+}
+
+async fn load(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Option<Row>, DbError> {
+    let query = sqlx::query_as(
+        "select p.sha256, p.content_type, p.body, p.storage_key, j.source_label, o.settings -> 'mrn_systems' as mrn_systems
+         from jobs j
+         join payloads p on p.organization_id = j.organization_id and p.sha256 = j.payload_sha256
+         join organizations o on o.id = j.organization_id
+         where j.organization_id = $1
+           and j.id = $2",
+    );
+    Ok(query.bind(organization).bind(job).fetch_optional(connection).await?)
+}
+
+/// The payload is in object storage: the row points there, and the inline copy goes.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn mark_stored(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    sha256: &[u8],
+    storage_key: &str,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "update payloads
+         set storage_key = $3, stored_at = chartgate_now(), body = null
+         where organization_id = $1
+           and sha256 = $2
+           -- Stored already, by another job of the same bytes.
+           and body is not null",
+    )
+    .bind(organization)
+    .bind(sha256)
+    .bind(storage_key)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn missing() -> StepError {
+    StepError::ours("payload_missing", "The job's payload is not there.")
+}
+
+/// Object storage's errors in a step's words.
+#[must_use]
+pub fn storage_error(error: ObjectError) -> StepError {
+    let step_error = match &error {
+        ObjectError::Unavailable { retry_after, .. } => StepError {
+            retry_after: *retry_after,
+            ..StepError::transient("object_store_unavailable", "Object storage is not available.")
+        },
+        ObjectError::Denied { .. } | ObjectError::Refused { .. } => {
+            StepError::ours("object_store_denied", "Object storage denied or refused the request.")
+        }
+        ObjectError::NotFound => missing(),
+    };
+    step_error.caused_by(error)
+}

@@ -1,0 +1,69 @@
+//! `fhir.extract_findings`: what the stored events say, with the bytes that say it.
+
+use super::super::findings::{self, Finding, Medications, store};
+use super::super::resource::Incoming;
+use super::super::{events, fhir::split, payloads::Payloads};
+use super::{compute, not_a_bundle, origin};
+use crate::db::DbError;
+use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
+use crate::ids::FindingId;
+use serde_json::json;
+use sqlx::PgConnection;
+use std::sync::Arc;
+
+/// Takes findings from the resources of the payload that are stored as events, by whatever job.
+pub struct ExtractFindings {
+    pub(super) payloads: Payloads,
+}
+
+struct Extraction {
+    origin: events::Origin,
+    body: bytes::Bytes,
+    resources: Vec<(Incoming, Vec<Finding>)>,
+}
+
+#[async_trait::async_trait]
+impl StepHandler for ExtractFindings {
+    async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
+        let payload = self.payloads.of_job(context.organization, context.job).await?;
+        let origin = origin(context, &payload);
+        let extraction = compute(payload, move |payload| {
+            let bundle = split::split(&payload.body).map_err(|_| not_a_bundle())?;
+            let medications = Medications::of(&bundle);
+            let resources = bundle.entries.iter().filter_map(|entry| {
+                let found = findings::of_resource(entry.index, entry.resource.as_ref()?, &medications);
+                // Most resources of a claim-laden Bundle say nothing here: they are not hashed.
+                if found.is_empty() {
+                    return None;
+                }
+                Some((Incoming::of(&payload.body, &origin.payload_sha256, entry)?, found))
+            });
+            let resources = resources.collect();
+            Ok(Extraction { origin, body: payload.body.clone(), resources })
+        })
+        .await?;
+        let extraction = Arc::new(extraction);
+        Ok(StepOutcome::default().with_effect(move |connection| {
+            let extraction = Arc::clone(&extraction);
+            Box::pin(async move { Ok(extraction.apply(connection).await?) })
+        }))
+    }
+}
+
+impl Extraction {
+    /// `findings` counts what the payload says, stored now or before, so that a repeated attempt reports the same.
+    async fn apply(&self, connection: &mut PgConnection) -> Result<Facts, DbError> {
+        let organization = self.origin.organization;
+        let incoming: Vec<&Incoming> = self.resources.iter().map(|(incoming, _)| incoming).collect();
+        let ids = events::ids_of(connection, organization, &self.origin.source, &incoming).await?;
+        let mut rows = Vec::new();
+        for ((_, findings), event) in self.resources.iter().zip(ids) {
+            // Entries that were rejected have no event.
+            let Some(event) = event else { continue };
+            rows.extend(findings.iter().map(|finding| store::NewFinding { id: FindingId::new(), event, finding }));
+        }
+        let total = rows.len();
+        let new = store::insert(connection, organization, &self.origin.payload_sha256, &self.body, rows).await?;
+        Ok(json!({"findings": total, "new": new}).as_object().cloned().unwrap_or_default())
+    }
+}

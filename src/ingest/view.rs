@@ -1,0 +1,259 @@
+//! The clinical view: everything known about a medical record number, by category, each item with its evidence.
+//!
+//! Clinical through and through: its types have no `Debug`, and its answers go to authorized readers only.
+
+mod item;
+mod store;
+
+use super::subject::Mrn;
+use crate::db::DbError;
+use crate::ids::{EventId, OrganizationId, PatientId};
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::PgConnection;
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+/// Items of one category in one answer; the next ones are behind the category's cursor.
+pub const ITEMS_MAX: i64 = 1_000;
+
+/// The categories, in the order in which a reader sees them.
+pub const CATEGORIES: [&str; 11] = [
+    "medications",
+    "problems",
+    "allergies",
+    "labs",
+    "vitals",
+    "immunizations",
+    "procedures",
+    "encounters",
+    "documents",
+    "reports",
+    "other",
+];
+
+/// What is asked for.
+#[derive(Clone)]
+pub struct ClinicalQuery<'q> {
+    /// The number.
+    pub mrn: &'q str,
+    /// Its system; without one, every system in which somebody has this number.
+    pub system: Option<&'q str>,
+    /// Also superseded versions, and what was entered in error or cancelled.
+    pub history: bool,
+    /// Only this category, behind this item.
+    pub cursor: Option<Cursor>,
+}
+
+/// Where a category goes on: `labs:evt_…`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    category: &'static str,
+    after: EventId,
+}
+
+/// A text that is no cursor of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a cursor of the clinical view")]
+pub struct InvalidCursor;
+
+impl FromStr for Cursor {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
+        let (category, after) = text.split_once(':').ok_or(InvalidCursor)?;
+        let category = CATEGORIES.into_iter().find(|one| *one == category).ok_or(InvalidCursor)?;
+        Ok(Self { category, after: after.parse().map_err(|_| InvalidCursor)? })
+    }
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.category, self.after)
+    }
+}
+
+/// Whether anything is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ViewStatus {
+    /// A patient, or at least events that wait for one.
+    Found,
+    /// Nothing.
+    NotFound,
+    /// Several patients in several systems have this number: name the system.
+    Ambiguous,
+}
+
+/// The answer of `GET /ingest/clinical/{mrn}`.
+#[derive(Serialize)]
+pub struct ClinicalView {
+    /// Whether anything is known.
+    pub status: ViewStatus,
+    /// As asked.
+    pub mrn: String,
+    /// Null while only unlinked events are known.
+    pub patient: Option<Value>,
+    /// The systems to choose from, if it is ambiguous.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub systems: Vec<String>,
+    /// When the newest event was stored.
+    pub last_updated: Option<String>,
+    /// `demographics` and one array a category.
+    pub clinical_data: BTreeMap<&'static str, Value>,
+    /// All events of the patient, of every type.
+    pub event_count: i64,
+    /// The labels of the systems that they came from.
+    pub sources: Vec<String>,
+    /// A cursor for each category that has more.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub next: BTreeMap<&'static str, String>,
+}
+
+/// Whose events are shown.
+enum Whose {
+    Patient(PatientId),
+    /// Keys of subjects that are not known yet.
+    Waiting(Vec<String>),
+}
+
+/// Everything known about a medical record number.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn clinical_by_mrn(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    mrn: &str,
+    system: Option<&str>,
+    history: bool,
+) -> Result<ClinicalView, DbError> {
+    clinical(connection, organization, ClinicalQuery { mrn, system, history, cursor: None }).await
+}
+
+/// Everything known about a medical record number, or the next page of one category.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn clinical(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    query: ClinicalQuery<'_>,
+) -> Result<ClinicalView, DbError> {
+    let number = query.mrn.trim();
+    let holders = store::holders(connection, organization, number, query.system).await?;
+    let mut patients: Vec<PatientId> = holders.iter().map(|(_, patient)| *patient).collect();
+    patients.sort_unstable();
+    patients.dedup();
+    let whose = match patients.as_slice() {
+        [patient] => Whose::Patient(*patient),
+        [] => {
+            let keys = store::waiting_keys(connection, organization, number, query.system).await?;
+            match keys.as_slice() {
+                [] => return Ok(empty(ViewStatus::NotFound, query.mrn, Vec::new())),
+                [_] => Whose::Waiting(keys),
+                _ => {
+                    return Ok(empty(
+                        ViewStatus::Ambiguous,
+                        query.mrn,
+                        keys.iter().map(|key| system_of(key)).collect(),
+                    ));
+                }
+            }
+        }
+        _ => {
+            return Ok(empty(
+                ViewStatus::Ambiguous,
+                query.mrn,
+                holders.into_iter().map(|(system, _)| system).collect(),
+            ));
+        }
+    };
+    build(connection, organization, &query, &whose).await
+}
+
+async fn build(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    query: &ClinicalQuery<'_>,
+    whose: &Whose,
+) -> Result<ClinicalView, DbError> {
+    let mut view = empty(ViewStatus::Found, query.mrn, Vec::new());
+    if let Whose::Patient(patient) = whose {
+        let patient = store::patient(connection, organization, *patient).await?;
+        view.clinical_data.insert("demographics", patient.demographics());
+        view.patient = Some(patient.summary());
+    }
+    let totals = store::totals(connection, organization, whose).await?;
+    view.event_count = totals.events;
+    view.sources = totals.sources;
+    view.last_updated = totals.last_updated.and_then(item::timestamp);
+    let mut events = store::events(connection, organization, whose, query).await?;
+    for category in CATEGORIES {
+        let mut of_category = events.iter().filter(|event| event.category == category);
+        // One more than a page is read, so that a next page is only promised where there is one.
+        let page = usize::try_from(ITEMS_MAX).unwrap_or(usize::MAX);
+        if let (Some(last), Some(_)) = (of_category.nth(page - 1), of_category.next()) {
+            let cursor = Cursor { category, after: last.id };
+            view.next.insert(category, cursor.to_string());
+            let after = last.id;
+            events.retain(|event| event.category != category || event.id >= after);
+        }
+    }
+    let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
+    let findings = store::findings(connection, organization, &ids).await?;
+    for (category, items) in item::by_category(&events, findings) {
+        view.clinical_data.insert(category, Value::from(items));
+    }
+    Ok(view)
+}
+
+fn empty(status: ViewStatus, mrn: &str, mut systems: Vec<String>) -> ClinicalView {
+    systems.sort();
+    systems.dedup();
+    let mut clinical_data = BTreeMap::from([("demographics", Value::Null)]);
+    clinical_data.extend(CATEGORIES.map(|category| (category, Value::from(Vec::<Value>::new()))));
+    ClinicalView {
+        status,
+        mrn: mrn.to_owned(),
+        patient: None,
+        systems,
+        last_updated: None,
+        clinical_data,
+        event_count: 0,
+        sources: Vec::new(),
+        next: BTreeMap::new(),
+    }
+}
+
+/// The system in a key `mrn:<system>|<value>`.
+fn system_of(key: &str) -> String {
+    let system = key.strip_prefix("mrn:").and_then(|rest| rest.split_once('|')).map_or("", |(system, _)| system);
+    system.replace("%7C", "|").replace("%25", "%")
+}
+
+/// The key under which events wait for this number.
+fn waiting_key(system: &str, number: &str) -> String {
+    Mrn { system: system.to_owned(), value: number.to_owned() }.key()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_round_trips_and_a_foreign_one_is_refused() {
+        let cursor = Cursor { category: "labs", after: EventId::new() };
+        assert!(cursor.to_string().parse::<Cursor>() == Ok(cursor));
+        for text in
+            ["", "labs", "labs:", "nothing:evt_01h455vb4pex5vsknk084sn02q", "labs:job_01h455vb4pex5vsknk084sn02q"]
+        {
+            assert!(text.parse::<Cursor>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_system_comes_back_out_of_a_key() {
+        assert_eq!(system_of(&waiting_key("urn:a|b%7C", "1|2")), "urn:a|b%7C");
+    }
+}
