@@ -1,5 +1,6 @@
 //! One integration binary on a real PostgreSQL and the embedded S3, which the tests start themselves.
 
+mod clinical;
 mod embedded_postgres;
 mod objects;
 mod support;
