@@ -2,5 +2,7 @@
 
 mod clinical;
 mod embedded_postgres;
+mod house;
 mod objects;
 mod support;
+mod tenancy;
