@@ -367,8 +367,12 @@ fn every_configuration_key_is_described() {
 
 #[test]
 fn every_workflow_key_is_explained() {
-    let headings = [("", "## Top level"), ("limits", "## `[limits]`"), ("step", "## `[[step]]`"), ("retry", "## `retry = { … }`")];
-    assert_eq!(headings.map(|(name, _)| name).to_vec(), WORKFLOW_KEYS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    let headings =
+        [("", "## Top level"), ("limits", "## `[limits]`"), ("step", "## `[[step]]`"), ("retry", "## `retry = { … }`")];
+    assert_eq!(
+        headings.map(|(name, _)| name).to_vec(),
+        WORKFLOW_KEYS.iter().map(|(name, _)| *name).collect::<Vec<_>>()
+    );
     for ((_, heading), (_, keys)) in headings.iter().zip(WORKFLOW_KEYS) {
         assert_same(heading, &set(keys.iter().copied()), &set(first_cells("workflows/README.md", heading)));
     }
