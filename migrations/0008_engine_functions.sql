@@ -69,8 +69,10 @@ begin
   order by c.n, c.r;
 end $$;
 
--- One suspect (its last worker died with it). The caller runs it alone in its process.
-create function claim_suspect(p_lease_seconds double precision, p_worker uuid)
+-- Suspects (their last worker died with them), which the caller runs without any other job in its process: after a first
+-- death up to p_slots of them together, after a second one alone. So a job that kills its worker is found out within
+-- three deaths, no bystander is parked with it, and the victims of an ordinary crash do not wait for each other for long.
+create function claim_suspects(p_slots integer, p_lease_seconds double precision, p_worker uuid)
 returns table (
   organization_id uuid, seq bigint, chunk integer, job_id uuid, workflow text, workflow_version integer, round integer,
   step smallint, attempts smallint, deaths smallint, lease_epoch bigint, lane bigint, age_ms bigint)
@@ -78,19 +80,29 @@ language plpgsql volatile as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := chartgate_now();
+  v_rows tid[];
 begin
+  v_rows := array(
+    select s.ctid from queue s
+    join organizations g on g.id = s.organization_id and g.status = 'active'
+    where s.state = 'suspect' and s.deaths = 1
+    order by s.organization_id, s.seq
+    limit p_slots
+    for update of s skip locked);
+  if cardinality(v_rows) = 0 then
+    v_rows := array(
+      select s.ctid from queue s
+      join organizations g on g.id = s.organization_id and g.status = 'active'
+      where s.state = 'suspect' and s.deaths > 1
+      order by s.organization_id, s.seq
+      limit 1
+      for update of s skip locked);
+  end if;
   return query
   update queue q
   set state = 'leased', attempts = q.attempts + 1, lease_epoch = nextval('lease_epochs'),
       lease_until = v_now + p_lease_seconds * interval '1 second', claimed_at = v_now, worker_id = p_worker
-  where q.ctid = any (array(
-    select s.ctid from queue s
-    join organizations g on g.id = s.organization_id and g.status = 'active'
-    where s.state = 'suspect'
-    order by s.organization_id, s.seq
-    limit 1
-    for update of s skip locked))
-    and q.state = 'suspect'
+  where q.ctid = any (v_rows) and q.state = 'suspect'
   returning q.organization_id, q.seq, q.chunk, q.job_id, q.workflow, q.workflow_version, q.round, q.step, q.attempts, q.deaths,
             q.lease_epoch, q.lane, (extract(epoch from v_now - q.enqueued_at) * 1000)::bigint;
 end $$;

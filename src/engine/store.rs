@@ -77,19 +77,21 @@ pub async fn claim_tasks(
         .await?)
 }
 
-/// Claim one suspect, if there is any.
+/// Claim suspects: up to `slots` after their first death, or one after more.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn claim_suspect(
+pub async fn claim_suspects(
     connection: &mut PgConnection,
+    slots: i32,
     lease: Duration,
     worker: WorkerId,
-) -> Result<Option<Lease>, DbError> {
-    Ok(sqlx::query_as("select * from claim_suspect($1, $2)")
+) -> Result<Vec<Lease>, DbError> {
+    Ok(sqlx::query_as("select * from claim_suspects($1, $2, $3)")
+        .bind(slots)
         .bind(lease.as_secs_f64())
         .bind(worker)
-        .fetch_optional(connection)
+        .fetch_all(connection)
         .await?)
 }
 

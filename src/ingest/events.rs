@@ -1,9 +1,16 @@
 //! SQL on `clinical_events`: versions of resources, and who they belong to.
+//!
+//! Look-ups here and in the modules beside say `uuid_eq(organization_id, $1)` where one expects an equals sign. The
+//! row-level policy compares the organization already, and the planner multiplies the selectivity of both: with two
+//! equals signs it believes that an organization has hardly a row, and reads all of them by whatever index begins with
+//! the organization. The function is checked on every row and weighs nothing in the estimate; the policy's own
+//! comparison is what the index is searched by.
 
 use super::resource::Incoming;
 use crate::db::DbError;
 use crate::ids::{EventId, JobId, OrganizationId, PatientId};
 use sqlx::PgConnection;
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 
 /// A stored version that matters to a payload: the current one of a resource, or one with the same bytes.
@@ -51,7 +58,7 @@ pub async fn stored_versions(
            select id, resource_type, resource_key, content_sha256, is_current, last_updated, entry, seen_seq,
                   patient_id, link_status
            from clinical_events
-           where organization_id = $1
+           where uuid_eq(organization_id, $1)
              and source_label = $2
              and resource_type = k.resource_type
              and resource_key = k.resource_key
@@ -85,7 +92,7 @@ pub async fn mark_seen(
     sqlx::query(
         "update clinical_events
          set seen_seq = $3
-         where organization_id = $1
+         where uuid_eq(organization_id, $1)
            and id = any ($2)
            and seen_seq < $3",
     )
@@ -114,7 +121,7 @@ pub async fn set_current(
     sqlx::query(
         "update clinical_events
          set is_current = $3
-         where organization_id = $1
+         where uuid_eq(organization_id, $1)
            and id = any ($2)
            and is_current <> $3",
     )
@@ -249,25 +256,54 @@ pub async fn link_pending(
     organization: OrganizationId,
     keys: &[(String, PatientId)],
 ) -> Result<Vec<(EventId, PatientId)>, DbError> {
+    let mut linked = Vec::new();
+    for (patient, events) in waiting_for(connection, organization, keys).await? {
+        let query = sqlx::query_scalar(
+            "update clinical_events
+             set link_status = 'linked', patient_id = $3
+             where uuid_eq(organization_id, $1)
+               and id = any ($2)
+               and link_status = 'pending'
+             returning id",
+        );
+        let ids: Vec<EventId> = query.bind(organization).bind(events).bind(patient).fetch_all(&mut *connection).await?;
+        linked.extend(ids.into_iter().map(|event| (event, patient)));
+    }
+    Ok(linked)
+}
+
+/// The events that wait for one of these keys, by the key's patient.
+async fn waiting_for(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    keys: &[(String, PatientId)],
+) -> Result<BTreeMap<PatientId, Vec<EventId>>, DbError> {
+    let mut waiting: BTreeMap<PatientId, Vec<EventId>> = BTreeMap::new();
     if keys.is_empty() {
-        return Ok(Vec::new());
+        return Ok(waiting);
     }
     let (keys, patients): (Vec<&str>, Vec<PatientId>) =
         keys.iter().map(|(key, patient)| (key.as_str(), *patient)).unzip();
-    Ok(sqlx::query_as(
-        "update clinical_events e
-         set link_status = 'linked', patient_id = k.patient_id
+    let query = sqlx::query_as(
+        "select k.patient_id, e.id
          from unnest($2::text[], $3::uuid[]) as k (subject_key, patient_id)
-         where e.organization_id = $1
-           and e.link_status = 'pending'
-           and e.subject_key = k.subject_key
-         returning e.id, e.patient_id",
-    )
-    .bind(organization)
-    .bind(keys)
-    .bind(patients)
-    .fetch_all(connection)
-    .await?)
+         cross join lateral (
+           select id
+           from clinical_events
+           where uuid_eq(organization_id, $1)
+             and link_status = 'pending'
+             and subject_key = k.subject_key
+           -- As in stored_versions: one index lookup a key.
+           offset 0
+         ) e
+         order by e.id",
+    );
+    let rows: Vec<(PatientId, EventId)> =
+        query.bind(organization).bind(keys).bind(patients).fetch_all(connection).await?;
+    for (patient, event) in rows {
+        waiting.entry(patient).or_default().push(event);
+    }
+    Ok(waiting)
 }
 
 /// The ids of the stored events of these resources, by position; no id where there is none with the same bytes.
@@ -290,7 +326,7 @@ pub async fn ids_of(
          left join lateral (
            select id
            from clinical_events
-           where organization_id = $1
+           where uuid_eq(organization_id, $1)
              and source_label = $2
              and resource_type = k.resource_type
              and resource_key = k.resource_key

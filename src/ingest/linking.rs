@@ -4,12 +4,17 @@
 //! jobs, retries and lanes, the same set of accepted payloads ends in the same current versions and links: versions are
 //! compared by `meta.lastUpdated` and order of acceptance, and a subject is looked up only under its lock.
 
+mod registry;
+mod versions;
+
+use self::registry::{Admitted, Registry};
+use self::versions::Versions;
 use super::demographics::Demographics;
-use super::events::{self, LinkStatus, NewEvent, Origin, StoredEvent};
+use super::events::{self, LinkStatus, NewEvent, Origin};
 use super::fhir::split::Bundle;
-use super::patients::{self, Decision, Statement, StoredPatient};
+use super::patients::{self, Decision};
 use super::resource::Incoming;
-use super::subject::{self, Directory, Mrn, Outside, Reference, Subject};
+use super::subject::{self, Directory, Mrn, Reference, Subject};
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::DbError;
 use crate::engine::handler::Facts;
@@ -17,7 +22,6 @@ use crate::ids::{EventId, PatientId};
 use serde_json::json;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use time::OffsetDateTime;
 
 /// What a payload asks for, before the database is asked.
 #[derive(Debug)]
@@ -54,10 +58,6 @@ struct Person {
     /// How others speak of this resource.
     references: Vec<Reference>,
 }
-
-/// Where a version stands among the versions of its resource: having `meta.lastUpdated` beats having none, so that the
-/// order is total; then acceptance; then the position in the Bundle.
-type Rank = (Option<OffsetDateTime>, i64, u32);
 
 impl Plan {
     /// The plan for the entries of a Bundle that are not left out.
@@ -236,7 +236,7 @@ impl Plan {
         patients::record_links(connection, organization, &actor.name, &completions).await?;
         decisions.extend(completions);
         self.audit(connection, &actor, &decisions).await?;
-        Ok(self.facts(versions, registry, links, &completed))
+        Ok(facts(versions, registry, links, &completed))
     }
 
     /// One record for each patient that something was linked to.
@@ -258,50 +258,44 @@ impl Plan {
         }
         Ok(())
     }
+}
 
-    fn facts(
-        &self,
-        versions: &Versions<'_>,
-        registry: &Registry,
-        links: &[Link],
-        completed: &[(EventId, PatientId)],
-    ) -> Facts {
-        let completed: HashMap<EventId, PatientId> = completed.iter().copied().collect();
-        let (mut linked, mut pending, mut review, mut unchanged) = (0u64, 0u64, 0u64, 0u64);
-        let (mut patients, mut waiting, mut reviewed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for (index, link) in links.iter().enumerate() {
-            unchanged += u64::from(versions.unchanged(index).is_some());
-            let status =
-                completed.get(&versions.ids[index]).map_or(link.status, |patient| LinkStatus::Linked(*patient));
-            match status {
-                LinkStatus::Linked(patient) => {
-                    linked += 1;
-                    patients.insert(patient);
-                }
-                LinkStatus::Pending => {
-                    pending += 1;
-                    waiting.insert(link.key.clone());
-                }
-                LinkStatus::Review => {
-                    review += 1;
-                    reviewed.insert(versions.ids[index]);
-                }
-                LinkStatus::None => {}
+/// Counts of what was done, for the step's status.
+fn facts(versions: &Versions<'_>, registry: &Registry, links: &[Link], completed: &[(EventId, PatientId)]) -> Facts {
+    let completed: HashMap<EventId, PatientId> = completed.iter().copied().collect();
+    let (mut linked, mut pending, mut review, mut unchanged) = (0u64, 0u64, 0u64, 0u64);
+    let (mut patients, mut waiting, mut reviewed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for (index, link) in links.iter().enumerate() {
+        unchanged += u64::from(versions.unchanged(index).is_some());
+        let status = completed.get(&versions.ids[index]).map_or(link.status, |patient| LinkStatus::Linked(*patient));
+        match status {
+            LinkStatus::Linked(patient) => {
+                linked += 1;
+                patients.insert(patient);
             }
+            LinkStatus::Pending => {
+                pending += 1;
+                waiting.insert(link.key.clone());
+            }
+            LinkStatus::Review => {
+                review += 1;
+                reviewed.insert(versions.ids[index]);
+            }
+            LinkStatus::None => {}
         }
-        let total = u64::try_from(links.len()).unwrap_or(u64::MAX);
-        let facts = json!({
-            "events": total - unchanged,
-            "unchanged": unchanged,
-            "linked": linked,
-            "pending": pending,
-            "review": review,
-            "patients_new": registry.created.len(),
-            "completed": completed.len(),
-            "patients": {"linked": patients.len(), "pending": waiting.len(), "review": reviewed.len()},
-        });
-        facts.as_object().cloned().unwrap_or_default()
     }
+    let total = u64::try_from(links.len()).unwrap_or(u64::MAX);
+    let facts = json!({
+        "events": total - unchanged,
+        "unchanged": unchanged,
+        "linked": linked,
+        "pending": pending,
+        "review": review,
+        "patients_new": registry.created.len(),
+        "completed": completed.len(),
+        "patients": {"linked": patients.len(), "pending": waiting.len(), "review": reviewed.len()},
+    });
+    facts.as_object().cloned().unwrap_or_default()
 }
 
 #[derive(Debug)]
@@ -320,285 +314,5 @@ impl Link {
 
     fn nobody() -> Self {
         Self::new(LinkStatus::None, "none", None)
-    }
-}
-
-/// The payload's versions beside the stored ones.
-struct Versions<'s> {
-    /// The stored event with the same bytes, by position.
-    same: Vec<Option<&'s StoredEvent>>,
-    /// The stored current version of the same resource, by position.
-    before: Vec<Option<&'s StoredEvent>>,
-    /// The event's id, new or stored, by position.
-    ids: Vec<EventId>,
-    /// The version is the current one after this job, by position.
-    current: Vec<bool>,
-    seen_again: Vec<EventId>,
-    demoted: Vec<EventId>,
-    promoted: Vec<EventId>,
-}
-
-impl<'s> Versions<'s> {
-    fn compare(origin: &Origin, resources: &[Planned], stored: &'s [StoredEvent]) -> Self {
-        let mut current_by_key: HashMap<(&str, &str), &StoredEvent> = HashMap::new();
-        let mut same_by_bytes: HashMap<(&str, &str, &[u8]), &StoredEvent> = HashMap::new();
-        for event in stored {
-            let key = (event.resource_type.as_str(), event.resource_key.as_str());
-            if event.is_current {
-                current_by_key.insert(key, event);
-            }
-            same_by_bytes.insert((key.0, key.1, &event.content_sha256), event);
-        }
-        let key = |planned: &Planned| (planned.incoming.resource_type, planned.incoming.resource_key.clone());
-        let same: Vec<_> = resources
-            .iter()
-            .map(|planned| {
-                let incoming = &planned.incoming;
-                let bytes =
-                    (incoming.resource_type, incoming.resource_key.as_str(), incoming.content_sha256.as_slice());
-                same_by_bytes.get(&bytes).copied()
-            })
-            .collect();
-        let before: Vec<_> = resources
-            .iter()
-            .map(|planned| {
-                let incoming = &planned.incoming;
-                current_by_key.get(&(incoming.resource_type, incoming.resource_key.as_str())).copied()
-            })
-            .collect();
-        let ranks: Vec<Rank> = resources
-            .iter()
-            .zip(&same)
-            .map(|(planned, seen): (_, &Option<&StoredEvent>)| {
-                let seq = seen.map_or(origin.seq, |event| event.seen_seq.max(origin.seq));
-                (planned.incoming.last_updated, seq, planned.incoming.entry)
-            })
-            .collect();
-        let mut versions = Self {
-            ids: same.iter().map(|event| event.map_or_else(EventId::new, |event| event.id)).collect(),
-            current: vec![false; resources.len()],
-            seen_again: same
-                .iter()
-                .flatten()
-                .filter(|event| event.seen_seq < origin.seq)
-                .map(|event| event.id)
-                .collect(),
-            demoted: Vec::new(),
-            promoted: Vec::new(),
-            same,
-            before,
-        };
-        // Resources are sorted, so that versions of one resource stand together.
-        let indexes: Vec<usize> = (0..resources.len()).collect();
-        for group in indexes.chunk_by(|one, two| key(&resources[*one]) == key(&resources[*two])) {
-            let Some(best) = group.iter().copied().max_by_key(|index| ranks[*index]) else { continue };
-            let before = versions.before[best];
-            let in_group = before.is_some_and(|event| group.iter().any(|index| versions.ids[*index] == event.id));
-            let wins = before.is_none_or(|event| in_group || ranks[best] > event.rank());
-            if !wins {
-                continue;
-            }
-            versions.current[best] = true;
-            if let Some(event) = before.filter(|event| event.id != versions.ids[best]) {
-                versions.demoted.push(event.id);
-            }
-            if versions.same[best].is_some_and(|event| !event.is_current) {
-                versions.promoted.push(versions.ids[best]);
-            }
-        }
-        versions
-    }
-
-    /// The stored event, if the same bytes are stored already.
-    fn unchanged(&self, index: usize) -> Option<&'s StoredEvent> {
-        self.same[index]
-    }
-}
-
-impl StoredEvent {
-    fn rank(&self) -> Rank {
-        (self.last_updated, self.seen_seq, self.entry.and_then(|entry| u32::try_from(entry).ok()).unwrap_or(0))
-    }
-
-    fn status(&self) -> LinkStatus {
-        match (self.link_status.as_str(), self.patient_id) {
-            ("linked", Some(patient)) => LinkStatus::Linked(patient),
-            ("pending", _) => LinkStatus::Pending,
-            ("review", _) => LinkStatus::Review,
-            _ => LinkStatus::None,
-        }
-    }
-}
-
-/// The patients that this payload concerns, as they are known while its Patient resources are taken in one by one.
-struct Registry {
-    by_mrn: HashMap<Mrn, PatientId>,
-    by_reference: HashMap<Reference, PatientId>,
-    known: HashMap<PatientId, StoredPatient>,
-    created: Vec<PatientId>,
-    new_mrns: Vec<(Mrn, PatientId)>,
-    /// By position of the Patient resource.
-    admitted: BTreeMap<usize, Admitted>,
-}
-
-struct Admitted {
-    status: LinkStatus,
-    method: &'static str,
-    candidates: Vec<PatientId>,
-}
-
-impl Registry {
-    async fn load(connection: &mut PgConnection, plan: &Plan, versions: &Versions<'_>) -> Result<Self, DbError> {
-        let organization = plan.origin.organization;
-        let (mut mrns, mut references) = (BTreeSet::new(), BTreeSet::new());
-        for planned in &plan.resources {
-            mrns.extend(planned.person.iter().flat_map(|person| person.mrns.iter().cloned()));
-            if let Subject::Outside(outside) = &planned.subject {
-                mrns.extend(outside.mrns.iter().cloned());
-                references.extend(outside.reference.iter().cloned());
-            }
-        }
-        let by_mrn = patients::by_mrn(connection, organization, &mrns).await?;
-        let by_reference = patients::by_reference(connection, organization, &plan.origin.source, &references).await?;
-        let mut ids: BTreeSet<PatientId> = by_mrn.values().copied().collect();
-        for index in &plan.patients {
-            let stored = [versions.before[*index], versions.same[*index]];
-            ids.extend(stored.iter().flatten().filter_map(|event| event.patient_id));
-        }
-        let known = patients::load(connection, organization, &ids).await?;
-        Ok(Self { by_mrn, by_reference, known, created: Vec::new(), new_mrns: Vec::new(), admitted: BTreeMap::new() })
-    }
-
-    /// Decide whose a Patient resource is.
-    fn admit(&mut self, plan: &Plan, versions: &Versions<'_>, index: usize) {
-        let Some(person) = &plan.resources[index].person else { return };
-        let (status, method, candidates) = match versions.unchanged(index) {
-            Some(stored) => (stored.status(), "unchanged", Vec::new()),
-            None => self.decide(plan, versions, index, person),
-        };
-        self.admitted.insert(index, Admitted { status, method, candidates });
-    }
-
-    fn decide(
-        &mut self,
-        plan: &Plan,
-        versions: &Versions<'_>,
-        index: usize,
-        person: &Person,
-    ) -> (LinkStatus, &'static str, Vec<PatientId>) {
-        let by_mrn: BTreeSet<PatientId> = person.mrns.iter().filter_map(|mrn| self.by_mrn.get(mrn)).copied().collect();
-        // An earlier version of the same resource, stored or in this Bundle.
-        let before = versions.before[index].and_then(|event| event.status().patient());
-        let mut candidates = by_mrn.clone();
-        candidates.extend(before.or_else(|| self.earlier_in_bundle(plan, index)));
-        let candidates: Vec<PatientId> = candidates.into_iter().collect();
-        match candidates.as_slice() {
-            // Neither number nor id: nothing by which this person could be known again.
-            [] if person.mrns.is_empty() && !person.has_id => (LinkStatus::Pending, "no_identity", candidates),
-            [] => {
-                let patient = PatientId::new();
-                self.created.push(patient);
-                self.take_in(patient, person);
-                (LinkStatus::Linked(patient), "new_patient", candidates)
-            }
-            [patient] => match self.objection(*patient, person) {
-                Some(reason) => (LinkStatus::Review, reason, candidates),
-                None => {
-                    self.take_in(*patient, person);
-                    let method = if by_mrn.is_empty() { "same_resource" } else { "mrn_exact" };
-                    (LinkStatus::Linked(*patient), method, candidates)
-                }
-            },
-            _ => (LinkStatus::Review, "several_patients", candidates),
-        }
-    }
-
-    fn earlier_in_bundle(&self, plan: &Plan, index: usize) -> Option<PatientId> {
-        let key = &plan.resources[index].incoming.resource_key;
-        let same = |other: &&usize| plan.resources[**other].incoming.resource_key == *key;
-        self.admitted.keys().filter(same).find_map(|other| self.admitted[other].status.patient())
-    }
-
-    /// Why this Patient resource cannot be that patient.
-    fn objection(&self, patient: PatientId, person: &Person) -> Option<&'static str> {
-        let known = self.known.get(&patient)?;
-        if let Some(reason) = known.demographics.contradiction(&person.demographics) {
-            return Some(reason);
-        }
-        // The same resource now has another number of a system in which the patient has one: renumbered or reused.
-        let shares_one = known.mrns.intersection(&person.mrns).next().is_some();
-        let same_system = known.mrns.iter().any(|one| person.mrns.iter().any(|other| other.system == one.system));
-        (!shares_one && same_system).then_some("mrn_changed")
-    }
-
-    fn take_in(&mut self, patient: PatientId, person: &Person) {
-        for mrn in &person.mrns {
-            if !self.by_mrn.contains_key(mrn) {
-                self.by_mrn.insert(mrn.clone(), patient);
-                self.new_mrns.push((mrn.clone(), patient));
-            }
-        }
-        let known = self
-            .known
-            .entry(patient)
-            .or_insert_with(|| StoredPatient { demographics: person.demographics.clone(), mrns: BTreeSet::new() });
-        known.mrns.extend(person.mrns.iter().cloned());
-    }
-
-    /// Whom a reference to the outside means: the MRN first, since it is known across sources.
-    fn find(&self, source: &str, outside: &Outside) -> Link {
-        let key = outside.key(source);
-        let by_mrn: BTreeSet<PatientId> = outside.mrns.iter().filter_map(|mrn| self.by_mrn.get(mrn)).copied().collect();
-        let by_reference = outside.reference.as_ref().and_then(|reference| self.by_reference.get(reference)).copied();
-        let all: BTreeSet<PatientId> = by_mrn.iter().copied().chain(by_reference).collect();
-        match (all.first(), all.len()) {
-            (Some(patient), 1) => {
-                let method = if by_mrn.is_empty() { "reference" } else { "mrn_exact" };
-                Link::new(LinkStatus::Linked(*patient), method, key)
-            }
-            (None, _) => Link::new(LinkStatus::Pending, "unknown_patient", key),
-            // The number says one patient and the reference another.
-            _ => {
-                Link { candidates: all.into_iter().collect(), ..Link::new(LinkStatus::Review, "several_patients", key) }
-            }
-        }
-    }
-
-    /// What the current versions of Patient resources say of their patients, sorted by patient.
-    fn statements(&self, plan: &Plan, versions: &Versions<'_>) -> Vec<Statement> {
-        let mut statements = Vec::new();
-        for (index, admitted) in &self.admitted {
-            let planned = &plan.resources[*index];
-            let (Some(patient), Some(person)) = (admitted.status.patient(), &planned.person) else { continue };
-            let created = self.created.contains(&patient);
-            // A new patient is written whatever the rank of its event: its identifiers need the row.
-            if (versions.current[*index] && versions.unchanged(*index).is_none()) || created {
-                let incoming = &planned.incoming;
-                let statement = Statement {
-                    patient,
-                    event: versions.ids[*index],
-                    last_updated: incoming.last_updated,
-                    demographics: person.demographics.clone(),
-                };
-                statements.push((incoming.entry, statement));
-            }
-        }
-        statements.sort_by_key(|(entry, statement)| (statement.patient, statement.last_updated, *entry));
-        statements.into_iter().map(|(_, statement)| statement).collect()
-    }
-
-    /// The keys under which events may wait for the patients of this payload.
-    fn arrivals(&self, plan: &Plan) -> Vec<(String, PatientId)> {
-        let mut keys = BTreeMap::new();
-        for (index, admitted) in &self.admitted {
-            let (Some(patient), Some(person)) = (admitted.status.patient(), &plan.resources[*index].person) else {
-                continue;
-            };
-            let references = person.references.iter().map(|reference| reference.key(&plan.origin.source));
-            for key in person.mrns.iter().map(Mrn::key).chain(references) {
-                keys.insert(key, patient);
-            }
-        }
-        keys.into_iter().collect()
     }
 }

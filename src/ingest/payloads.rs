@@ -43,12 +43,15 @@ struct Row {
     mrn_systems: Option<serde_json::Value>,
 }
 
+/// Organization and hash: payloads are not shared between organizations, not even in memory.
+type PayloadKey = (OrganizationId, Vec<u8>);
+
 /// Reads payloads. Cheap to clone.
 #[derive(Clone)]
 pub struct Payloads {
     db: Db,
     objects: Objects,
-    recent: Arc<Mutex<VecDeque<((OrganizationId, Vec<u8>), Bytes)>>>,
+    recent: Arc<Mutex<VecDeque<(PayloadKey, Bytes)>>>,
 }
 
 impl Payloads {
@@ -146,12 +149,12 @@ impl Payloads {
         Ok(body)
     }
 
-    fn recall(&self, key: &(OrganizationId, Vec<u8>)) -> Option<Bytes> {
+    fn recall(&self, key: &PayloadKey) -> Option<Bytes> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.iter().find(|(one, _)| one == key).map(|(_, body)| body.clone())
     }
 
-    fn remember(&self, key: (OrganizationId, Vec<u8>), body: &Bytes) {
+    fn remember(&self, key: PayloadKey, body: &Bytes) {
         // Few and large, or many and small: a bounded search either way.
         const RECENT_COUNT_MAX: usize = 512;
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,7 +173,7 @@ async fn load(connection: &mut PgConnection, organization: OrganizationId, job: 
          from jobs j
          join payloads p on p.organization_id = j.organization_id and p.sha256 = j.payload_sha256
          join organizations o on o.id = j.organization_id
-         where j.organization_id = $1
+         where uuid_eq(j.organization_id, $1)
            and j.id = $2",
     );
     Ok(query.bind(organization).bind(job).fetch_optional(connection).await?)

@@ -21,6 +21,8 @@ const CLAIM_MIN: usize = 32;
 const SLOTS_WAIT: Duration = Duration::from_millis(5);
 /// Pause after a claim that found the queue nearly empty, so that a trickle of commits is claimed in batches.
 const GAP: Duration = Duration::from_millis(1);
+/// Suspects after their first death that run together, at most: enough that the victims of a crash are through quickly.
+const SUSPECTS_MAX: i32 = 16;
 /// Look for suspects at least so often while the queue is busy.
 const SUSPECT_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -92,7 +94,7 @@ impl Feeder {
         }
         let idle = got < wanted / 2 || got == 0;
         if (idle || self.suspects_seen.is_none_or(|seen| seen.elapsed() > SUSPECT_INTERVAL))
-            && self.run_suspect().await?
+            && self.run_suspects().await?
         {
             return Ok(());
         }
@@ -119,20 +121,26 @@ impl Feeder {
         let _ = self.leases.send(lease);
     }
 
-    /// A suspect runs alone, so that bystanders do not die with it: claim it first, so that no other process waits for
-    /// it too, let what runs here finish, then run it.
-    async fn run_suspect(&mut self) -> Result<bool, DbError> {
+    /// Suspects run without any other job, so that bystanders do not die with them: claim them first, so that no other
+    /// process waits for them too, let what runs here finish, then run them.
+    async fn run_suspects(&mut self) -> Result<bool, DbError> {
         self.suspects_seen = Some(Instant::now());
         let (lease_time, worker) = (self.engine.options().lease, self.engine.worker());
-        let Some(lease) = store::claim_suspect(self.open().await?, lease_time, worker).await? else {
+        let suspects = store::claim_suspects(self.open().await?, SUSPECTS_MAX, lease_time, worker).await?;
+        if suspects.is_empty() {
             return Ok(false);
-        };
-        tracing::info!(job.id = %lease.job, deaths = lease.deaths, "job {} runs alone: a worker died with it", lease.job);
-        self.engine.hold(&lease);
+        }
+        for lease in &suspects {
+            let (job, deaths) = (lease.job, lease.deaths);
+            tracing::info!(job.id = %job, deaths, "job {job} runs apart from others: a worker died with it");
+            self.engine.hold(lease);
+        }
         while self.slots.in_use() > 0 {
             self.slots.freed.notified().await;
         }
-        self.hand_on(lease);
+        for lease in suspects {
+            self.hand_on(lease);
+        }
         while self.slots.in_use() > 0 {
             self.slots.freed.notified().await;
         }

@@ -1,8 +1,10 @@
 //! One integration binary on a real PostgreSQL and the embedded S3, which the tests start themselves.
 
 mod clinical;
+mod crash;
 mod embedded_postgres;
 mod house;
+mod engine;
 mod objects;
 mod support;
 mod tenancy;

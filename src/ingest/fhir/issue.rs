@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 /// thousand lines, and memory stays bounded.
 pub const ISSUES_KEPT_MAX: usize = 1_000;
 
-/// FHIR IssueSeverity.
+/// FHIR `IssueSeverity`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -44,7 +44,7 @@ impl Severity {
 pub struct Issue {
     /// How bad.
     pub severity: Severity,
-    /// FHIR IssueType: `required`, `value`, `structure`, …
+    /// FHIR `IssueType`: `required`, `value`, `structure`, …
     pub code: &'static str,
     /// Position in `Bundle.entry`, if it concerns one entry.
     pub entry: Option<u32>,

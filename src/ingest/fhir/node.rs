@@ -293,7 +293,7 @@ mod tests {
         })
     }
 
-    /// Every node, opened to the bottom, has the slice that it claims and the value that serde_json reads there.
+    /// Every node, opened to the bottom, has the slice that it claims and the value that `serde_json` reads there.
     fn check(body: &[u8], node: Node<'_>, expected: &Value) {
         assert_eq!(&body[node.span()], node.text().as_bytes());
         assert_eq!(&serde_json::from_slice::<Value>(&body[node.span()]).unwrap(), expected);

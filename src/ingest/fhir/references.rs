@@ -8,7 +8,7 @@ use std::fmt;
 
 /// Call `each` with every member `reference` that holds a string, its place and its byte offset. Names of members that
 /// cannot be FHIR's are left out of the place, since they may be anything.
-pub fn each_reference<'a>(resource: Node<'a>, place: &Place, mut each: impl FnMut(&str, Place, usize)) {
+pub fn each_reference(resource: Node<'_>, place: &Place, mut each: impl FnMut(&str, Place, usize)) {
     let mut walk = Walk { root: place, node: resource, path: Vec::new(), each: &mut each };
     // The syntax was checked before; a depth that serde_json refuses ends the walk, which only looks for warnings.
     let _ = Value(&mut walk, false).deserialize(&mut serde_json::Deserializer::from_str(resource.text()));

@@ -113,7 +113,7 @@ impl Person {
             "birthDate": date(random, 1935, 2005),
             "address": [{"city": "Sampletown", "country": "US"}],
         });
-        let entry = entry(&id, "Patient", resource);
+        let entry = entry(&id, "Patient", &resource);
         Self { reference: json!({"reference": format!("urn:uuid:{id}")}), entry }
     }
 
@@ -162,7 +162,7 @@ impl Writer<'_> {
         if !self.encounter.is_null() && resource_type != "Encounter" {
             resource["encounter"] = self.encounter.clone();
         }
-        self.entries.push(entry(&id, resource_type, resource));
+        self.entries.push(entry(&id, resource_type, &resource));
         json!({"reference": format!("urn:uuid:{id}")})
     }
 
@@ -276,7 +276,7 @@ impl Writer<'_> {
     }
 }
 
-fn entry(id: &str, resource_type: &str, resource: Value) -> Value {
+fn entry(id: &str, resource_type: &str, resource: &Value) -> Value {
     json!({
         "fullUrl": format!("urn:uuid:{id}"),
         "resource": resource,

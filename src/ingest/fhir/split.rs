@@ -24,10 +24,10 @@ pub struct Entry<'a> {
     pub index: u32,
     /// The whole entry.
     pub node: Node<'a>,
+    /// The same, opened, if it is an object.
+    pub object: Option<Object<'a>>,
     /// `entry.fullUrl`.
     pub full_url: Option<Cow<'a, str>>,
-    /// `entry.request`.
-    pub request: Option<Node<'a>>,
     /// `entry.resource`, opened.
     pub resource: Option<Resource<'a>>,
 }
@@ -81,8 +81,8 @@ fn entry(index: u32, node: Node<'_>) -> Entry<'_> {
         index,
         node,
         full_url: member("fullUrl").and_then(|url| url.string()),
-        request: member("request"),
         resource: member("resource").and_then(|resource| resource.object()).and_then(resource),
+        object,
     }
 }
 

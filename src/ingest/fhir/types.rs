@@ -1,7 +1,7 @@
 //! What this release knows of FHIR R4 (4.0.1): the names of the resource types, and the shape of the top-level elements
 //! of the types that findings are taken from.
 //!
-//! The tables are written by hand from the StructureDefinitions; the generated table of every element takes their place
+//! The tables are written by hand from the `StructureDefinition`s; the generated table of every element takes their place
 //! behind the same functions.
 
 use super::node::Kind;

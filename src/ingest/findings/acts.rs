@@ -1,4 +1,4 @@
-//! Immunization, Procedure, Encounter, DiagnosticReport and DocumentReference.
+//! Immunization, Procedure, Encounter, `DiagnosticReport` and `DocumentReference`.
 
 use super::{Finding, Value, parts};
 use crate::ingest::fhir::node::Object;

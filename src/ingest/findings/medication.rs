@@ -1,4 +1,4 @@
-//! MedicationRequest, MedicationStatement and MedicationAdministration.
+//! `MedicationRequest`, `MedicationStatement` and `MedicationAdministration`.
 
 use super::{Finding, Medications, parts};
 use crate::ingest::fhir::node::Object;

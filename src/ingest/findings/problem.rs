@@ -1,4 +1,4 @@
-//! Condition and AllergyIntolerance.
+//! Condition and `AllergyIntolerance`.
 
 use super::{Finding, parts};
 use crate::ingest::fhir::node::Object;

@@ -59,7 +59,7 @@ fn a_panel_is_one_finding_a_component() {
     let panel = observation(
         &json!({"category": [{"coding": [{"code": "misspelt"}]}], "component": [part("8480-6", 120), part("8462-4", 80)]}),
     );
-    let all = findings(&[panel.clone()]);
+    let all = findings(std::slice::from_ref(&panel));
     assert_eq!(all.iter().map(|finding| finding.ordinal).collect::<Vec<_>>(), [1, 2]);
     assert!(all.iter().all(|finding| finding.category == "vital"));
     assert_eq!(all[1].value.text.as_deref(), Some("80"));

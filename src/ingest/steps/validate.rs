@@ -1,5 +1,6 @@
 //! `fhir.validate`: is the payload a Bundle that can be ingested, and which of its entries are.
 
+use super::super::fhir::envelope::BundleType;
 use super::super::fhir::issue::{Issue, Report};
 use super::super::fhir::{split, validate};
 use super::super::{issues, payloads::Payloads};
@@ -44,7 +45,7 @@ impl StepHandler for Validate {
         let (report, fails) = compute(payload, move |payload| {
             let bundle = split::split(&payload.body);
             let by_type = bundle.as_ref().ok().and_then(|bundle| bundle.bundle_type);
-            let fails_by_type = by_type.is_none_or(|bundle_type| bundle_type.is_all_or_nothing());
+            let fails_by_type = by_type.is_none_or(BundleType::is_all_or_nothing);
             let report = match &bundle {
                 Ok(bundle) => validate::check(&payload.body, bundle),
                 Err(_) => validate::report(&payload.body),

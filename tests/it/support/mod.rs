@@ -1,6 +1,8 @@
 //! Shared set-up of the integration tests.
 
+pub mod app;
 pub mod cluster;
 pub mod directory;
 pub mod objects;
 pub mod program;
+pub mod submit;
