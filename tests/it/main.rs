@@ -3,8 +3,8 @@
 mod clinical;
 mod crash;
 mod embedded_postgres;
-mod house;
 mod engine;
+mod house;
 mod objects;
 mod support;
 mod tenancy;
