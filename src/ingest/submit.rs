@@ -308,3 +308,31 @@ async fn submit_jobs(connection: &mut PgConnection, batch: &[Request]) -> Result
     .fetch_all(connection)
     .await?)
 }
+
+/// One small Bundle by itself on that connection, without the batching: the yardstick of `bench intake`.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn submit_alone(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    workflow: Arc<WorkflowDefinition>,
+    body: Bytes,
+) -> Result<(), DbError> {
+    let (reply, _) = oneshot::channel();
+    let submission = Submission {
+        organization,
+        workflow,
+        source: "webhook",
+        source_label: "default".to_owned(),
+        idempotency_key: None,
+        ordering_key: None,
+        sha256: Sha256::digest(&body).into(),
+        body,
+        content_type: "application/fhir+json".to_owned(),
+        resource_count: BTreeMap::new(),
+        actor: Actor::internal("bench"),
+    };
+    submit_jobs(connection, &[Request { job: JobId::new(), submission, reply }]).await?;
+    Ok(())
+}

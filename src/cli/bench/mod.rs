@@ -2,22 +2,30 @@
 //! an embedded PostgreSQL of its own with fsync and synchronous_commit on.
 
 pub mod engine;
+pub mod history;
+pub mod intake;
 
 use super::out;
 use crate::config::Config;
 use crate::db::embedded::{EmbeddedOptions, EmbeddedPostgres};
 use crate::db::migrate;
+use crate::objects::{Objects, ObjectsOptions};
 use anyhow::Context as _;
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What is measured.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// N jobs of five no-op steps, from the first claim to the last completion.
     Engine(engine::Arguments),
+    /// Small Bundles over HTTP, each 202 durable.
+    Intake(intake::Arguments),
+    /// Claim, status and lists beside a long history and a long queue.
+    History(history::Arguments),
 }
 
 /// A migrated database to bench on, as its owner.
@@ -28,6 +36,19 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// A client of no object store: what is measured here never calls one.
+    fn objects(&self) -> Objects {
+        Objects::connect(&ObjectsOptions {
+            endpoint: Some("http://127.0.0.1:9".to_owned()),
+            region: "us-east-1".to_owned(),
+            bucket: "none".to_owned(),
+            access_key: Some("none".to_owned()),
+            secret_key: Some("none".to_owned().into()),
+            prefix: String::new(),
+            timeout: Duration::from_secs(1),
+        })
+    }
+
     /// A fresh database on the bench's own server.
     async fn start(config: &Config) -> anyhow::Result<Self> {
         let mut beside = config.data_dir.clone().into_os_string();
@@ -53,6 +74,8 @@ pub async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
     let prepared = Prepared::start(&config).await?;
     let figures = match command {
         Command::Engine(arguments) => engine::run(&prepared, &arguments).await?,
+        Command::Intake(arguments) => intake::run(&prepared, &config, &arguments).await?,
+        Command::History(arguments) => history::run(&prepared, &arguments).await?,
     };
     print(&figures)?;
     drop(tokio::task::spawn_blocking(move || drop(prepared)).await);

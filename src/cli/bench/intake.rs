@@ -1,0 +1,258 @@
+//! `bench intake`: small Bundles over HTTP from many connections, each 202 durable, beside two yardsticks in the same
+//! run: PostgreSQL's own rate of one-row inserts, and the same rows inserted one request at a time.
+
+use super::Prepared;
+use crate::app::App;
+use crate::auth::store::{self, KeyGrant};
+use crate::auth::{NewKey, Role};
+use crate::config::Config;
+use crate::db::embedded::binaries;
+use crate::db::{DbError, Scope};
+use crate::http;
+use crate::ids::OrganizationId;
+use crate::ingest::fhir::sample::{self, Size};
+use crate::ingest::submit::submit_alone;
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// Options of `bench intake`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// Connections, each with one request under way.
+    #[arg(long, default_value_t = 32)]
+    pub connections: usize,
+    /// How long each part runs, in seconds.
+    #[arg(long, default_value_t = 5)]
+    pub seconds: u64,
+}
+
+/// Run it, and answer the figures.
+///
+/// # Errors
+/// What kept it from running, or what the check afterwards found.
+pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) -> anyhow::Result<Value> {
+    let time = Duration::from_secs(arguments.seconds);
+    let one_row = one_row_rate(prepared, arguments).await?;
+    let app = App::build(config.clone(), prepared.options.clone(), prepared.objects()).await?;
+    let (organization, key) = organization(&app).await?;
+    let same_rows = same_rows_rate(&app, prepared, organization, arguments, time).await?;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&app)), stop.clone()));
+    // The load generator has a thread and a runtime of its own, as another machine would.
+    let connections = arguments.connections;
+    let load = tokio::task::spawn_blocking(move || load(address, &key, connections, time));
+    let (accepted, mut latencies) = load.await.context("the load generator ended")??;
+    stop.cancel();
+    let _ = server.await;
+
+    let mut admin = PgConnection::connect_with(&prepared.options).await?;
+    let (jobs, queued, keys, bodies, records): (i64, i64, i64, i64, i64) = sqlx::query_as(
+        "select (select count(*) from jobs where submitted_by like 'key:%'),
+                (select count(*) from queue q join jobs j on j.organization_id = q.organization_id and j.id = q.job_id where j.submitted_by like 'key:%'),
+                (select count(*) from idempotency_keys k join jobs j on j.organization_id = k.organization_id and j.id = k.job_id where j.submitted_by like 'key:%'),
+                (select count(*) from payloads p join jobs j on j.organization_id = p.organization_id and j.payload_sha256 = p.sha256 where j.submitted_by like 'key:%'),
+                (select count(*) from audit_records where event = 'job.accepted' and actor like 'key:%')",
+    )
+    .fetch_one(&mut admin)
+    .await?;
+    let accepted_rows = i64::try_from(accepted)?;
+    // The last request of each connection may have been committed without its answer being read.
+    ensure!(jobs >= accepted_rows, "{jobs} jobs for {accepted} answers");
+    ensure!(
+        jobs == queued && jobs == keys && jobs == bodies && jobs == records,
+        "rows differ: {jobs} jobs, {queued} queued, {keys} keys, {bodies} payloads, {records} records"
+    );
+    latencies.sort_unstable();
+    let at =
+        |quantile: f64| latencies.get(quantile_index(latencies.len(), quantile)).copied().unwrap_or(0) as f64 / 1000.0;
+    let rate = accepted as f64 / time.as_secs_f64();
+    Ok(json!({
+        "bench": "intake",
+        "connections": connections,
+        "seconds": time.as_secs_f64(),
+        "body_bytes": sample::bundle(1, 1, Size::Small).len(),
+        "accepted": accepted,
+        "accepted_per_second": rate,
+        "p50_ms": at(0.5),
+        "p99_ms": at(0.99),
+        "max_ms": at(1.0),
+        "yardstick": { "one_row_inserts_per_second": one_row, "same_rows_per_second": same_rows },
+        "ratio_to_one_row": one_row.map(|yardstick| rate / yardstick),
+        "ratio_to_same_rows": rate / same_rows,
+        "checked": "every answer has its job, queue row, key, payload and audit record",
+    }))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "an index below the length"
+)]
+fn quantile_index(length: usize, quantile: f64) -> usize {
+    ((length.saturating_sub(1)) as f64 * quantile) as usize
+}
+
+async fn organization(app: &App) -> anyhow::Result<(OrganizationId, String)> {
+    let id = OrganizationId::new();
+    let key = NewKey::generate();
+    let text = key.key.clone();
+    app.db
+        .unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move {
+                store::insert_organization(connection, id, "bench intake").await?;
+                let grant = KeyGrant {
+                    organization: Some(id),
+                    role: Role::Sender,
+                    name: String::new(),
+                    source: "default".to_owned(),
+                    expires_at: None,
+                };
+                store::insert_key(connection, &key, &grant).await
+            })
+        })
+        .await?;
+    Ok((id, text))
+}
+
+/// PostgreSQL's own rate: `pgbench`, prepared one-row inserts into a table with an identity key. `None` where the
+/// installation has no pgbench.
+async fn one_row_rate(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<Option<f64>> {
+    let Ok(found) = binaries::find(None, None) else { return Ok(None) };
+    let pgbench = found.dir.join("pgbench");
+    if !pgbench.is_file() {
+        return Ok(None);
+    }
+    let mut admin = PgConnection::connect_with(&prepared.options).await?;
+    sqlx::raw_sql(
+        "create table if not exists one_row (id bigint generated always as identity primary key, v bigint not null)",
+    )
+    .execute(&mut admin)
+    .await?;
+    let script = std::env::temp_dir().join(format!("chartgate-one-row-{}.sql", std::process::id()));
+    std::fs::write(&script, "insert into one_row (v) values (1);\n")?;
+    let socket = prepared.options.get_socket().context("the bench's server has a socket")?.clone();
+    let output = tokio::process::Command::new(pgbench)
+        .args(["-n", "-M", "prepared", "-j", "2", "-U", "postgres", "-p", "5432", "-h"])
+        .arg(socket)
+        .args(["-c", &arguments.connections.to_string(), "-T", &arguments.seconds.to_string(), "-f"])
+        .arg(&script)
+        .arg("bench")
+        .output()
+        .await?;
+    let _ = std::fs::remove_file(&script);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let rate = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("tps = "))
+        .find_map(|rest| rest.split_whitespace().next()?.parse().ok());
+    Ok(rate)
+}
+
+/// The same rows, a transaction a request, from as many connections.
+async fn same_rows_rate(
+    app: &App,
+    prepared: &Prepared,
+    organization: OrganizationId,
+    arguments: &Arguments,
+    time: Duration,
+) -> anyhow::Result<f64> {
+    let workflow = app.catalog.latest("fhir-bundle")?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let number = Arc::new(AtomicU64::new(1 << 40));
+    let started = Instant::now();
+    let mut tasks = Vec::new();
+    for _ in 0..arguments.connections {
+        let (workflow, stop, number) = (Arc::clone(&workflow), Arc::clone(&stop), Arc::clone(&number));
+        let db = crate::db::Db::connect(prepared.options.clone(), 1);
+        tasks.push(tokio::spawn(async move {
+            let mut connection = db.dedicated().await?;
+            let mut done = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                let body = sample::bundle(number.fetch_add(1, Ordering::Relaxed), 1, Size::Small);
+                submit_alone(&mut connection, organization, Arc::clone(&workflow), body.into()).await?;
+                done += 1;
+            }
+            Ok::<u64, DbError>(done)
+        }));
+    }
+    tokio::time::sleep(time).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut done = 0;
+    for task in tasks {
+        done += task.await??;
+    }
+    Ok(done as f64 / started.elapsed().as_secs_f64())
+}
+
+/// Keep `connections` busy for that time; answers how many 202s were read, and each latency in microseconds.
+fn load(address: SocketAddr, key: &str, connections: usize, time: Duration) -> anyhow::Result<(u64, Vec<u64>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async move {
+        let number = Arc::new(AtomicU64::new(1));
+        let started = Instant::now();
+        let tasks: Vec<_> = (0..connections)
+            .map(|_| tokio::spawn(client(address, key.to_owned(), Arc::clone(&number), started + time)))
+            .collect();
+        let mut latencies = Vec::new();
+        for task in tasks {
+            latencies.extend(task.await??);
+        }
+        Ok((latencies.len() as u64, latencies))
+    })
+}
+
+async fn client(address: SocketAddr, key: String, number: Arc<AtomicU64>, until: Instant) -> anyhow::Result<Vec<u64>> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let template = String::from_utf8(sample::bundle(1, 1, Size::Small))?;
+    let mut answer = vec![0u8; 16 * 1024];
+    let mut latencies = Vec::new();
+    while Instant::now() < until {
+        // Distinct bytes of the same shape, made cheaply: the generator shares the cores with the server.
+        let tag = format!("{:020}", number.fetch_add(1, Ordering::Relaxed));
+        let body = template.replacen("\"Bundle\"", &format!("\"Bundle\",\"id\":\"{tag}\""), 1);
+        let head = format!(
+            "POST /v1/ingestion/fhir/Bundle HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\ncontent-type: application/fhir+json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let sent = Instant::now();
+        stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await?;
+        let mut length = 0;
+        loop {
+            let space = answer.get_mut(length..).context("the answer is too long")?;
+            let read = stream.read(space).await?;
+            ensure!(read > 0, "the server closed the connection");
+            length += read;
+            if is_whole(answer.get(..length).unwrap_or_default()) {
+                break;
+            }
+        }
+        ensure!(
+            answer.starts_with(b"HTTP/1.1 202"),
+            "not accepted: {}",
+            String::from_utf8_lossy(answer.get(..length.min(400)).unwrap_or_default())
+        );
+        latencies.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+    }
+    Ok(latencies)
+}
+
+/// Are the headers and `content-length` bytes of body there?
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(answer.get(..end).unwrap_or_default()).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    length.is_some_and(|length| answer.len() >= end + 4 + length)
+}
