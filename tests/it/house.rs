@@ -70,8 +70,8 @@ fn sources() -> BTreeMap<String, String> {
         .map(|path| {
             let text = fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-            let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n"));
-            (path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned(), code.collect())
+            let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            (path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned(), code.join("\n"))
         })
         .collect()
 }
@@ -139,7 +139,7 @@ fn section(page: &str, heading: &str) -> String {
         let marks = line.chars().take_while(|c| *c == '#').count();
         !((1..=level).contains(&marks) && line[marks..].starts_with(' '))
     };
-    lines.take_while(ends).map(|line| format!("{line}\n")).collect()
+    lines.take_while(ends).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// The first cells of a section's tables, where they are in backticks.
@@ -430,4 +430,52 @@ fn the_api_description_is_the_reviewed_one() {
         "the API description changed, first in line {difference} of tests/it/snapshots/openapi.json. If that is meant: \
          `UPDATE_SNAPSHOTS=1 cargo test --test it the_api_description`, review the difference, and commit it"
     );
+}
+
+#[test]
+fn every_link_in_the_docs_leads_somewhere() {
+    fn pages(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                pages(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = vec![root().join("README.md"), root().join("workflows/README.md")];
+    pages(&root().join("docs"), &mut found);
+    let mut broken = Vec::new();
+    for page in found {
+        let text = fs::read_to_string(&page).unwrap();
+        // Links may be broken over two lines.
+        let text = text.replace("]\n(", "](");
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            if file.contains("://") {
+                continue;
+            }
+            let path = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let leads = if anchor.is_empty() {
+                path.exists()
+            } else {
+                fs::read_to_string(&path)
+                    .is_ok_and(|text| text.lines().any(|line| anchor_of(line) == Some(anchor.to_owned())))
+            };
+            if !leads {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// The anchor that a heading gets: lower case, dashes for spaces, nothing else but letters, digits and underscores.
+fn anchor_of(line: &str) -> Option<String> {
+    let heading = line.trim_start_matches('#');
+    (heading.len() < line.len() && heading.starts_with(' ')).then(|| {
+        let kept = heading.trim().to_lowercase().replace(' ', "-");
+        kept.chars().filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect()
+    })
 }

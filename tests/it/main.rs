@@ -1,5 +1,7 @@
 //! One integration binary on a real PostgreSQL and the embedded S3, which the tests start themselves.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod clinical;
 mod crash;
 mod embedded_postgres;
