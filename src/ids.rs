@@ -1,6 +1,6 @@
 //! Identifiers: one newtype a thing, written as TypeIDs (`job_01h455vb4pex5vsknk084sn02q`).
 //!
-//! Stored as UUIDv7 (RFC 9562), so that ids sort by time of creation; shown with a type prefix and 26 characters of
+//! Stored as `UUIDv7` (RFC 9562), so that ids sort by time of creation; shown with a type prefix and 26 characters of
 //! Crockford base32 (TypeID specification 0.3), so that a job's id cannot be taken for an organization's.
 //! Parsing is strict: lower case, exact length, known prefix, no overflow.
 

@@ -23,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod engine;
+#[expect(clippy::missing_errors_doc, reason = "the `responses` of each route list its errors")]
 pub mod http;
 pub mod ids;
 pub mod ingest;

@@ -204,17 +204,16 @@ fn s3_credentials(data_dir: &Path) -> Result<(String, SecretString), StartError>
         secret_key: String,
     }
     let path = data_dir.join("s3-credentials.json");
-    let stored: Stored = match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|_| StartError::Server(format!("{} is damaged: remove it", path.display())))?,
-        Err(_) => {
-            let (mut access, mut secret) = ([0u8; 10], [0u8; 32]);
-            rand::fill(&mut access);
-            rand::fill(&mut secret);
-            let stored = Stored { access_key: hex::encode(access), secret_key: hex::encode(secret) };
-            write_private(&path, &stored)?;
-            stored
-        }
+    let stored: Stored = if let Ok(bytes) = fs::read(&path) {
+        serde_json::from_slice(&bytes)
+            .map_err(|_| StartError::Server(format!("{} is damaged: remove it", path.display())))?
+    } else {
+        let (mut access, mut secret) = ([0u8; 10], [0u8; 32]);
+        rand::fill(&mut access);
+        rand::fill(&mut secret);
+        let stored = Stored { access_key: hex::encode(access), secret_key: hex::encode(secret) };
+        write_private(&path, &stored)?;
+        stored
     };
     Ok((stored.access_key, SecretString::from(stored.secret_key)))
 }

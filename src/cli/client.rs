@@ -65,7 +65,7 @@ impl Client {
     /// [`ClientError::Settings`].
     pub fn new(url: &str, key: &str) -> Result<Self, ClientError> {
         let http = reqwest::Client::builder()
-            .timeout(Duration::from_secs(120))
+            .timeout(Duration::from_mins(2))
             .connect_timeout(Duration::from_secs(5))
             .build()
             .map_err(|error| ClientError::Settings(format!("cannot make an HTTP client: {error}")))?;

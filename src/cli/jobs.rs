@@ -52,7 +52,7 @@ pub enum Command {
         job: Option<String>,
         #[command(flatten)]
         filter: Filter,
-        /// failed_step, start, or the name of a step.
+        /// `failed_step`, start, or the name of a step.
         #[arg(long, default_value = "failed_step")]
         from: String,
         /// Run on the newest version of the workflow instead of the pinned one.
@@ -92,7 +92,7 @@ pub enum Command {
 /// Which jobs.
 #[derive(Debug, Default, clap::Args)]
 pub struct Filter {
-    /// queued, running, retrying, succeeded, succeeded_with_issues, failed, cancelled, …
+    /// queued, running, retrying, succeeded, `succeeded_with_issues`, failed, cancelled, …
     #[arg(long)]
     status: Option<String>,
     /// Workflow name.
@@ -137,9 +137,9 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Show { job, json } => {
             let view: Value = client.get(&path(&job)).await?;
             if json {
-                out::json(&view)?
+                out::json(&view)?;
             } else {
-                show(&view)
+                show(&view);
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -315,9 +315,9 @@ async fn retry_many(client: &Client, request: &Value, json: bool) -> anyhow::Res
     let id = text(&operation, "operationId");
     if operation["status"] == json!("dry_run") {
         if json {
-            out::json(&operation)?
+            out::json(&operation)?;
         } else {
-            out::line(&format!("{} job(s) match", operation["matched"]))
+            out::line(&format!("{} job(s) match", operation["matched"]));
         }
         return Ok(ExitCode::SUCCESS);
     }

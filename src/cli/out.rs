@@ -1,10 +1,5 @@
 //! The one place that writes to the terminal.
-#![expect(
-    clippy::disallowed_macros,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "commands print here, and only here"
-)]
+#![expect(clippy::print_stderr, reason = "commands print here, and only here")]
 
 use std::io::{IsTerminal as _, Write as _};
 

@@ -224,21 +224,17 @@ async fn create_demo(app: &App, address: SocketAddr) -> anyhow::Result<PathBuf> 
         Some(stored) => app.authenticator.authenticate(&stored.keys.platform).await?.is_some(),
         None => false,
     };
-    let credentials = match stored.filter(|_| works) {
-        Some(stored) => DemoCredentials { url, ..stored },
-        None => {
-            let (organization, keys) = make_demo(app).await?;
-            out::line("Created the organization `demo`. Its keys, printed this once:");
-            for (role, key) in [
-                ("sender", &keys.sender),
-                ("reader", &keys.reader),
-                ("admin", &keys.admin),
-                ("platform", &keys.platform),
-            ] {
-                out::line(&format!("  {role:<9} {key}"));
-            }
-            DemoCredentials { url, organization, keys }
+    let credentials = if let Some(stored) = stored.filter(|_| works) {
+        DemoCredentials { url, ..stored }
+    } else {
+        let (organization, keys) = make_demo(app).await?;
+        out::line("Created the organization `demo`. Its keys, printed this once:");
+        for (role, key) in
+            [("sender", &keys.sender), ("reader", &keys.reader), ("admin", &keys.admin), ("platform", &keys.platform)]
+        {
+            out::line(&format!("  {role:<9} {key}"));
         }
+        DemoCredentials { url, organization, keys }
     };
     crate::app::write_private(&path, &credentials)?;
     Ok(path)

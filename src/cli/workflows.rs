@@ -140,7 +140,7 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
         ),
         Ok(servers) => match App::build(config.clone(), servers.database.clone(), servers.objects.clone()).await {
             Err(error) => {
-                add(false, "database", error.to_string(), "mend what is named; `chartgate migrate` applies the schema")
+                add(false, "database", error.to_string(), "mend what is named; `chartgate migrate` applies the schema");
             }
             Ok(app) => {
                 add(

@@ -148,7 +148,7 @@ impl Db {
         let pool = PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(Duration::from_secs(5))
-            .max_lifetime(Duration::from_secs(30 * 60))
+            .max_lifetime(Duration::from_mins(30))
             .after_connect(|connection, _| {
                 Box::pin(async move {
                     become_app(connection).await?;

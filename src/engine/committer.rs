@@ -117,6 +117,7 @@ pub(super) async fn applied(engine: &Arc<Engine>, step: &FinishedStep) -> Result
 }
 
 /// Delays between tries while the database is away: quick at first, a second at most.
+#[must_use]
 pub fn patience() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(20))

@@ -512,10 +512,10 @@ impl Engine {
                 tracing::warn!(job.id = %job, step, code, class, delay_ms, cause, worker.id = %self.worker, "step `{step}` of job {job} failed and is tried again");
             }
             (None, ErrorClass::Sender) => {
-                tracing::info!(job.id = %job, step, code, class, "step `{step}` of job {job} refused the sender's data")
+                tracing::info!(job.id = %job, step, code, class, "step `{step}` of job {job} refused the sender's data");
             }
             (None, _) => {
-                tracing::error!(job.id = %job, step, code, class, cause, "step `{step}` of job {job} failed for good")
+                tracing::error!(job.id = %job, step, code, class, cause, "step `{step}` of job {job} failed for good");
             }
         }
     }

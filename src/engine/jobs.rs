@@ -300,15 +300,14 @@ pub fn shape(
         row.queue_attempts.unwrap_or(0),
         row.queue_deaths.unwrap_or(0),
     );
-    let names: Vec<(String, u16)> = match definition {
-        Some(definition) => definition.steps.iter().map(|step| (step.name.clone(), step.retry.attempts)).collect(),
-        None => {
-            let mut named: BTreeMap<i16, String> = BTreeMap::new();
-            for step in steps {
-                named.insert(step.step, step.name.clone());
-            }
-            named.into_values().map(|name| (name, 0)).collect()
+    let names: Vec<(String, u16)> = if let Some(definition) = definition {
+        definition.steps.iter().map(|step| (step.name.clone(), step.retry.attempts)).collect()
+    } else {
+        let mut named: BTreeMap<i16, String> = BTreeMap::new();
+        for step in steps {
+            named.insert(step.step, step.name.clone());
         }
+        named.into_values().map(|name| (name, 0)).collect()
     };
     let views: Vec<StepView> = names
         .into_iter()

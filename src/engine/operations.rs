@@ -17,7 +17,7 @@ pub struct OperationView {
     pub operation_id: OperationId,
     /// retry.
     pub kind: String,
-    /// dry_run, running, succeeded or stopped (a canary failed).
+    /// `dry_run`, running, succeeded or stopped (a canary failed).
     pub status: String,
     /// Jobs that the filter met.
     pub matched: i32,

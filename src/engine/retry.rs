@@ -108,8 +108,8 @@ mod tests {
 
     #[test]
     fn a_dependencys_retry_after_is_the_least_delay() {
-        let asked = FailedAttempt { retry_after: Some(Duration::from_secs(120)), ..failed(1, ErrorClass::Transient) };
-        assert_eq!(decide(&Policy::default(), asked, 0.1), NextMove::RetryAfter(Duration::from_secs(120)));
+        let asked = FailedAttempt { retry_after: Some(Duration::from_mins(2)), ..failed(1, ErrorClass::Transient) };
+        assert_eq!(decide(&Policy::default(), asked, 0.1), NextMove::RetryAfter(Duration::from_mins(2)));
     }
 
     proptest! {

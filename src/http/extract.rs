@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The whole body must have arrived after so long.
-const BODY_DEADLINE: Duration = Duration::from_secs(60);
+const BODY_DEADLINE: Duration = Duration::from_mins(1);
 /// Above this size, work on a body leaves the runtime's threads.
 pub const BLOCKING_BODY_MIN: usize = 256 * 1024;
 

@@ -31,7 +31,7 @@ pub async fn live() -> Json<Live> {
 /// One dependency.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Dependency {
-    /// database or object_store.
+    /// database or `object_store`.
     pub name: &'static str,
     /// Usable now.
     pub ok: bool,

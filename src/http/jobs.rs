@@ -1,4 +1,4 @@
-//! `/v1/ingestion/jobs`: status with long-poll and ETag, lists, timeline, cancel.
+//! `/v1/ingestion/jobs`: status with long-poll and `ETag`, lists, timeline, cancel.
 
 use super::extract::{Authenticated, Parameters, read_json};
 use super::problem::{Problem, ProblemDocument};
@@ -24,7 +24,7 @@ use time::format_description::well_known::Rfc3339;
 /// Roles that may see an organization's jobs.
 const VIEWERS: &[Role] = &[Role::Sender, Role::Reader, Role::Admin, Role::Platform];
 /// Longest wait of a long-poll.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_mins(1);
 /// A long-poll looks this often at most, and at least so often.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(40), Duration::from_millis(500));
 

@@ -82,7 +82,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
 #[must_use]
 pub fn description() -> utoipa::openapi::OpenApi {
     let mut description = routes().into_openapi();
-    description.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    env!("CARGO_PKG_VERSION").clone_into(&mut description.info.version);
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("An API key: `Authorization: Bearer cgk_…`"))

@@ -1,4 +1,13 @@
 //! One integration binary on a real PostgreSQL and the embedded S3, which the tests start themselves.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that cannot go on panics, reads its own sizes from the environment, and says what it measured"
+)]
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -62,10 +62,8 @@ fn workflow(lanes: Lanes) -> String {
         Lanes::Organization => "organization",
         Lanes::Patient => "patient",
     };
-    let steps: String = ["validate", "store_raw", "link_patient", "extract_findings", "audit"]
-        .iter()
-        .map(|name| format!("[[step]]\nname = \"{name}\"\nhandler = \"bench.noop\"\n"))
-        .collect();
+    let step = |name: &str| format!("[[step]]\nname = \"{name}\"\nhandler = \"bench.noop\"\n");
+    let steps = ["validate", "store_raw", "link_patient", "extract_findings", "audit"].map(step).concat();
     format!(
         "name = \"bench-{ordering}\"\nversion = 1\nsummary = \"Five steps that do nothing.\"\nordering = \"{ordering}\"\n{steps}"
     )

@@ -115,7 +115,7 @@ async fn one_lane(admin: &mut PgConnection, rows: u32) -> anyhow::Result<()> {
 /// Medians in milliseconds.
 async fn measure(db: &Db, admin: &mut PgConnection) -> anyhow::Result<Value> {
     let mut hot = db.dedicated().await?;
-    let (lease, worker) = (Duration::from_secs(60), WorkerId::new());
+    let (lease, worker) = (Duration::from_mins(1), WorkerId::new());
     let mut cursor = Uuid::nil();
     let mut claims = Vec::new();
     for _ in 0..CLAIMS {

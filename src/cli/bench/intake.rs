@@ -1,5 +1,6 @@
 //! `bench intake`: small Bundles over HTTP from many connections, each 202 durable, beside two yardsticks in the same
 //! run: PostgreSQL's own rate of one-row inserts, and the same rows inserted one request at a time.
+#![expect(clippy::cast_precision_loss, reason = "rates and milliseconds for people")]
 
 use super::Prepared;
 use crate::app::App;
@@ -41,7 +42,7 @@ pub struct Arguments {
 pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) -> anyhow::Result<Value> {
     let time = Duration::from_secs(arguments.seconds);
     let one_row = one_row_rate(prepared, arguments).await?;
-    let app = App::build(config.clone(), prepared.options.clone(), prepared.objects()).await?;
+    let app = App::build(config.clone(), prepared.options.clone(), Prepared::objects()).await?;
     let (organization, key) = organization(&app).await?;
     let same_rows = same_rows_rate(&app, prepared, organization, arguments, time).await?;
 
@@ -94,12 +95,7 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
     }))
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "an index below the length"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
 fn quantile_index(length: usize, quantile: f64) -> usize {
     ((length.saturating_sub(1)) as f64 * quantile) as usize
 }

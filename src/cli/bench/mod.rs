@@ -1,5 +1,5 @@
 //! `chartgate bench …`: each prints a readable table and one JSON line, measured beside the yardstick that it names, on
-//! an embedded PostgreSQL of its own with fsync and synchronous_commit on.
+//! an embedded PostgreSQL of its own with fsync and `synchronous_commit` on.
 
 pub mod engine;
 pub mod history;
@@ -37,7 +37,7 @@ pub struct Prepared {
 
 impl Prepared {
     /// A client of no object store: what is measured here never calls one.
-    fn objects(&self) -> Objects {
+    fn objects() -> Objects {
         Objects::connect(&ObjectsOptions {
             endpoint: Some("http://127.0.0.1:9".to_owned()),
             region: "us-east-1".to_owned(),

@@ -224,7 +224,7 @@ fn resume_index(
 #[derive(Debug, Clone, Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BulkFilter {
-    /// failed (without it), cancelled, succeeded or succeeded_with_issues.
+    /// failed (without it), cancelled, succeeded or `succeeded_with_issues`.
     status: Option<JobStatus>,
     /// Only this workflow.
     workflow: Option<String>,
@@ -249,7 +249,7 @@ pub struct BulkRetryRequest {
     #[serde(default)]
     #[schema(value_type = Option<Vec<String>>)]
     ids: Option<Vec<JobId>>,
-    /// failed_step, start, or the name of a step.
+    /// `failed_step`, start, or the name of a step.
     #[serde(default = "failed_step")]
     from: String,
     /// pinned or latest.

@@ -41,7 +41,7 @@ pub struct WorkflowStepView {
     pub name: String,
     /// Handler.
     pub handler: String,
-    /// on_success or always.
+    /// `on_success` or always.
     #[schema(value_type = String)]
     pub run: RunWhen,
     /// Attempts in all.

@@ -97,7 +97,7 @@ async fn every_202_survives_immediate_restarts_also_during_recovery_and_no_proce
             }
         }
     }
-    tokio::time::sleep(Duration::from_millis(1000)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     stop.store(true, Ordering::Relaxed);
     let (mut accepted, mut refused) = (Vec::new(), 0);
     for sender in senders {

@@ -52,10 +52,8 @@ pub fn spawn(directory: &Path) -> Program {
 
 /// The five steps of the crashing workflow.
 pub fn workflow(ordering: &str) -> String {
-    let steps: String = ["one", "two", "three", "four", "five"]
-        .iter()
-        .map(|name| format!("[[step]]\nname = \"{name}\"\nhandler = \"test.crash\"\n"))
-        .collect();
+    let step = |name: &str| format!("[[step]]\nname = \"{name}\"\nhandler = \"test.crash\"\n");
+    let steps = ["one", "two", "three", "four", "five"].map(step).concat();
     format!("name = \"crashing\"\nversion = 1\nsummary = \"Steps with effects.\"\nordering = \"{ordering}\"\n{steps}")
 }
 

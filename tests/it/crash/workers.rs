@@ -129,7 +129,7 @@ async fn a_job_that_kills_its_worker_is_parked_after_three_deaths_and_no_bystand
     // A supervisor that starts workers again, as any would.
     let mut workers: Vec<Program> = (0..2).map(|_| spawn(directory.path())).collect();
     let mut deaths = 0;
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while app.count("select count(*) from queue").await > 0 {
         assert!(Instant::now() < deadline, "not parked: {:?}", verdict(&app).await);
         for worker in &mut workers {

@@ -149,7 +149,7 @@ async fn an_administrators_retry_resumes_at_the_failed_step_and_keeps_the_histor
 #[tokio::test]
 async fn a_job_that_has_not_ended_cannot_be_retried_and_one_that_has_cannot_be_cancelled() {
     let (app, scripted) = scripted_app().await;
-    scripted.script("first", &[Act::RetryAfter(Duration::from_secs(600))]);
+    scripted.script("first", &[Act::RetryAfter(Duration::from_mins(10))]);
     let workers = app.workers();
     let job = submit(&app, app.organization.id, "scripted", None).await.job.to_string();
     app.wait_for(&job, "retrying").await;
@@ -249,7 +249,7 @@ async fn a_job_that_would_miss_its_deadline_is_not_tried_again() {
         ..Setup::default()
     };
     let app = TestApp::with(setup).await;
-    scripted.script("first", &[Act::RetryAfter(Duration::from_secs(120))]);
+    scripted.script("first", &[Act::RetryAfter(Duration::from_mins(2))]);
     let workers = app.workers();
     let job = submit(&app, app.organization.id, "hurried", None).await.job.to_string();
     let view = app.wait_for(&job, "failed").await;
@@ -278,9 +278,9 @@ async fn a_shutdown_hands_jobs_back_without_counting_an_attempt() {
 #[tokio::test]
 async fn a_head_that_is_stuck_in_backoff_steps_aside_and_keeps_retrying() {
     let (app, scripted) = scripted_app().await;
-    scripted.script("first", &[Act::RetryAfter(Duration::from_secs(3600))]);
+    scripted.script("first", &[Act::RetryAfter(Duration::from_hours(1))]);
     let options = EngineOptions {
-        lane_hold_max: Duration::from_secs(900),
+        lane_hold_max: Duration::from_mins(15),
         lease: Duration::from_secs(2),
         poll: Duration::from_millis(20),
         ..EngineOptions::default()
@@ -295,7 +295,7 @@ async fn a_head_that_is_stuck_in_backoff_steps_aside_and_keeps_retrying() {
     assert_eq!(app.job(&head).await["status"], "retrying");
     let (_, timeline) = app.get(&app.platform, &format!("/v1/ingestion/jobs/{head}/timeline")).await;
     assert!(timeline["entries"].as_array().unwrap().iter().any(|entry| entry["event"] == "job.stepped_aside"));
-    app.advance(Duration::from_secs(3600)).await;
+    app.advance(Duration::from_hours(1)).await;
     app.wait_for(&head, "succeeded").await;
     workers.stop().await;
 }

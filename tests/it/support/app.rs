@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub type Handlers = Vec<(&'static str, Arc<dyn StepHandler>)>;
 
 /// How long a test waits for a persisted fact, at most.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An organization with one key a role.
 pub struct TestOrganization {
