@@ -8,7 +8,6 @@
     clippy::print_stderr,
     reason = "a test that cannot go on panics, reads its own sizes from the environment, and says what it measured"
 )]
-
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod clinical;
@@ -19,3 +18,4 @@ mod house;
 mod objects;
 mod support;
 mod tenancy;
+mod units_of_work;
