@@ -145,7 +145,6 @@ create index queue_leased on queue (organization_id) where state = 'leased';
 create index queue_delayed on queue (run_at) where state = 'delayed';
 create unique index queue_lane_active on queue (organization_id, lane) where lane is not null and state <> 'blocked';
 create index queue_lane_blocked on queue (organization_id, lane, seq) where state = 'blocked';
-create index queue_by_job on queue (organization_id, job_id);
 
 -- A slice of a bulk file: its own lease and commit, joined by the parent's chunks_left (bulk uploads).
 create table chunks (

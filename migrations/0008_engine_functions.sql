@@ -205,7 +205,8 @@ begin
         claimed_at = case when s.hand_off then v_now end,
         worker_id = case when s.hand_off then p_worker end
     from successors s
-    where q.organization_id = s.o and q.seq = s.seq and q.chunk = 0 and q.state = 'blocked'
+    -- By key only: with `state = 'blocked'` the partial index would be read, and with it all that waits.
+    where q.organization_id = s.o and q.seq = s.seq and q.chunk = 0
     returning q.*, s.head
   )
   select false, o, seq, chunk, job_id, null::text, null::int, round, step, attempts, 0::smallint, 0::bigint, null::bigint, 0::bigint, seq from passed
@@ -495,15 +496,25 @@ begin
       where t.o = v_organization and t.job = any (v_fresh);
     end if;
 
-    -- A fresh statement: it sees the first job of a key also when that was committed while we waited for the key.
     return query
-    select t.n::integer,
-      case when t.job = any (v_fresh) then 'accepted' when k.fingerprint = t.sha256 then 'duplicate' else 'mismatch' end,
-      k.job_id, j.created_at, j.status, j.error_class
-    from unnest(p_organization, p_scope, p_key, p_sha256, p_job) with ordinality t(o, scope, key, sha256, job, n)
-    join idempotency_keys k on k.organization_id = t.o and k.scope = t.scope and k.key = t.key
-    join jobs j on j.organization_id = k.organization_id and j.id = k.job_id
-    where t.o = v_organization;
+    select t.n::integer, 'accepted', t.job, v_now, 'queued', null::text
+    from unnest(p_organization, p_job) with ordinality t(o, job, n)
+    where t.o = v_organization and t.job = any (v_fresh);
+
+    if cardinality(v_fresh) < (select count(*) from unnest(p_organization) o where o = v_organization) then
+      -- A fresh statement: it sees the first job of a key also when that was committed while we waited for the key.
+      -- `limit 1` keeps each look-up a look-up by key: as a join, the planner started from all jobs of the organization.
+      return query
+      select t.n::integer, case when k.fingerprint = t.sha256 then 'duplicate' else 'mismatch' end, k.job_id, j.created_at, j.status, j.error_class
+      from unnest(p_organization, p_scope, p_key, p_sha256, p_job) with ordinality t(o, scope, key, sha256, job, n)
+      cross join lateral (
+        select x.job_id, x.fingerprint from idempotency_keys x
+        where x.organization_id = t.o and x.scope = t.scope and x.key = t.key limit 1) k
+      cross join lateral (
+        select x.created_at, x.status, x.error_class from jobs x
+        where x.organization_id = t.o and x.id = k.job_id limit 1) j
+      where t.o = v_organization and t.job <> all (v_fresh);
+    end if;
   end loop;
 end $$;
 
@@ -515,10 +526,11 @@ language plpgsql volatile as $$
 declare
   v_now timestamptz := chartgate_now();
   v_lane bigint;
+  v_seq bigint;
   v jobs%rowtype;
   q queue%rowtype;
 begin
-  select lane into v_lane from jobs where organization_id = p_organization and id = p_job;
+  select lane, seq into v_lane, v_seq from jobs where organization_id = p_organization and id = p_job;
   if not found then
     return 'unknown';
   end if;
@@ -526,12 +538,12 @@ begin
     perform pg_advisory_xact_lock(v_lane);
   end if;
   -- Queue row before job row, as a step's commit does.
-  delete from queue where organization_id = p_organization and job_id = p_job and chunk = 0 returning * into q;
+  delete from queue where organization_id = p_organization and seq = v_seq and chunk = 0 returning * into q;
   select * into v from jobs where organization_id = p_organization and id = p_job for update;
   if v.status not in ('queued', 'awaiting_upload') then
     return 'terminal';
   end if;
-  delete from queue where organization_id = p_organization and job_id = p_job;
+  delete from queue where organization_id = p_organization and seq = v_seq;
   if q.state = 'leased' then
     insert into step_attempts (organization_id, job_id, round, step, lease_epoch, attempt, outcome, started_at, finished_at, worker_id)
     values (p_organization, p_job, q.round, q.step, q.lease_epoch, q.attempts, 'cancelled', q.claimed_at, v_now, q.worker_id);

@@ -72,22 +72,22 @@ async fn finish(admin: &mut PgConnection, jobs: u32) -> anyhow::Result<()> {
         "with organization as (
            select id o, row_number() over (order by name) - 1 n from organizations where name like 'bench-%'
          ), job as materialized (
-           select o, nextval('job_seq') seq, chartgate_now() - (g % 365) * interval '1 day' at, g,
+           select o, nextval('job_seq') seq, chartgate_now() - (g % 365) * interval '1 day' moment, g,
                   (lpad(to_hex((extract(epoch from chartgate_now() - (g % 365) * interval '1 day') * 1000)::bigint), 12, '0')
                    || '7' || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid id
            from generate_series(1, $1) g join organization on n = g % 500
          ), finished as (
            insert into jobs (organization_id, id, workflow, workflow_version, source, status, seq, submitted_by, created_at, updated_at,
                              finished_at, error_code, error_class)
-           select o, id, 'bench-none', 1, 'webhook', case when g % 100 = 0 then 'failed' else 'succeeded' end, seq, 'bench', at, at, at,
+           select o, id, 'bench-none', 1, 'webhook', case when g % 100 = 0 then 'failed' else 'succeeded' end, seq, 'bench', moment, moment, moment,
                   case when g % 100 = 0 then 'bench' end, case when g % 100 = 0 then 'ours' end
            from job
          ), steps as (
            insert into job_steps (organization_id, job_id, round, step, name, status, attempts, started_at, finished_at)
-           select o, id, 1, s, 'step', 'succeeded', 1, at, at from job, generate_series(0, 4) s
+           select o, id, 1, s, 'step', 'succeeded', 1, moment, moment from job, generate_series(0, 4) s
          )
          insert into audit_records (organization_id, at, event, action, actor, job_id, step)
-         select o, at, 'step.succeeded', 'E', 'bench', id, s::text from job, generate_series(0, 4) s",
+         select o, moment, 'step.succeeded', 'E', 'bench', id, s::text from job, generate_series(0, 4) s",
     )
     .bind(i32::try_from(jobs)?)
     .execute(&mut *admin)
