@@ -8,8 +8,6 @@
     clippy::print_stderr,
     reason = "a test that cannot go on panics, reads its own sizes from the environment, and says what it measured"
 )]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod clinical;
 mod crash;
 mod embedded_postgres;
