@@ -479,3 +479,20 @@ fn anchor_of(line: &str) -> Option<String> {
         kept.chars().filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect()
     })
 }
+
+#[test]
+fn every_function_that_the_docs_name_exists() {
+    let mut code: String = sources().into_values().collect();
+    for entry in fs::read_dir(root().join("migrations")).unwrap() {
+        code.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+    for page in ["docs/architecture.md", "docs/state-machine.md", "docs/scaling.md", "docs/adding-a-workflow.md"] {
+        for name in backticked(&read(page)).iter().filter_map(|text| text.strip_suffix("()")) {
+            let defined = [format!("create function {name}("), format!("fn {name}("), format!("fn {name}<")];
+            assert!(
+                defined.iter().any(|definition| code.contains(definition)),
+                "{page} names `{name}()`, which is gone"
+            );
+        }
+    }
+}
