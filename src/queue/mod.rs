@@ -102,6 +102,7 @@ impl Workers {
         self.monitor_stop.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(5), self.monitor).await;
         self.renewal.stop().await;
+        self.engine.close();
     }
 
     /// Jobs under way in this process.
