@@ -29,6 +29,11 @@ const APPEND_ONLY: &[&str] = &["audit_checkpoints", "audit_leaves", "audit_recor
 /// What the platform role may read over all organizations.
 const PLATFORM_READS: &[&str] = &["audit_records", "chunks", "job_steps", "jobs", "operations", "step_attempts"];
 
+/// The policy's one condition, as PostgreSQL prints it: a scalar sub-select, evaluated once a statement, and no form that
+/// an index could answer (docs/decisions/0003-engine-sql.md).
+const CONDITION: &str =
+    "(array_position(( SELECT tenant_organizations() AS tenant_organizations), organization_id) IS NOT NULL)";
+
 /// A minimal row of every tenant table; `$1` is the organization. Inserted twice it must differ only in it.
 const ROWS: &[(&str, &str)] = &[
     ("payloads", "insert into payloads values ($1, sha256('x'), 1, 'text/plain', 'x', null, null, now())"),
@@ -139,8 +144,7 @@ from tenant t
 where not exists (
   select from policies p
   where p.polrelid = t.oid and p.polname = 'tenant' and p.polcmd = '*' and p.roles = array['chartgate_app']
-    -- Evaluated once a statement: a scalar sub-select.
-    and p.seen like '%organization_id = ANY%SELECT tenant_organizations()%'
+    and p.seen = $4
     and p.written = p.seen)
 union all
 select name || ' has an unknown policy: ' || polname
@@ -197,6 +201,7 @@ async fn faults(connection: &mut PgConnection) -> Vec<String> {
         .bind(WITHOUT_RLS)
         .bind(PLATFORM_READS)
         .bind(APPEND_ONLY)
+        .bind(CONDITION)
         .fetch_all(connection)
         .await
         .unwrap()
@@ -276,6 +281,12 @@ async fn every_way_to_open_the_wall_is_noticed() {
     for (subject, change) in [
         ("patients", "create unique index stray on patients (id)"),
         ("patients", "alter policy tenant on patients with check (true)"),
+        (
+            "patients",
+            "alter policy tenant on patients
+               using (array_position((select tenant_organizations()), organization_id) is not null or true)",
+        ),
+        ("patients", "alter policy tenant on patients using (organization_id = any (tenant_organizations()))"),
         ("patients", "grant truncate on patients to chartgate_app"),
         ("patients", "grant select on patients to chartgate_platform"),
         ("jobs", "grant update on jobs to chartgate_platform"),
