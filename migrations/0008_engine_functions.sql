@@ -435,7 +435,7 @@ create function submit_jobs(
   p_organization uuid[], p_job uuid[], p_workflow text[], p_version integer[], p_source text[], p_source_label text[],
   p_scope text[], p_key text[], p_sha256 bytea[], p_body bytea[], p_content_type text[], p_lane bigint[], p_priority smallint[],
   p_resource_count jsonb[], p_submitted_by text[], p_request_id text[], p_address text[], p_lanes bigint[], p_program text)
-returns table (ordinal integer, outcome text, job_id uuid, created_at timestamptz, job_status text, error_class text)
+returns table (ordinal integer, outcome text, job_id uuid, created_at timestamptz, job_status text, error_class text, round integer)
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
@@ -497,7 +497,7 @@ begin
     end if;
 
     return query
-    select t.n::integer, 'accepted', t.job, v_now, 'queued', null::text
+    select t.n::integer, 'accepted', t.job, v_now, 'queued', null::text, 1
     from unnest(p_organization, p_job) with ordinality t(o, job, n)
     where t.o = v_organization and t.job = any (v_fresh);
 
@@ -505,13 +505,13 @@ begin
       -- A fresh statement: it sees the first job of a key also when that was committed while we waited for the key.
       -- `limit 1` keeps each look-up a look-up by key: as a join, the planner started from all jobs of the organization.
       return query
-      select t.n::integer, case when k.fingerprint = t.sha256 then 'duplicate' else 'mismatch' end, k.job_id, j.created_at, j.status, j.error_class
+      select t.n::integer, case when k.fingerprint = t.sha256 then 'duplicate' else 'mismatch' end, k.job_id, j.created_at, j.status, j.error_class, j.round
       from unnest(p_organization, p_scope, p_key, p_sha256, p_job) with ordinality t(o, scope, key, sha256, job, n)
       cross join lateral (
         select x.job_id, x.fingerprint from idempotency_keys x
         where x.organization_id = t.o and x.scope = t.scope and x.key = t.key limit 1) k
       cross join lateral (
-        select x.created_at, x.status, x.error_class from jobs x
+        select x.created_at, x.status, x.error_class, x.round from jobs x
         where x.organization_id = t.o and x.id = k.job_id limit 1) j
       where t.o = v_organization and t.job <> all (v_fresh);
     end if;
@@ -556,8 +556,9 @@ begin
   return 'cancelled';
 end $$;
 
--- Open the next round of a terminal job at p_step. Answers: retried | not_terminal | unknown.
-create function retry_job(p_organization uuid, p_job uuid, p_step smallint, p_version integer, p_actor text,
+-- Open the next round of a terminal job at p_step, if it is still in p_round: whoever decided on what another round has
+-- overtaken is refused, so that two who retry at once open one round. Answers: retried | not_terminal | unknown.
+create function retry_job(p_organization uuid, p_job uuid, p_round integer, p_step smallint, p_version integer, p_actor text,
                           p_authentication text, p_address text, p_request_id text, p_reason text, p_program text)
 returns text
 language plpgsql volatile as $$
@@ -574,7 +575,7 @@ begin
     perform pg_advisory_xact_lock(v_lane);
   end if;
   select * into v from jobs where organization_id = p_organization and id = p_job for update;
-  if v.status in ('queued', 'awaiting_upload', 'expired') then
+  if v.round <> p_round or v.status in ('queued', 'awaiting_upload', 'expired') then
     return 'not_terminal';
   end if;
   update jobs

@@ -227,7 +227,18 @@ pub async fn cancel_job(
     })
 }
 
-/// Open the next round of a terminal job at `step`, on `version` of its workflow.
+/// Where a job's next round begins, and on what ground that was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextRound {
+    /// The round that the caller saw ended; if the job has left it, somebody else was faster.
+    pub after: i32,
+    /// The first step.
+    pub step: i16,
+    /// Version of the workflow.
+    pub version: i32,
+}
+
+/// Open the next round of a terminal job. Refused also if it has left the round on which the caller decided.
 ///
 /// # Errors
 /// [`DbError`].
@@ -235,16 +246,16 @@ pub async fn retry_job(
     connection: &mut PgConnection,
     organization: OrganizationId,
     job: JobId,
-    step: i16,
-    version: i32,
+    next: NextRound,
     actor: &Actor,
     reason: Option<&str>,
 ) -> Result<Acted, DbError> {
-    let answer: String = sqlx::query_scalar("select retry_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+    let answer: String = sqlx::query_scalar("select retry_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
         .bind(organization)
         .bind(job)
-        .bind(step)
-        .bind(version)
+        .bind(next.after)
+        .bind(next.step)
+        .bind(next.version)
         .bind(&actor.name)
         .bind(&actor.authentication)
         .bind(&actor.address)

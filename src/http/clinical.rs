@@ -2,7 +2,7 @@
 //!
 //! Every clinical read is audited before the answer goes out, also "not found"; if that fails, the request fails.
 
-use super::extract::{Authenticated, Parameters, read_json};
+use super::extract::{Authenticated, Parameters, Segment, read_json};
 use super::jobs::locate;
 use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
@@ -17,7 +17,7 @@ use crate::ingest::payloads::Payloads;
 use crate::ingest::view::{self, ClinicalQuery, ClinicalView, Cursor};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,7 @@ pub struct Issues {
 pub async fn get_issues(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(job): Path<String>,
+    Segment(job): Segment,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.allow(&[Role::Sender, Role::Reader, Role::Admin, Role::Platform])?;
@@ -127,7 +127,7 @@ pub struct ViewParameters {
 pub async fn get_clinical(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(mrn): Path<String>,
+    Segment(mrn): Segment,
     Parameters(parameters): Parameters<ViewParameters>,
 ) -> Result<Response, Problem> {
     let organization = caller.organization(&[Role::Reader])?;
@@ -179,9 +179,9 @@ async fn clinical(
     organization: OrganizationId,
     request: SearchRequest,
 ) -> Result<Response, Problem> {
-    // PostgreSQL cannot hold NUL in a text; nothing can be known under such an MRN.
-    if request.mrn.contains('\0') || request.system.as_ref().is_some_and(|system| system.contains('\0')) {
-        return Err(Problem::parameter("mrn", "free of control characters"));
+    // No number holds such a character: something between the caller and us broke the text.
+    if request.mrn.chars().any(|one| one.is_control() || one == char::REPLACEMENT_CHARACTER) {
+        return Err(Problem::parameter("mrn", "UTF-8, and free of control characters"));
     }
     let cursor = request.cursor.as_deref().map(str::parse::<Cursor>).transpose();
     let cursor = cursor.map_err(|_| Problem::parameter("cursor", "a cursor of an earlier answer"))?;
@@ -215,7 +215,7 @@ async fn clinical(
 pub async fn get_evidence(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(finding): Path<String>,
+    Segment(finding): Segment,
 ) -> Result<Response, Problem> {
     let organization = caller.organization(&[Role::Reader])?;
     let missing = || Problem::new("finding_not_found", "There is no such finding.");
@@ -266,7 +266,7 @@ fn shape_evidence(evidence: &StoredEvidence) -> Value {
 pub async fn get_payload(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(sha256): Path<String>,
+    Segment(sha256): Segment,
 ) -> Result<Response, Problem> {
     let organization = caller.organization(&[Role::Reader])?;
     let missing = || Problem::new("payload_not_found", "There is no such payload.");

@@ -1,7 +1,7 @@
 //! The API description and the pages of the error codes, served by the program itself.
 
+use super::extract::Segment;
 use super::problem::{CODES, Problem, ProblemDocument};
-use axum::extract::Path;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
@@ -19,7 +19,7 @@ pub async fn openapi() -> Response {
         (status = 404, description = "No such code", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn error_page(Path(code): Path<String>) -> Result<Response, Problem> {
+pub async fn error_page(Segment(code): Segment) -> Result<Response, Problem> {
     let known = CODES.iter().find(|known| known.code == code);
     let known = known.ok_or_else(|| Problem::new("not_found", "There is no such error code."))?;
     let repeat =

@@ -5,7 +5,8 @@ use crate::app::App;
 use crate::audit::Actor;
 use crate::auth::{Caller, Role};
 use crate::ids::OrganizationId;
-use axum::extract::{FromRequestParts, Query};
+use crate::ingest::fhir::envelope::unsafe_text;
+use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
@@ -50,7 +51,13 @@ impl Authenticated {
             return Ok(());
         }
         let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
-        Err(Problem::new("forbidden", format!("This needs a key with the role {}.", names.join(" or "))))
+        Err(self.forbidden(format!("This needs a key with the role {}.", names.join(" or "))))
+    }
+
+    /// The refusal of something that this caller may not do; audited under its name.
+    #[must_use]
+    pub fn forbidden(&self, detail: impl Into<String>) -> Problem {
+        Problem::new("forbidden", detail).denied(self.caller.organization, self.actor.clone())
     }
 
     /// The caller's organization, for one of these roles.
@@ -59,9 +66,7 @@ impl Authenticated {
     /// `forbidden`; also for the platform role, which belongs to none.
     pub fn organization(&self, roles: &[Role]) -> Result<OrganizationId, Problem> {
         self.allow(roles)?;
-        self.caller
-            .organization
-            .ok_or_else(|| Problem::new("forbidden", "The platform role belongs to no organization."))
+        self.caller.organization.ok_or_else(|| self.forbidden("The platform role belongs to no organization."))
     }
 }
 
@@ -94,13 +99,31 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Paramet
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        match Query::<T>::from_request_parts(parts, state).await {
-            Ok(Query(value)) => Ok(Self(value)),
-            Err(_) => Err(Problem::new(
-                "invalid_parameter",
-                "A query parameter is unknown, given twice, or of the wrong kind.",
-            )),
+        let bad =
+            || Problem::new("invalid_parameter", "A query parameter is unknown, given twice, or of the wrong kind.");
+        // PostgreSQL cannot hold U+0000 in a text.
+        if parts.uri.query().is_some_and(|query| query.contains("%00")) {
+            return Err(bad());
         }
+        let Query(value) = Query::<T>::from_request_parts(parts, state).await.map_err(|_| bad())?;
+        Ok(Self(value))
+    }
+}
+
+/// The one parameter of a path, decoded. U+FFFD stands for what is not UTF-8 and for U+0000 (which PostgreSQL cannot hold
+/// in a text): it is in no id of ours, so that such a path is answered like any other unknown one.
+#[derive(Debug, Clone)]
+pub struct Segment(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let text = match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) => text,
+            Err(_) => char::REPLACEMENT_CHARACTER.to_string(),
+        };
+        Ok(Self(text.replace('\0', "\u{fffd}")))
     }
 }
 
@@ -184,10 +207,13 @@ pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize
 /// A small JSON body of an administrative request; unknown members are refused, values are not repeated.
 ///
 /// # Errors
-/// `unsupported_media_type`, `payload_too_large`, `invalid_request`.
+/// `unsupported_media_type`, `payload_too_large`, `invalid_string`, `too_deep`, `invalid_request`.
 pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: axum::body::Body) -> Result<T, Problem> {
     require_media_type(headers, &["application/json"])?;
     let bytes = read_body(headers, body, 64 * 1024).await?;
+    if let Some(fault) = unsafe_text(&bytes) {
+        return Err(Problem::new(fault.code, fault.message));
+    }
     serde_json::from_slice(&bytes).map_err(|error| {
         Problem::new(
             "invalid_request",

@@ -155,8 +155,17 @@ pub async fn submit_bundle(
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let bad = || Problem::new("invalid_idempotency_key", "Idempotency-Key must be 1 to 255 visible ASCII characters.");
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let bad = || {
+        Problem::new(
+            "invalid_idempotency_key",
+            "Idempotency-Key must be there once, with 1 to 255 visible ASCII characters.",
+        )
+    };
+    if values.next().is_some() {
+        return Err(bad());
+    }
     let text = value.to_str().map_err(|_| bad())?;
     let fits = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     if fits { Ok(Some(text.to_owned())) } else { Err(bad()) }

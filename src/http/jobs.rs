@@ -1,6 +1,6 @@
 //! `/v1/ingestion/jobs`: status with long-poll and `ETag`, lists, timeline, cancel.
 
-use super::extract::{Authenticated, Parameters, read_json};
+use super::extract::{Authenticated, Parameters, Segment, read_json};
 use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::auth::Role;
@@ -11,7 +11,7 @@ use crate::engine::state::JobStatus;
 use crate::ids::{JobId, OrganizationId};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -92,7 +92,7 @@ pub struct WaitParameters {
 pub async fn get_job(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(job): Path<String>,
+    Segment(job): Segment,
     Parameters(parameters): Parameters<WaitParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -251,7 +251,7 @@ pub struct Timeline {
 pub async fn get_timeline(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(job): Path<String>,
+    Segment(job): Segment,
 ) -> Result<Json<Timeline>, Problem> {
     caller.allow(VIEWERS)?;
     let (organization, job) = locate(&app, &caller, &job).await?;
@@ -297,7 +297,7 @@ pub struct CancelRequest {
 pub async fn cancel_job(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(job): Path<String>,
+    Segment(job): Segment,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<JobView>, Problem> {

@@ -151,18 +151,21 @@ fn request_id(request: &Request<Body>) -> String {
 
 /// One audit record of a denial, in its own transaction. The denial stands also when it cannot be recorded.
 async fn record_denial(app: &App, problem: &Problem, request_id: &str, peer: Option<SocketAddr>, route: &str) {
-    let actor = Actor {
+    let unknown = || Actor {
         name: "unknown".to_owned(),
         authentication: None,
         address: peer.map(|peer| peer.ip().to_string()),
         request_id: Some(request_id.to_owned()),
     };
+    let denied = problem.denied_caller();
+    let organization = denied.and_then(|denied| denied.organization).unwrap_or(OrganizationId::PLATFORM);
+    let actor = denied.map_or_else(unknown, |denied| denied.actor.clone());
     let (code, route) = (problem.code(), route.to_owned());
     let recorded = app
         .db
-        .unit::<_, DbError, _>(Scope::Organization(OrganizationId::PLATFORM), move |connection| {
+        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
-                let mut record = Record::new(OrganizationId::PLATFORM, "access.denied", Action::Execute, &actor);
+                let mut record = Record::new(organization, "access.denied", Action::Execute, &actor);
                 record.outcome = Outcome::Denied;
                 record.resource = Some(&route);
                 record.detail = Some(serde_json::json!({ "code": code }));

@@ -3,7 +3,9 @@
 //! [`CODES`] is the list of all codes that HTTP answers carry; each has a page in `docs/errors/`. Nothing in a problem
 //! echoes a value from a payload, and a 5xx says only its code and the request's id.
 
+use crate::audit::Actor;
 use crate::db::DbError;
+use crate::ids::OrganizationId;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -206,13 +208,26 @@ pub const CODES: &[Code] = &[
 
 /// A problem on its way to the caller; rendered by the edge, which knows the request's id and what the caller accepts.
 #[derive(Debug, Clone)]
-pub struct Problem {
+pub struct Problem(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
     code: &'static Code,
     detail: String,
     expression: Option<String>,
     pointer: Option<String>,
     retry_after: Option<Duration>,
     allow: Option<HeaderValue>,
+    denied: Option<Denied>,
+}
+
+/// Who was denied something, for the audit record.
+#[derive(Debug, Clone)]
+pub struct Denied {
+    /// The caller's; none for the platform role.
+    pub organization: Option<OrganizationId>,
+    /// The caller.
+    pub actor: Actor,
 }
 
 /// The JSON form (RFC 9457, section 3, with our members).
@@ -257,35 +272,56 @@ impl Problem {
         let Some(code) = CODES.iter().find(|known| known.code == code).or_else(fallback) else {
             unreachable!("internal_error is in CODES");
         };
-        Self { code, detail: detail.into(), expression: None, pointer: None, retry_after: None, allow: None }
+        Self(Box::new(Parts {
+            code,
+            detail: detail.into(),
+            expression: None,
+            pointer: None,
+            retry_after: None,
+            allow: None,
+            denied: None,
+        }))
     }
 
     /// With the place in the body.
     #[must_use]
     pub fn at(mut self, expression: Option<String>, pointer: Option<String>) -> Self {
-        self.expression = expression;
-        self.pointer = pointer;
+        self.0.expression = expression;
+        self.0.pointer = pointer;
         self
     }
 
     /// With a Retry-After.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
-        self.retry_after = Some(after);
+        self.0.retry_after = Some(after);
         self
     }
 
     /// With an Allow header.
     #[must_use]
     pub fn allow(mut self, allow: Option<HeaderValue>) -> Self {
-        self.allow = allow;
+        self.0.allow = allow;
         self
+    }
+
+    /// With the authenticated caller who was denied.
+    #[must_use]
+    pub fn denied(mut self, organization: Option<OrganizationId>, actor: Actor) -> Self {
+        self.0.denied = Some(Denied { organization, actor });
+        self
+    }
+
+    /// The authenticated caller who was denied, if there is one.
+    #[must_use]
+    pub fn denied_caller(&self) -> Option<&Denied> {
+        self.0.denied.as_ref()
     }
 
     /// The stable code.
     #[must_use]
     pub fn code(&self) -> &'static str {
-        self.code.code
+        self.0.code.code
     }
 
     /// A parameter that cannot be used.
@@ -297,7 +333,7 @@ impl Problem {
     /// Render for a caller.
     #[must_use]
     pub fn render(&self, request_id: &str, wants_fhir: bool) -> Response {
-        let status = StatusCode::from_u16(self.code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.0.code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (media_type, body) = if wants_fhir {
             ("application/fhir+json", self.operation_outcome(request_id))
         } else {
@@ -305,10 +341,10 @@ impl Problem {
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-        if let Some(after) = self.retry_after {
+        if let Some(after) = self.0.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
-        if let Some(allow) = &self.allow {
+        if let Some(allow) = &self.0.allow {
             headers.insert(header::ALLOW, allow.clone());
         }
         if status == StatusCode::UNAUTHORIZED {
@@ -319,22 +355,22 @@ impl Problem {
 
     fn document(&self, request_id: &str) -> ProblemDocument {
         ProblemDocument {
-            type_: format!("/docs/errors/{}", self.code.code),
-            title: self.code.title.to_owned(),
-            status: self.code.status,
-            detail: self.detail.clone(),
-            code: self.code.code.to_owned(),
-            retryable: self.code.retryable,
-            action: self.code.action.to_owned(),
+            type_: format!("/docs/errors/{}", self.0.code.code),
+            title: self.0.code.title.to_owned(),
+            status: self.0.code.status,
+            detail: self.0.detail.clone(),
+            code: self.0.code.code.to_owned(),
+            retryable: self.0.code.retryable,
+            action: self.0.code.action.to_owned(),
             request_id: request_id.to_owned(),
-            error: self.detail.clone(),
-            expression: self.expression.clone(),
-            pointer: self.pointer.clone(),
+            error: self.0.detail.clone(),
+            expression: self.0.expression.clone(),
+            pointer: self.0.pointer.clone(),
         }
     }
 
     fn operation_outcome(&self, request_id: &str) -> Vec<u8> {
-        let issue_type = match self.code.status {
+        let issue_type = match self.0.code.status {
             401 => "login",
             403 => "forbidden",
             404 => "not-found",
@@ -350,10 +386,10 @@ impl Problem {
         let mut issue = json!({
             "severity": "error",
             "code": issue_type,
-            "details": { "coding": [{ "system": "urn:chartgate:error-code", "code": self.code.code }], "text": self.detail },
-            "diagnostics": format!("requestId {request_id}. {}", self.code.action),
+            "details": { "coding": [{ "system": "urn:chartgate:error-code", "code": self.0.code.code }], "text": self.0.detail },
+            "diagnostics": format!("requestId {request_id}. {}", self.0.code.action),
         });
-        if let Some(expression) = &self.expression {
+        if let Some(expression) = &self.0.expression {
             issue["expression"] = json!([expression]);
         }
         serde_json::to_vec(&json!({ "resourceType": "OperationOutcome", "issue": [issue] })).unwrap_or_default()
@@ -363,7 +399,7 @@ impl Problem {
 impl IntoResponse for Problem {
     /// Carried to the edge in the response's extensions, which renders it; a handler never formats an error.
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.0.code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();
         response.extensions_mut().insert(self);
         response

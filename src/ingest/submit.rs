@@ -11,7 +11,7 @@ use crate::db::{Db, DbError};
 use crate::engine::definition::{Ordering, WorkflowDefinition};
 use crate::engine::handler::ErrorClass;
 use crate::engine::jobs::parse_class;
-use crate::engine::jobs_store::{self, Acted};
+use crate::engine::jobs_store::{self, Acted, NextRound};
 use crate::engine::state::JobStatus;
 use crate::engine::store::PROGRAM_VERSION;
 use crate::engine::wake::Wake;
@@ -130,6 +130,7 @@ struct Row {
     created_at: OffsetDateTime,
     job_status: String,
     error_class: Option<String>,
+    round: i32,
 }
 
 /// Accepts submissions; cheap to clone.
@@ -197,17 +198,16 @@ impl Submitter {
             && status == JobStatus::Failed
             && matches!(class, Some(ErrorClass::Transient | ErrorClass::Ours))
         {
-            let (job, version) = (row.job_id, workflow.version);
+            let (job, next) = (row.job_id, NextRound { after: row.round, step: 0, version: workflow.version });
             let acted = self
                 .db
                 .unit(crate::db::Scope::Organization(organization), move |connection| {
                     Box::pin(async move {
-                        jobs_store::retry_job(connection, organization, job, 0, version, &actor, Some("sent again"))
-                            .await
+                        jobs_store::retry_job(connection, organization, job, next, &actor, Some("sent again")).await
                     })
                 })
                 .await?;
-            // Refused: another re-send was faster, and the job is under way again.
+            // Refused: another re-send was faster; the round is its.
             submitted.retried = acted == Acted::Done;
             submitted.status = JobStatus::Queued;
             self.wake.signal();

@@ -8,11 +8,13 @@
     clippy::print_stderr,
     reason = "a test that cannot go on panics, reads its own sizes from the environment, and says what it measured"
 )]
+
 mod clinical;
 mod crash;
 mod embedded_postgres;
 mod engine;
 mod house;
+mod http;
 mod objects;
 mod support;
 mod tenancy;

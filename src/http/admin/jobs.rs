@@ -6,16 +6,16 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::definition::WorkflowDefinition;
 use crate::engine::jobs::{JobFilter, JobView};
-use crate::engine::jobs_store::{self, Acted, FailureGroup};
+use crate::engine::jobs_store::{self, Acted, FailureGroup, NextRound};
 use crate::engine::operations::{self, OperationView};
 use crate::engine::state::JobStatus;
-use crate::http::extract::{Authenticated, Parameters, read_json};
+use crate::http::extract::{Authenticated, Parameters, Segment, read_json};
 use crate::http::jobs::{JobPage, ListParameters, instant, locate, view};
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::{JobId, OperationId, OrganizationId};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -118,7 +118,7 @@ fn check_reason(reason: &str) -> Result<(), Problem> {
 pub async fn retry_job(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(job): Path<String>,
+    Segment(job): Segment,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -179,13 +179,13 @@ async fn retry_one(
         },
         name => step_index(&definition, name)?,
     };
-    let version = definition.version;
+    let next = NextRound { after: row.round, step, version: definition.version };
     let acted = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                jobs_store::retry_job(connection, organization, job, step, version, &actor, Some(&reason)).await
-            })
+            Box::pin(
+                async move { jobs_store::retry_job(connection, organization, job, next, &actor, Some(&reason)).await },
+            )
         })
         .await?;
     app.wake.signal();
@@ -460,7 +460,7 @@ async fn canary_succeeded(app: &App, canaries: &[(OrganizationId, JobId)]) -> bo
 pub async fn get_operation(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(operation): Path<String>,
+    Segment(operation): Segment,
 ) -> Result<Json<OperationView>, Problem> {
     caller.allow(ADMINS)?;
     let missing = || Problem::new("operation_not_found", "There is no such operation.");

@@ -5,13 +5,13 @@ use crate::audit::{self, Action, Actor, Record};
 use crate::auth::store::{self, KeyGrant, KeySummary, Organization};
 use crate::auth::{NewKey, Role};
 use crate::db::{DbError, Scope};
-use crate::http::extract::{Authenticated, read_json};
+use crate::http::extract::{Authenticated, Segment, read_json};
 use crate::http::jobs::instant;
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::OrganizationId;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -180,7 +180,7 @@ async fn set_status(
 pub async fn pause_organization(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Organization>, Problem> {
@@ -197,7 +197,7 @@ pub async fn pause_organization(
 pub async fn resume_organization(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Organization>, Problem> {
@@ -236,7 +236,7 @@ impl Settings {
 pub async fn get_settings(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Json<Settings>, Problem> {
     let id = permitted(&caller, &id)?;
     let found = app
@@ -257,7 +257,7 @@ pub async fn get_settings(
 pub async fn put_settings(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Settings>, Problem> {
@@ -419,7 +419,7 @@ async fn key_organization(
     if let Some(own) = caller.caller.organization {
         let names_own = request.organization.as_deref().is_none_or(|text| text.parse() == Ok(own));
         if request.role == Role::Platform || !names_own {
-            return Err(Problem::new("forbidden", "An organization's admin makes keys of the own organization only."));
+            return Err(caller.forbidden("An organization's admin makes keys of the own organization only."));
         }
         return Ok(Some(own));
     }
@@ -449,7 +449,7 @@ async fn key_organization(
 pub async fn revoke_key(
     State(app): State<Arc<App>>,
     caller: Authenticated,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<StatusCode, Problem> {
     caller.allow(ADMINS)?;
     let only = caller.caller.organization;

@@ -4,4 +4,4 @@
 mod failures;
 mod generated;
 mod lanes;
-mod scripted;
+pub mod scripted;
