@@ -501,7 +501,7 @@ impl Engine {
         let back = self
             .db
             .unit(Scope::Global, move |connection| {
-                Box::pin(async move { store::release_tasks(connection, &leases).await })
+                Box::pin(async move { store::release_tasks(connection, &leases, false).await })
             })
             .await;
         if let Err(error) = back {

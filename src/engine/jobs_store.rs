@@ -130,17 +130,14 @@ pub async fn list_jobs(
     after: Option<JobId>,
     limit: i64,
 ) -> Result<Vec<JobRow>, DbError> {
-    let limit = limit.clamp(1, PAGE_MAX);
+    let limit = limit.clamp(1, PAGE_MAX + 1);
     let mut query = QueryBuilder::<Postgres>::new("");
-    match organization {
-        Some(organization) => {
-            query.push(JOB_COLUMNS).push(" where j.organization_id = ").push_bind(organization);
-        }
+    if let Some(organization) = organization {
+        query.push(JOB_COLUMNS).push(" where j.organization_id = ").push_bind(organization);
+    } else {
         // A page of each organization by its own key, then the newest of them: no index begins with the job's id.
-        None => {
-            query.push("select p.* from organizations o cross join lateral (");
-            query.push(JOB_COLUMNS).push(" where j.organization_id = o.id");
-        }
+        query.push("select p.* from organizations o cross join lateral (");
+        query.push(JOB_COLUMNS).push(" where j.organization_id = o.id");
     }
     push_filter(&mut query, filter);
     if let Some(after) = after {
