@@ -34,10 +34,12 @@ create table clock_offset (
 grant select on clock_offset to chartgate_app;
 
 -- The only source of time in SQL: leases, backoff and every stored timestamp go by this one clock.
+-- PL/pgSQL, because it keeps its plan: a function in SQL that cannot be inlined is parsed and planned at every call.
 create function chartgate_now() returns timestamptz
-language sql volatile as $$
-  select clock_timestamp() + coalesce((select offset_us from clock_offset), 0) * interval '1 microsecond'
-$$;
+language plpgsql volatile as $$
+begin
+  return clock_timestamp() + coalesce((select offset_us from clock_offset), 0) * interval '1 microsecond';
+end $$;
 
 -- The organizations that the current transaction works for. One for a request or a step; all organizations
 -- of the batch for a group commit of the engine (docs/decisions/0004). Empty or unset: no rows at all.

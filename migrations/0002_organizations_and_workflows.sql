@@ -12,6 +12,7 @@ create table organizations (
   updated_at timestamptz not null default chartgate_now()
 );
 create index organizations_paused on organizations (id) where status = 'paused';
+create index organizations_capped on organizations (id) where running_max is not null;
 
 create table api_keys (
   id text primary key,

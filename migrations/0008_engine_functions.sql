@@ -20,6 +20,11 @@ begin
       select d.ctid from queue d where d.state = 'delayed' and d.run_at <= v_now order by d.run_at limit 500 for update skip locked))
     and q.state = 'delayed';
 
+  -- While any organization has a cap, claims take turns: two at once would each count without the other's leases.
+  if exists (select from organizations where running_max is not null) then
+    perform pg_advisory_xact_lock(hashtextextended('chartgate.claim', 0));
+  end if;
+
   return query
   with recursive after_cursor as (
     (select organization_id o from queue where state = 'ready' and organization_id > p_cursor order by organization_id limit 1)
@@ -110,9 +115,14 @@ end $$;
 -- Advisory locks of lanes until the end of the transaction. The caller passes them sorted and distinct, so that two
 -- batches cannot wait for each other.
 create function lock_lanes(p_lanes bigint[]) returns void
-language sql volatile as $$
-  select count(pg_advisory_xact_lock(lane)) from unnest(p_lanes) lane
-$$;
+language plpgsql volatile as $$
+declare
+  v_lane bigint;
+begin
+  foreach v_lane in array p_lanes loop
+    perform pg_advisory_xact_lock(v_lane);
+  end loop;
+end $$;
 
 -- The lane's next blocked row becomes ready, if nothing in the lane is active. The caller holds the lane's lock.
 create function promote_lane(p_organization uuid, p_lane bigint) returns boolean
@@ -291,19 +301,29 @@ begin
   return true;
 end $$;
 
--- Hand leases back (shutdown): the attempt does not count.
-create function release_tasks(p_organization uuid[], p_seq bigint[], p_chunk integer[], p_epoch bigint[])
+-- Hand leases back (shutdown): the attempt does not count. p_begun: steps were cut off in the middle, which their
+-- timelines tell.
+create function release_tasks(p_organization uuid[], p_seq bigint[], p_chunk integer[], p_epoch bigint[], p_begun boolean)
 returns bigint
-language sql volatile as $$
-  with back as (
-    update queue q
-    set state = case when q.deaths > 0 then 'suspect' else 'ready' end, attempts = greatest(q.attempts - 1, 0),
-        lease_epoch = null, lease_until = null, worker_id = null
+language plpgsql volatile as $$
+declare
+  v_count bigint;
+begin
+  perform set_config('app.organization', p_organization::text, true);
+  if p_begun then
+    insert into step_attempts (organization_id, job_id, round, step, lease_epoch, attempt, outcome, started_at, finished_at, worker_id)
+    select q.organization_id, q.job_id, q.round, q.step, q.lease_epoch, q.attempts, 'released', q.claimed_at, chartgate_now(), q.worker_id
     from unnest(p_organization, p_seq, p_chunk, p_epoch) t(o, seq, chunk, epoch)
-    where q.organization_id = t.o and q.seq = t.seq and q.chunk = t.chunk and q.lease_epoch = t.epoch
-    returning 1)
-  select count(*) from back
-$$;
+    join queue q on q.organization_id = t.o and q.seq = t.seq and q.chunk = t.chunk and q.lease_epoch = t.epoch;
+  end if;
+  update queue q
+  set state = case when q.deaths > 0 then 'suspect' else 'ready' end, attempts = greatest(q.attempts - 1, 0),
+      lease_epoch = null, lease_until = null, worker_id = null
+  from unnest(p_organization, p_seq, p_chunk, p_epoch) t(o, seq, chunk, epoch)
+  where q.organization_id = t.o and q.seq = t.seq and q.chunk = t.chunk and q.lease_epoch = t.epoch;
+  get diagnostics v_count = row_count;
+  return v_count;
+end $$;
 
 -- Extend held leases; a lease that ran out but was not reaped is still ours. Rows that a commit has locked right now are
 -- left alone (two statements that lock many rows in their own orders would deadlock): they are alive, and the reaper
@@ -331,13 +351,13 @@ end $$;
 -- Take back up to 200 leases that ran out: the job becomes a suspect; at p_deaths_max deaths it is parked as failed.
 -- Nothing is reaped within one lease of a start of the database: workers need that time to renew.
 create function reap_leases(p_lease_seconds double precision, p_deaths_max integer, p_worker uuid, p_version text)
-returns table (organization_id uuid, job_id uuid, seq bigint, step smallint, deaths smallint, parked boolean)
+returns table (organization_id uuid, job_id uuid, seq bigint, workflow text, workflow_version integer, round integer, step smallint,
+               deaths smallint, parked boolean)
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := chartgate_now();
   v queue%rowtype;
-  v_names text[];
 begin
   if clock_timestamp() < pg_postmaster_start_time() + p_lease_seconds * interval '1 second' then
     return;
@@ -378,6 +398,7 @@ begin
     values (v.organization_id, v_now, case when v.deaths + 1 >= p_deaths_max then 'job.parked' else 'lease.lost' end, 'E', 'failure',
             'sweeper:' || p_worker, 'internal', v.job_id, p_version, jsonb_build_object('step', v.step, 'deaths', v.deaths + 1));
     organization_id := v.organization_id; job_id := v.job_id; seq := v.seq; step := v.step;
+    workflow := v.workflow; workflow_version := v.workflow_version; round := v.round;
     deaths := v.deaths + 1; parked := v.deaths + 1 >= p_deaths_max;
     return next;
   end loop;

@@ -112,6 +112,21 @@ pub struct Config {
 #[error("the configuration has {} fault(s):\n{}", .0.len(), .0.iter().map(|fault| format!("  {fault}")).collect::<Vec<_>>().join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
+/// Where data goes when nothing is configured: `/var/lib/chartgate` for root (whose home no other account may enter),
+/// else `$XDG_DATA_HOME/chartgate` or `~/.local/share/chartgate` (XDG Base Directory Specification).
+#[must_use]
+pub fn default_data_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/chartgate");
+    }
+    // The specification: relative paths in these variables are invalid and ignored.
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib"))
+        .join("chartgate")
+}
+
 struct Reader {
     values: BTreeMap<&'static str, (String, String)>,
     faults: Vec<String>,
@@ -183,7 +198,7 @@ impl Config {
             text.parse::<f64>().ok().filter(|seconds| (0.5..=3600.0).contains(seconds))
         });
         let config = Self {
-            data_dir: reader.text("data_dir").map_or_else(crate::db::embedded::default_data_dir, PathBuf::from),
+            data_dir: reader.text("data_dir").map_or_else(default_data_dir, PathBuf::from),
             listen: reader.parse(
                 "listen",
                 SocketAddr::from(([127, 0, 0, 1], 8080)),

@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 /// Start logging. Called once by the binary.
 pub fn start(level: &str, json: bool) {
     let directives = format!(
-        "{level},sqlx=off,hyper=info,h2=info,rustls=info,aws_smithy_runtime=warn,aws_sdk_s3=warn,aws_config=warn,s3s=warn,aws_smithy_runtime_api=warn"
+        "{level},sqlx=off,hyper=info,h2=info,rustls=info,aws_smithy_runtime=warn,aws_sdk_s3=warn,aws_config=warn,s3s=off,aws_smithy_runtime_api=warn"
     );
     let filter = EnvFilter::try_new(&directives).unwrap_or_else(|_| EnvFilter::new("info,sqlx=off"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

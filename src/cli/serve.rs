@@ -9,7 +9,7 @@ use crate::db::{DbError, Scope};
 use crate::engine::sweeper;
 use crate::http;
 use crate::ids::OrganizationId;
-use crate::queue::Workers;
+use crate::queue::{Presence, Workers};
 use anyhow::Context as _;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -119,6 +119,8 @@ pub struct Running {
     credentials: Option<PathBuf>,
     servers: Servers,
     workers: Option<Workers>,
+    /// A sweeper without workers reports itself too.
+    presence: Option<Presence>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -136,14 +138,17 @@ impl Running {
         let stop = CancellationToken::new();
         let mut tasks = vec![tokio::spawn(app.wake.clone().notify_others(app.db.clone(), stop.clone()))];
         let mut workers = None;
+        let mut presence = None;
         if has(ProcessRole::Worker) || has(ProcessRole::Sweeper) {
             let engine = app.start_engine();
             if has(ProcessRole::Sweeper) {
                 tasks.push(tokio::spawn(sweeper::run(Arc::clone(&engine), stop.clone())));
             }
+            let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {
-                let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
                 workers = Some(Workers::start(engine, names));
+            } else {
+                presence = Some(Presence::start(engine, names));
             }
         }
         let mut address = None;
@@ -159,7 +164,7 @@ impl Running {
             }
             tasks.push(tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&app)), stop.clone())));
         }
-        Ok(Self { app, address, credentials, servers, workers, stop, tasks })
+        Ok(Self { app, address, credentials, servers, workers, presence, stop, tasks })
     }
 
     /// Tell people where everything is.
@@ -179,6 +184,9 @@ impl Running {
         self.stop.cancel();
         if let Some(workers) = self.workers {
             workers.shutdown().await;
+        }
+        if let Some(presence) = self.presence {
+            presence.stop().await;
         }
         for task in self.tasks {
             let _ = task.await;

@@ -9,6 +9,7 @@ use crate::engine::registry::Registry;
 use crate::engine::store::doctor_facts;
 use crate::ingest::steps;
 use crate::objects::{Objects, ObjectsOptions};
+use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -102,6 +103,12 @@ pub struct DoctorArguments {
     json: bool,
 }
 
+/// The strong wall: the URL itself names the working role.
+fn logs_in_as_app(url: &SecretString) -> bool {
+    let parsed = url.expose_secret().parse::<PgConnectOptions>();
+    parsed.is_ok_and(|options| options.get_username() == "chartgate_app")
+}
+
 struct Finding {
     ok: bool,
     subject: &'static str,
@@ -120,7 +127,7 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
     };
     add(true, "configuration", format!("read; data directory {}", config.data_dir.display()), "");
     match &config.database.url {
-        Some(_) if config.database.migrate_url.is_none() => add(
+        Some(url) if config.database.migrate_url.is_none() && !logs_in_as_app(url) => add(
             false,
             "database role",
             "one URL for everything: each connection switches to chartgate_app by itself, which is the weaker wall"

@@ -196,6 +196,20 @@ impl Db {
         task.await.unwrap_or_else(|_| Err(E::from(DbError::Panicked)))
     }
 
+    /// Does the database answer?
+    ///
+    /// # Errors
+    /// [`DbError::Unavailable`].
+    pub async fn ping(&self) -> Result<(), DbError> {
+        self.unit(Scope::Global, |connection| {
+            Box::pin(async move {
+                sqlx::query("select 1").execute(connection).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
     /// A connection of its own outside the pool for the engine's hot statements, working as `chartgate_app`, with plans
     /// that do not depend on statistics: nested loops over keys, whatever the tables' sizes were when it connected.
     ///

@@ -40,13 +40,19 @@ pub struct CommitRequest {
 /// The receiving end, shared by the committers.
 pub type Requests = Arc<Mutex<mpsc::Receiver<CommitRequest>>>;
 
-/// Commit batches until the channel closes.
+/// Commit batches until the engine is closed.
 pub async fn run(engine: Arc<Engine>, requests: Requests) {
     let mut connection: Option<PgConnection> = None;
     loop {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         // The lock is released before the SQL, so that the other committer gathers meanwhile.
-        if requests.lock().await.recv_many(&mut batch, BATCH_MAX).await == 0 {
+        let gather = async { requests.lock().await.recv_many(&mut batch, BATCH_MAX).await };
+        let gathered = tokio::select! {
+            biased;
+            gathered = gather => gathered,
+            () = engine.closed().cancelled() => 0,
+        };
+        if gathered == 0 {
             return;
         }
         let steps: Vec<FinishedStep> = batch.iter().map(|request| request.step.clone()).collect();

@@ -368,6 +368,12 @@ impl Reader<'_> {
             .choice(&place, table, "run", &[("on_success", RunWhen::OnSuccess), ("always", RunWhen::Always)])
             .unwrap_or(RunWhen::OnSuccess);
         let each_chunk = self.choice(&place, table, "each", &[("chunk", true)]).unwrap_or(false);
+        if each_chunk {
+            self.fault(
+                &join(&place, "each"),
+                "fan-out over chunks comes with bulk uploads; this version cannot run it",
+            );
+        }
         let retry = self.retry(&place, table);
         Some(StepDefinition {
             name: name?,

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 /// Times and bounds of the engine.
 #[derive(Debug, Clone)]
@@ -86,12 +87,13 @@ pub struct Engine {
     commits: mpsc::Sender<CommitRequest>,
     held: Mutex<HashMap<TaskKey, i64>>,
     draining: AtomicBool,
+    closed: CancellationToken,
     /// Public to read; the sweeper and the report of the worker use them too.
     pub counters: Counters,
 }
 
 impl Engine {
-    /// An engine and its committers, which live until the engine is dropped.
+    /// An engine and its committers, which live until [`Engine::close`].
     #[must_use]
     pub fn start(db: Db, catalog: Catalog, wake: Wake, options: EngineOptions) -> Arc<Self> {
         let (commits, requests) = mpsc::channel(1024);
@@ -105,6 +107,7 @@ impl Engine {
             commits,
             held: Mutex::default(),
             draining: AtomicBool::new(false),
+            closed: CancellationToken::new(),
             counters: Counters::default(),
         });
         let requests = Arc::new(tokio::sync::Mutex::new(requests));
@@ -176,6 +179,15 @@ impl Engine {
     /// From now on no successor is taken over, and jobs are handed back between two steps.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// End the committers; what is not committed by now stays with its lease.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+
+    pub(super) fn closed(&self) -> &CancellationToken {
+        &self.closed
     }
 
     fn is_draining(&self) -> bool {
@@ -489,7 +501,7 @@ impl Engine {
         let back = self
             .db
             .unit(Scope::Global, move |connection| {
-                Box::pin(async move { store::release_tasks(connection, &leases).await })
+                Box::pin(async move { store::release_tasks(connection, &leases, false).await })
             })
             .await;
         if let Err(error) = back {

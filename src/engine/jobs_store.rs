@@ -130,16 +130,23 @@ pub async fn list_jobs(
     after: Option<JobId>,
     limit: i64,
 ) -> Result<Vec<JobRow>, DbError> {
-    let mut query = QueryBuilder::<Postgres>::new(JOB_COLUMNS);
-    query.push(" where true");
+    let limit = limit.clamp(1, PAGE_MAX + 1);
+    let mut query = QueryBuilder::<Postgres>::new("");
     if let Some(organization) = organization {
-        query.push(" and j.organization_id = ").push_bind(organization);
+        query.push(JOB_COLUMNS).push(" where j.organization_id = ").push_bind(organization);
+    } else {
+        // A page of each organization by its own key, then the newest of them: no index begins with the job's id.
+        query.push("select p.* from organizations o cross join lateral (");
+        query.push(JOB_COLUMNS).push(" where j.organization_id = o.id");
     }
     push_filter(&mut query, filter);
     if let Some(after) = after {
         query.push(" and j.id < ").push_bind(after);
     }
-    query.push(" order by j.id desc limit ").push_bind(limit.clamp(1, PAGE_MAX));
+    query.push(" order by j.id desc limit ").push_bind(limit);
+    if organization.is_none() {
+        query.push(") p order by p.id desc limit ").push_bind(limit);
+    }
     Ok(query.build_query_as().fetch_all(connection).await?)
 }
 

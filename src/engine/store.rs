@@ -350,17 +350,22 @@ fn keys(leases: &[(TaskKey, i64)]) -> (Vec<Uuid>, Vec<i64>, Vec<i32>, Vec<i64>) 
     columns
 }
 
-/// Hand leases back without counting their attempts.
+/// Hand leases back without counting their attempts; `begun` notes that running steps were cut off.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn release_tasks(connection: &mut PgConnection, leases: &[(TaskKey, i64)]) -> Result<i64, DbError> {
+pub async fn release_tasks(
+    connection: &mut PgConnection,
+    leases: &[(TaskKey, i64)],
+    begun: bool,
+) -> Result<i64, DbError> {
     let (organizations, seqs, chunks, epochs) = keys(leases);
-    Ok(sqlx::query_scalar("select release_tasks($1, $2, $3, $4)")
+    Ok(sqlx::query_scalar("select release_tasks($1, $2, $3, $4, $5)")
         .bind(organizations)
         .bind(seqs)
         .bind(chunks)
         .bind(epochs)
+        .bind(begun)
         .fetch_one(connection)
         .await?)
 }
@@ -396,6 +401,12 @@ pub struct ReapedLease {
     pub job: JobId,
     /// Its place.
     pub seq: i64,
+    /// Its workflow.
+    pub workflow: String,
+    /// Pinned version.
+    pub workflow_version: i32,
+    /// Its round.
+    pub round: i32,
     /// The step it was in.
     pub step: i16,
     /// Workers that died with it so far.
@@ -421,6 +432,43 @@ pub async fn reap_leases(
         .bind(PROGRAM_VERSION)
         .fetch_all(connection)
         .await?)
+}
+
+/// The rows of a parked job's steps: the one that killed its workers failed, the later ones (`names` begins with the
+/// failed one) will not run.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn close_parked(
+    connection: &mut PgConnection,
+    lease: &ReapedLease,
+    names: Vec<String>,
+) -> Result<(), DbError> {
+    sqlx::query("select set_config('app.organization', $1, true)")
+        .bind(format!("{{{}}}", lease.organization.0))
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(
+        "insert into job_steps (organization_id, job_id, round, step, name, status, attempts, finished_at, error_code, error_class, error_message)
+         select $1, $2, $3, $4 + n - 1, name,
+                case when n = 1 then 'failed' else 'skipped' end,
+                case when n = 1 then $5 else 0 end,
+                chartgate_now(),
+                case when n = 1 then 'worker_killed' end,
+                case when n = 1 then 'ours' end,
+                case when n = 1 then 'Its worker died ' || $5 || ' times while running this step.' end
+         from unnest($6::text[]) with ordinality t(name, n)
+         on conflict do nothing",
+    )
+    .bind(lease.organization)
+    .bind(lease.job)
+    .bind(lease.round)
+    .bind(i32::from(lease.step))
+    .bind(i32::from(lease.deaths))
+    .bind(names)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Let heads in backoff for longer than `hold_max` step out of their lanes.

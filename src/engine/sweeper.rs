@@ -3,7 +3,7 @@
 //! worker rows. Any number of sweepers may run.
 
 use super::executor::Engine;
-use super::store;
+use super::store::{self, ReapedLease};
 use crate::db::DbError;
 use sqlx::PgConnection;
 use std::sync::Arc;
@@ -50,10 +50,32 @@ pub async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     }
 }
 
+/// Take lost leases back; a job that is parked gets its failed step's row in the same transaction.
+async fn reap(engine: &Engine, connection: &mut PgConnection) -> Result<Vec<ReapedLease>, DbError> {
+    let options = engine.options();
+    let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
+    let reaped = store::reap_leases(&mut transaction, options.lease, options.deaths_max, engine.worker()).await?;
+    for lease in reaped.iter().filter(|lease| lease.parked) {
+        // The names of the steps are the workflow's, which SQL does not know.
+        let definition = engine.catalog().resolve(engine.db(), &lease.workflow, lease.workflow_version).await;
+        let steps = definition.map(|definition| {
+            definition
+                .steps
+                .iter()
+                .skip(usize::try_from(lease.step).unwrap_or(0))
+                .map(|step| step.name.clone())
+                .collect()
+        });
+        store::close_parked(&mut transaction, lease, steps.unwrap_or_default()).await?;
+    }
+    transaction.commit().await?;
+    Ok(reaped)
+}
+
 async fn sweep(engine: &Engine, connection: &mut PgConnection, may_reap: bool, round: u32) -> Result<(), DbError> {
     let options = engine.options();
     if may_reap {
-        let reaped = store::reap_leases(connection, options.lease, options.deaths_max, engine.worker()).await?;
+        let reaped = reap(engine, connection).await?;
         for lease in &reaped {
             let job = lease.job;
             if lease.parked {

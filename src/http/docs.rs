@@ -1,7 +1,8 @@
 //! The API description and the pages of the error codes, served by the program itself.
 
+use super::error_pages;
 use super::extract::Segment;
-use super::problem::{CODES, Problem, ProblemDocument};
+use super::problem::{Problem, ProblemDocument};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
@@ -20,10 +21,6 @@ pub async fn openapi() -> Response {
     )
 )]
 pub async fn error_page(Segment(code): Segment) -> Result<Response, Problem> {
-    let known = CODES.iter().find(|known| known.code == code);
-    let known = known.ok_or_else(|| Problem::new("not_found", "There is no such error code."))?;
-    let repeat =
-        if known.retryable { "The same request may succeed later." } else { "The same request will fail again." };
-    let page = format!("# `{}` ({})\n\n{}. {repeat}\n\n{}\n", known.code, known.status, known.title, known.action);
+    let page = error_pages::page(&code).ok_or_else(|| Problem::new("not_found", "There is no such error code."))?;
     Ok(([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], page).into_response())
 }

@@ -1,7 +1,6 @@
 //! `/health/live` and `/health/ready`.
 
 use crate::app::App;
-use crate::db::{DbError, Scope};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -56,15 +55,7 @@ pub struct Ready {
     responses((status = 200, description = "Ready", body = Ready), (status = 503, description = "Not ready", body = Ready))
 )]
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
-    let database = tokio::time::timeout(
-        CHECK_MAX,
-        app.db.unit::<_, DbError, _>(Scope::Global, |connection| {
-            Box::pin(async move {
-                sqlx::query("select 1").execute(connection).await?;
-                Ok(())
-            })
-        }),
-    );
+    let database = tokio::time::timeout(CHECK_MAX, app.db.ping());
     let objects = tokio::time::timeout(CHECK_MAX, app.objects.ready());
     let (database, objects) = tokio::join!(database, objects);
     let database = match database {

@@ -203,14 +203,18 @@ impl ListParameters {
             .transpose()
             .map_err(|_| Problem::parameter("cursor", "the nextCursor of an earlier page"))?;
         let scope = organization.map_or(Scope::Platform, Scope::Organization);
-        let rows: Vec<JobRow> = app
+        let mut rows: Vec<JobRow> = app
             .db
             .unit::<_, DbError, _>(scope, move |connection| {
-                Box::pin(async move { jobs_store::list_jobs(connection, organization, &filter, after, limit).await })
+                // One more than the page, to know whether there is another.
+                Box::pin(
+                    async move { jobs_store::list_jobs(connection, organization, &filter, after, limit + 1).await },
+                )
             })
             .await?;
-        let full = i64::try_from(rows.len()).unwrap_or(0) == limit;
-        let next_cursor = rows.last().filter(|_| full).map(|row| row.id.to_string());
+        let more = i64::try_from(rows.len()).unwrap_or(0) > limit;
+        rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let next_cursor = rows.last().filter(|_| more).map(|row| row.id.to_string());
         Ok(JobPage { jobs: rows.iter().map(jobs::summarize).collect(), next_cursor })
     }
 }

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod clinical;
 pub mod docs;
+pub mod error_pages;
 pub mod extract;
 pub mod health;
 pub mod intake;

@@ -3,7 +3,7 @@
 //! after the commit; a batch that fails as a whole is repeated request by request.
 //!
 //! Data: idempotency record, payload (exact bytes), queue row, job, audit record. States: the job is `queued`. Failure
-//! cases: the database away → [`SubmitError::Unavailable`], nothing was accepted as far as the caller knows; a lost
+//! cases: the database away → [`SubmitError::Db`], nothing was accepted as far as the caller knows; a lost
 //! COMMIT reply → the same, and the repeated request finds the first job by its key.
 
 use crate::audit::Actor;

@@ -135,16 +135,30 @@ impl Feeder {
             tracing::info!(job.id = %job, deaths, "job {job} runs apart from others: a worker died with it");
             self.engine.hold(lease);
         }
-        while self.slots.in_use() > 0 {
-            self.slots.freed.notified().await;
+        if !self.quiet().await {
+            // Stopping: they have not begun.
+            for lease in &suspects {
+                self.engine.hand_back(lease).await;
+                self.engine.let_go(lease.key(), lease.epoch);
+            }
+            return Ok(true);
         }
         for lease in suspects {
             self.hand_on(lease);
         }
-        while self.slots.in_use() > 0 {
-            self.slots.freed.notified().await;
-        }
+        self.quiet().await;
         Ok(true)
+    }
+
+    /// Until nothing runs here; false when the process is told to stop before.
+    async fn quiet(&self) -> bool {
+        while self.slots.in_use() > 0 {
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                () = self.slots.freed.notified() => {}
+            }
+        }
+        !self.stop.is_cancelled()
     }
 
     async fn open(&mut self) -> Result<&mut PgConnection, DbError> {

@@ -9,6 +9,8 @@ mod feeder;
 mod listener;
 mod renewal;
 
+pub use renewal::Renewal as Presence;
+
 use crate::engine::Engine;
 use crate::engine::store::{self, Lease, WorkerFigures};
 use apalis::layers::WorkerBuilderExt as _;
@@ -95,13 +97,14 @@ impl Workers {
                 .engine
                 .db()
                 .unit(crate::db::Scope::Global, move |connection| {
-                    Box::pin(async move { store::release_tasks(connection, &rest).await })
+                    Box::pin(async move { store::release_tasks(connection, &rest, true).await })
                 })
                 .await;
         }
         self.monitor_stop.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(5), self.monitor).await;
         self.renewal.stop().await;
+        self.engine.close();
     }
 
     /// Jobs under way in this process.

@@ -92,6 +92,7 @@ pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<V
         ..EngineOptions::default()
     };
     let engine = Engine::start(db.clone(), catalog, Wake::default(), options);
+    let cpu_before = prepared.cpu_seconds();
     let started = Instant::now();
     let workers = Workers::start(Arc::clone(&engine), vec!["worker".to_owned()]);
     loop {
@@ -104,6 +105,8 @@ pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<V
         ensure!(started.elapsed() < Duration::from_mins(10), "not done after 10 minutes");
     }
     let elapsed = started.elapsed().as_secs_f64();
+    let cpu_after = prepared.cpu_seconds();
+    let cpu_us = |before: f64, after: f64| (after - before) * 1e6 / f64::from(arguments.jobs);
     let wal_after: i64 =
         sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::bigint").fetch_one(&mut admin).await?;
     workers.shutdown().await;
@@ -118,6 +121,8 @@ pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<V
         "seconds": elapsed,
         "workflows_per_second": rate,
         "steps_per_second": rate * 5.0,
+        "postgres_cpu_us_per_workflow": cpu_us(cpu_before.0, cpu_after.0),
+        "program_cpu_us_per_workflow": cpu_us(cpu_before.1, cpu_after.1),
         "wal_bytes_per_workflow": (wal_after - wal_before) / i64::from(arguments.jobs),
         "yardstick": { "restate": 500, "graphile_worker": 330, "dbos": 250 },
         "ratio_to_best_yardstick": rate / 500.0,

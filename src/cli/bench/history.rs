@@ -124,7 +124,7 @@ async fn measure(db: &Db, admin: &mut PgConnection) -> anyhow::Result<Value> {
         claims.push(started.elapsed());
         cursor = leases.last().map_or(Uuid::nil(), |lease| lease.organization.0);
         let back: Vec<_> = leases.iter().map(|lease| (lease.key(), lease.epoch)).collect();
-        store::release_tasks(&mut hot, &back).await?;
+        store::release_tasks(&mut hot, &back, false).await?;
     }
     let jobs: Vec<(OrganizationId, JobId)> =
         sqlx::query_as("select organization_id, id from jobs where finished_at is not null order by seq desc limit 50")

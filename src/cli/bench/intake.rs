@@ -52,8 +52,10 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
     let server = tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&app)), stop.clone()));
     // The load generator has a thread and a runtime of its own, as another machine would.
     let connections = arguments.connections;
+    let cpu_before = prepared.cpu_seconds();
     let load = tokio::task::spawn_blocking(move || load(address, &key, connections, time));
     let (accepted, mut latencies) = load.await.context("the load generator ended")??;
+    let cpu_after = prepared.cpu_seconds();
     stop.cancel();
     let _ = server.await;
 
@@ -85,6 +87,8 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
         "body_bytes": sample::bundle(1, 1, Size::Small).len(),
         "accepted": accepted,
         "accepted_per_second": rate,
+        "postgres_cpu_us_per_request": (cpu_after.0 - cpu_before.0) * 1e6 / accepted as f64,
+        "server_and_load_cpu_us_per_request": (cpu_after.1 - cpu_before.1) * 1e6 / accepted as f64,
         "p50_ms": at(0.5),
         "p99_ms": at(0.99),
         "max_ms": at(1.0),

@@ -1,6 +1,7 @@
 //! `chartgate bench …`: each prints a readable table and one JSON line, measured beside the yardstick that it names, on
 //! an embedded PostgreSQL of its own with fsync and `synchronous_commit` on.
 
+pub mod cpu;
 pub mod engine;
 pub mod history;
 pub mod intake;
@@ -32,10 +33,15 @@ pub enum Command {
 pub struct Prepared {
     /// How to connect as the owner.
     pub options: PgConnectOptions,
-    _server: EmbeddedPostgres,
+    server: EmbeddedPostgres,
 }
 
 impl Prepared {
+    /// Processor seconds of the server's backends that live now, and of this process.
+    fn cpu_seconds(&self) -> (f64, f64) {
+        (self.server.pid().map_or(0.0, cpu::children_seconds), cpu::own_seconds())
+    }
+
     /// A client of no object store: what is measured here never calls one.
     fn objects() -> Objects {
         Objects::connect(&ObjectsOptions {
@@ -62,7 +68,7 @@ impl Prepared {
         }
         let options = server.connect_options("bench");
         migrate::run(&options).await?;
-        Ok(Self { options, _server: server })
+        Ok(Self { options, server })
     }
 }
 

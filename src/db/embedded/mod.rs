@@ -146,18 +146,3 @@ impl EmbeddedError {
 fn wanted(major: Option<u32>) -> String {
     major.map_or_else(|| format!("{} or newer", binaries::MAJOR_MIN), |major| major.to_string())
 }
-
-/// Where data goes when nothing is configured: `/var/lib/chartgate` for root (whose home no other account may enter),
-/// else `$XDG_DATA_HOME/chartgate` or `~/.local/share/chartgate` (XDG Base Directory Specification).
-#[must_use]
-pub fn default_data_dir() -> PathBuf {
-    if rustix::process::geteuid().is_root() {
-        return PathBuf::from("/var/lib/chartgate");
-    }
-    // The specification: relative paths in these variables are invalid and ignored.
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_DATA_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
-        .unwrap_or_else(|| PathBuf::from("/var/lib"))
-        .join("chartgate")
-}

@@ -1,7 +1,7 @@
 //! The `validate` step's check of a Bundle: its own rules, its entries', and the top-level shape of the resources that
 //! findings are taken from.
 //!
-//! The seam for the table-driven validator is [`check_resource`]: what is checked within one resource is decided there
+//! The seam for the table-driven validator is `check_resource`: what is checked within one resource is decided there
 //! and nowhere else.
 
 use super::envelope::{self, BundleType, EnvelopeFault};

@@ -158,7 +158,7 @@ async fn insert_evidence(
     for row in rows {
         for (ordinal, evidence) in row.finding.evidence.iter().enumerate() {
             // The quote is the beginning of the value, and the offsets are the quote's.
-            let end = evidence.span.end.min(evidence.span.start + QUOTE_BYTES_MAX);
+            let end = quote_end(body, evidence.span.start, evidence.span.end);
             findings.push(row.id);
             ordinals.push(i32::try_from(ordinal).unwrap_or(i32::MAX));
             starts.push(i64::try_from(evidence.span.start).unwrap_or(i64::MAX));
@@ -229,4 +229,26 @@ pub async fn evidence(
          order by ordinal",
     );
     Ok(query.bind(organization).bind(finding).fetch_all(connection).await?)
+}
+
+/// Where a quote of at most [`QUOTE_BYTES_MAX`] bytes ends: never inside a UTF-8 character.
+fn quote_end(body: &[u8], start: usize, end: usize) -> usize {
+    let mut capped = end.min(start + QUOTE_BYTES_MAX);
+    // A continuation byte is 10xxxxxx (RFC 3629, section 3).
+    while capped < end && capped > start && body.get(capped).is_some_and(|byte| byte & 0xC0 == 0x80) {
+        capped -= 1;
+    }
+    capped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{QUOTE_BYTES_MAX, quote_end};
+
+    #[test]
+    fn a_long_quote_ends_before_a_character_that_the_cap_would_split() {
+        let body = format!("{}é{}", "a".repeat(QUOTE_BYTES_MAX - 1), "b".repeat(10));
+        assert_eq!(quote_end(body.as_bytes(), 0, body.len()), QUOTE_BYTES_MAX - 1);
+        assert_eq!(quote_end(body.as_bytes(), 0, 5), 5);
+    }
 }

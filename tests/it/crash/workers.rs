@@ -144,6 +144,10 @@ async fn a_job_that_kills_its_worker_is_parked_after_three_deaths_and_no_bystand
     assert_eq!(view["status"], "failed", "{view:#}");
     assert_eq!(view["error"]["code"], "worker_killed");
     assert_eq!(view["error"]["class"], "ours");
+    assert_eq!(view["currentStep"], "three");
+    let states: Vec<_> =
+        view["steps"].as_array().unwrap().iter().map(|step| step["status"].as_str().unwrap()).collect();
+    assert_eq!(states, ["succeeded", "succeeded", "failed", "skipped", "skipped"]);
     assert_eq!(deaths, 3);
     assert_eq!(app.count("select count(*) from jobs where status = 'succeeded'").await, 80, "a bystander was parked");
     assert_eq!(verdict(&app).await, CLEAN);

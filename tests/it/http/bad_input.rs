@@ -387,10 +387,12 @@ async fn an_unknown_route_is_a_404_and_a_wrong_method_a_405_with_its_alternative
 #[tokio::test]
 async fn every_code_has_its_page_where_the_problem_points() {
     let app = TestApp::start().await;
-    for code in chartgate::http::problem::CODES {
-        let page = get(&app, "", &format!("/docs/errors/{}", code.code)).await;
+    // Those of answers, and those of jobs.
+    let codes = chartgate::http::problem::CODES.iter().map(|code| code.code);
+    for code in codes.chain(["worker_killed", "validation_failed", "object_store_unavailable"]) {
+        let page = get(&app, "", &format!("/docs/errors/{code}")).await;
         assert_eq!((page.status, content_type(&page.headers)), (200, "text/markdown; charset=utf-8"));
-        assert!(String::from_utf8(page.body).unwrap().contains(code.action));
+        assert!(String::from_utf8(page.body).unwrap().starts_with(&format!("# `{code}`")));
     }
 }
 

@@ -1,0 +1,129 @@
+//! What becomes of a transaction whose caller is dropped, as axum drops a handler when its client hangs up: the bare way
+//! of sqlx leaves it open on a pooled connection, [`Db::unit`] does not.
+
+use crate::support::cluster::TestDatabase;
+use chartgate::db::{Db, DbError, Scope};
+use chartgate::ids::OrganizationId;
+use futures::FutureExt as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{Acquire as _, Connection as _};
+use std::pin::pin;
+use std::time::Duration;
+
+const INSERT: &str = "insert into organizations (id, name) values ($1, $1::text)";
+
+/// Sessions of the database that stand in an open transaction.
+async fn open_transactions(observer: &mut PgConnection) -> i64 {
+    let query = "select count(*) from pg_stat_activity
+                 where datname = current_database() and state like 'idle in transaction%'";
+    sqlx::query_scalar(query).fetch_one(observer).await.unwrap()
+}
+
+async fn organizations(observer: &mut PgConnection) -> usize {
+    let count: i64 = sqlx::query_scalar("select count(*) from organizations").fetch_one(observer).await.unwrap();
+    usize::try_from(count).unwrap()
+}
+
+/// Until the facts are there; the tests' own timeout ends it.
+async fn wait_for_organizations(observer: &mut PgConnection, wanted: usize) {
+    while organizations(observer).await < wanted {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn insert(db: &Db) -> Result<(), DbError> {
+    db.unit(Scope::Global, |connection| {
+        Box::pin(async move {
+            sqlx::query(INSERT).bind(OrganizationId::new()).execute(connection).await?;
+            Ok(())
+        })
+    })
+    .await
+}
+
+fn observer(database: &TestDatabase) -> impl Future<Output = PgConnection> {
+    let options: PgConnectOptions = database.options();
+    async move { PgConnection::connect_with(&options).await.unwrap() }
+}
+
+#[tokio::test]
+async fn the_bare_way_loses_an_acknowledged_write_after_a_cancelled_begin() {
+    let database = TestDatabase::new().await;
+    let mut observer = observer(&database).await;
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(database.options()).await.unwrap();
+    // The leak needs that `begin` was sent and its answer had not come when the caller was dropped: nearly always so.
+    for _ in 0..100 {
+        let mut connection = pool.acquire().await.unwrap();
+        let polled = pin!(connection.begin()).now_or_never();
+        assert!(polled.is_none_or(|begun| begun.is_ok()));
+        drop(connection);
+        // The next borrower gets the connection as it is.
+        drop(pool.acquire().await.unwrap());
+        if open_transactions(&mut observer).await > 0 {
+            break;
+        }
+    }
+    assert_eq!(
+        open_transactions(&mut observer).await,
+        1,
+        "sqlx does not leak a cancelled `begin` any more: docs/decisions/0005-units-of-work.md can be told so"
+    );
+    sqlx::query(INSERT).bind(OrganizationId::new()).execute(&pool).await.unwrap();
+    assert_eq!(organizations(&mut observer).await, 0, "acknowledged, and seen by nobody");
+    pool.close().await;
+    assert_eq!(organizations(&mut observer).await, 0, "acknowledged, and lost");
+}
+
+#[tokio::test]
+async fn a_unit_whose_caller_is_dropped_goes_on_to_its_end() {
+    const UNITS: usize = 500;
+    let database = TestDatabase::new().await;
+    let mut observer = observer(&database).await;
+    // Fewer connections than callers: some are dropped while they wait for one.
+    let db = Db::connect(database.options(), 2);
+    for number in 0..UNITS {
+        let mut unit = pin!(insert(&db));
+        // Dropped at every moment from its first poll to some time after its commit.
+        let patience = Duration::from_micros(u64::try_from(number % 50).unwrap() * 40);
+        if unit.as_mut().now_or_never().is_none() {
+            let _ = tokio::time::timeout(patience, unit).await;
+        }
+    }
+    wait_for_organizations(&mut observer, UNITS).await;
+    assert_eq!(organizations(&mut observer).await, UNITS);
+    // The pool is as good as new: what it acknowledges is there for everybody.
+    for number in 1..=10 {
+        insert(&db).await.unwrap();
+        assert_eq!(organizations(&mut observer).await, UNITS + number);
+    }
+    assert_eq!(open_transactions(&mut observer).await, 0);
+}
+
+#[tokio::test]
+async fn a_unit_that_fails_or_panics_leaves_nothing_behind() {
+    let database = TestDatabase::new().await;
+    let mut observer = observer(&database).await;
+    let db = Db::connect(database.options(), 1);
+    let failed: Result<(), DbError> = db
+        .unit(Scope::Global, |connection| {
+            Box::pin(async move {
+                sqlx::query(INSERT).bind(OrganizationId::new()).execute(connection).await?;
+                Err(DbError::NotOneRow(0))
+            })
+        })
+        .await;
+    assert!(matches!(failed, Err(DbError::NotOneRow(0))));
+    let panicked: Result<(), DbError> = db
+        .unit(Scope::Global, |connection| {
+            Box::pin(async move {
+                sqlx::query(INSERT).bind(OrganizationId::new()).execute(connection).await?;
+                panic!("on purpose")
+            })
+        })
+        .await;
+    assert!(matches!(panicked, Err(DbError::Panicked)));
+    // One connection: this unit gets the one that the others have used.
+    insert(&db).await.unwrap();
+    assert_eq!(organizations(&mut observer).await, 1);
+    assert_eq!(open_transactions(&mut observer).await, 0);
+}
