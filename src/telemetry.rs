@@ -1,6 +1,7 @@
 //! Logs: readable text or JSON lines on standard error. sqlx's own statement logging stays off at every level, since it
 //! could show values.
 
+use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
 /// Start logging. Called once by the binary.
@@ -9,7 +10,8 @@ pub fn start(level: &str, json: bool) {
         "{level},sqlx=off,hyper=info,h2=info,rustls=info,aws_smithy_runtime=warn,aws_sdk_s3=warn,aws_config=warn,s3s=off,aws_smithy_runtime_api=warn"
     );
     let filter = EnvFilter::try_new(&directives).unwrap_or_else(|_| EnvFilter::new("info,sqlx=off"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colors = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colors);
     // A second start (tests) keeps the first.
     let _ =
         if json { logs.json().flatten_event(true).try_init() } else { logs.with_target(false).compact().try_init() };

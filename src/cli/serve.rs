@@ -151,6 +151,9 @@ impl Running {
                 presence = Some(Presence::start(engine, names));
             }
         }
+        if roles.contains(&ProcessRole::Watcher) {
+            tracing::info!("role watcher: this version takes no presigned uploads, so there is nothing to watch");
+        }
         let mut address = None;
         let mut credentials = None;
         if has(ProcessRole::Api) {
