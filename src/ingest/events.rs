@@ -1,10 +1,4 @@
 //! SQL on `clinical_events`: versions of resources, and who they belong to.
-//!
-//! Look-ups here and in the modules beside say `uuid_eq(organization_id, $1)` where one expects an equals sign. The
-//! row-level policy compares the organization already, and the planner multiplies the selectivity of both: with two
-//! equals signs it believes that an organization has hardly a row, and reads all of them by whatever index begins with
-//! the organization. The function is checked on every row and weighs nothing in the estimate; the policy's own
-//! comparison is what the index is searched by.
 
 use super::resource::Incoming;
 use crate::db::DbError;
@@ -58,7 +52,7 @@ pub async fn stored_versions(
            select id, resource_type, resource_key, content_sha256, is_current, last_updated, entry, seen_seq,
                   patient_id, link_status
            from clinical_events
-           where uuid_eq(organization_id, $1)
+           where organization_id = $1
              and source_label = $2
              and resource_type = k.resource_type
              and resource_key = k.resource_key
@@ -92,7 +86,7 @@ pub async fn mark_seen(
     sqlx::query(
         "update clinical_events
          set seen_seq = $3
-         where uuid_eq(organization_id, $1)
+         where organization_id = $1
            and id = any ($2)
            and seen_seq < $3",
     )
@@ -121,7 +115,7 @@ pub async fn set_current(
     sqlx::query(
         "update clinical_events
          set is_current = $3
-         where uuid_eq(organization_id, $1)
+         where organization_id = $1
            and id = any ($2)
            and is_current <> $3",
     )
@@ -261,7 +255,7 @@ pub async fn link_pending(
         let query = sqlx::query_scalar(
             "update clinical_events
              set link_status = 'linked', patient_id = $3
-             where uuid_eq(organization_id, $1)
+             where organization_id = $1
                and id = any ($2)
                and link_status = 'pending'
              returning id",
@@ -290,7 +284,7 @@ async fn waiting_for(
          cross join lateral (
            select id
            from clinical_events
-           where uuid_eq(organization_id, $1)
+           where organization_id = $1
              and link_status = 'pending'
              and subject_key = k.subject_key
            -- As in stored_versions: one index lookup a key.
@@ -326,7 +320,7 @@ pub async fn ids_of(
          left join lateral (
            select id
            from clinical_events
-           where uuid_eq(organization_id, $1)
+           where organization_id = $1
              and source_label = $2
              and resource_type = k.resource_type
              and resource_key = k.resource_key

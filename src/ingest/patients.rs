@@ -80,7 +80,7 @@ pub async fn by_mrn(
          cross join lateral (
            select system, value, patient_id
            from patient_identifiers
-           where uuid_eq(organization_id, $1)
+           where organization_id = $1
              and system = k.system
              and value = k.value
            -- One index lookup a key, whatever the planner believes of the table's size.
@@ -121,7 +121,7 @@ pub async fn by_reference(
              cross join lateral (
                select patient_id
                from clinical_events
-               where uuid_eq(organization_id, $1)
+               where organization_id = $1
                  and source_label = $2
                  and resource_type = 'Patient'
                  and resource_key = k.id
@@ -144,7 +144,7 @@ pub async fn by_reference(
              cross join lateral (
                select patient_id
                from clinical_events
-               where uuid_eq(organization_id, $1)
+               where organization_id = $1
                  and subject_key = k.subject_key
                  and resource_type = 'Patient'
                  and is_current
@@ -192,13 +192,13 @@ pub async fn load(
     let rows: Vec<PatientRow> = sqlx::query_as(
         "select p.id, p.family, p.given, p.birth_date, p.gender,
                 array(select i.system from patient_identifiers i
-                      where uuid_eq(i.organization_id, $1) and i.patient_id = p.id
+                      where i.organization_id = $1 and i.patient_id = p.id
                       order by i.system, i.value) as systems,
                 array(select i.value from patient_identifiers i
-                      where uuid_eq(i.organization_id, $1) and i.patient_id = p.id
+                      where i.organization_id = $1 and i.patient_id = p.id
                       order by i.system, i.value) as values
          from patients p
-         where uuid_eq(p.organization_id, $1)
+         where p.organization_id = $1
            and p.id = any ($2)",
     )
     .bind(organization)
@@ -342,7 +342,7 @@ pub async fn record_links(
          left join lateral (
            select id
            from patient_links
-           where uuid_eq(organization_id, $1)
+           where organization_id = $1
              and event_id = d.event_id
            -- Ids are in order of time.
            order by id desc

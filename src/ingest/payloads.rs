@@ -173,7 +173,7 @@ async fn load(connection: &mut PgConnection, organization: OrganizationId, job: 
          from jobs j
          join payloads p on p.organization_id = j.organization_id and p.sha256 = j.payload_sha256
          join organizations o on o.id = j.organization_id
-         where uuid_eq(j.organization_id, $1)
+         where j.organization_id = $1
            and j.id = $2",
     );
     Ok(query.bind(organization).bind(job).fetch_optional(connection).await?)

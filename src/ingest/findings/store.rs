@@ -55,7 +55,7 @@ async fn with_findings(
          cross join lateral (
            select event_id
            from findings
-           where uuid_eq(organization_id, $1)
+           where organization_id = $1
              and event_id = k.event_id
            -- Also keeps the planner at one index lookup an event.
            limit 1
@@ -224,7 +224,7 @@ pub async fn evidence(
     let query = sqlx::query_as(
         "select ordinal, payload_sha256, byte_start, byte_end, quote, pointer, fhirpath, rule
          from finding_evidence
-         where uuid_eq(organization_id, $1)
+         where organization_id = $1
            and finding_id = $2
          order by ordinal",
     );

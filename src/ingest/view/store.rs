@@ -17,7 +17,7 @@ pub async fn holders(
     let query = sqlx::query_as(
         "select system, patient_id
          from patient_identifiers
-         where uuid_eq(organization_id, $1)
+         where organization_id = $1
            and value = $2
            and ($3::text is null or system = $3)
          order by system
@@ -36,7 +36,7 @@ pub async fn waiting_keys(
     let query = sqlx::query_scalar(
         "select distinct subject_key
          from clinical_events
-         where uuid_eq(organization_id, $1)
+         where organization_id = $1
            and link_status = 'pending'
            -- As the index says it: the value behind the first separator.
            and starts_with(subject_key, 'mrn:')
@@ -101,10 +101,10 @@ pub async fn patient(
         "select p.id, p.event_id, p.family, p.given, p.birth_date, p.gender, p.deceased, p.telecom, p.address,
                 coalesce((select jsonb_agg(jsonb_build_object('system', i.system, 'value', i.value) order by i.system, i.value)
                           from patient_identifiers i
-                          where uuid_eq(i.organization_id, $1)
+                          where i.organization_id = $1
                             and i.patient_id = p.id), '[]') as identifiers
          from patients p
-         where uuid_eq(p.organization_id, $1)
+         where p.organization_id = $1
            and p.id = $2",
     );
     Ok(query.bind(organization).bind(patient).fetch_one(connection).await?)
@@ -133,7 +133,7 @@ pub async fn totals(
                 max(created_at) as last_updated,
                 coalesce(array_agg(distinct source_label), '{}') as sources
          from clinical_events
-         where uuid_eq(organization_id, $1)
+         where organization_id = $1
            and (($2::uuid is not null and patient_id = $2)
              or ($2::uuid is null and link_status = 'pending' and subject_key = any ($3)))",
     );
@@ -176,7 +176,7 @@ pub async fn events(
            select id, category, resource_type, resource_key, status, source_label, last_updated, created_at, is_current,
                   payload_sha256, byte_start, byte_end, entry
            from clinical_events
-           where uuid_eq(organization_id, $1)
+           where organization_id = $1
              and (($2::uuid is not null and patient_id = $2)
                or ($2::uuid is null and link_status = 'pending' and subject_key = any ($3)))
              and category = c.category
@@ -255,7 +255,7 @@ pub async fn findings(
                           'sha256', encode(e.payload_sha256, 'hex'), 'start', e.byte_start, 'end', e.byte_end,
                           'pointer', e.pointer, 'fhirpath', e.fhirpath) order by e.ordinal), '[]')
                  from finding_evidence e
-                 where uuid_eq(e.organization_id, $1)
+                 where e.organization_id = $1
                    and e.finding_id = f.id) as evidence
          from unnest($2::uuid[]) as k (event_id)
          cross join lateral (
@@ -264,7 +264,7 @@ pub async fn findings(
                   clinical_status, verification_status, severity, body_site, effective_text, effective_end_text, issued,
                   performer, encounter_reference, dosage, reactions, negated
            from findings
-           where uuid_eq(organization_id, $1)
+           where organization_id = $1
              and event_id = k.event_id
            -- One index lookup an event, whatever the planner believes of the table's size.
            offset 0
