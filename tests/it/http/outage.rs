@@ -72,8 +72,10 @@ async fn a_job_waits_for_object_storage_and_succeeds_by_itself_when_it_is_back()
     let payload = format!("/v1/payloads/{}", sha256(&body));
     assert!(get(&app, &app.organization.reader, &payload).await.body == body);
     // A second attempt fails too, and the wait grows.
-    app.wait_until(&job, "at its second attempt", |view| step_of(view, "store_raw")["attempts"].as_u64() >= Some(2))
-        .await;
+    app.wait_until(&job, "behind its second attempt", |view| {
+        view["status"] == "retrying" && step_of(view, "store_raw")["attempts"].as_u64() >= Some(2)
+    })
+    .await;
 
     forwarder.switch(true);
     app.advance(Duration::from_secs(600)).await;
