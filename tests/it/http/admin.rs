@@ -140,8 +140,8 @@ async fn settings_are_replaced_as_a_whole_and_change_what_is_an_mrn() {
     }
     put(&app, &admin, &path, &json!({"mrnSystems": ["a\0"]})).await.problem(400, "invalid_string");
     assert_eq!(put(&app, &admin, &path, &json!({})).await.json(), json!({"mrnSystems": [], "runningMax": null}));
-    let changes = "select count(*) from audit_records where event = 'organization.settings_changed'";
-    assert_eq!(app.count(changes).await, 2);
+    let recorded = "select count(*) from audit_records where event = 'organization.settings_changed'";
+    assert_eq!(app.count(recorded).await, 2);
     for id in ["x", "%00", "org_01h455vb4pex5vsknk084sn02q", "00000000000000000000000000"] {
         let path = format!("/v1/admin/organizations/{id}/settings");
         get(&app, &app.platform, &path).await.problem(404, "organization_not_found");

@@ -141,7 +141,7 @@ async fn a_failed_job_says_why_who_must_act_and_what_to_do() {
 #[tokio::test]
 async fn a_long_poll_answers_at_the_change_and_respects_its_time() {
     let (app, scripted) = scripted_app().await;
-    scripted.script("first", &[Act::RetryAfter(Duration::from_secs(3600))]);
+    scripted.script("first", &[Act::RetryAfter(Duration::from_hours(1))]);
     let job = submit::submit(&app, app.organization.id, "scripted", None).await.job.to_string();
     let sender = app.organization.sender.clone();
     let started = Instant::now();
@@ -196,7 +196,7 @@ async fn each_filter_of_the_list_filters() {
     scripted.script("first", &[Act::Ours]);
     let failed = submit::submit(&app, app.organization.id, "scripted", None).await.job.to_string();
     app.wait_for(&failed, "failed").await;
-    scripted.script("first", &[Act::RetryAfter(Duration::from_secs(3600))]);
+    scripted.script("first", &[Act::RetryAfter(Duration::from_hours(1))]);
     let retrying = submit::submit(&app, app.organization.id, "scripted", None).await.job.to_string();
     app.wait_for(&retrying, "retrying").await;
     workers.stop().await;
@@ -304,8 +304,8 @@ async fn issues_come_as_json_as_lines_and_as_an_operation_outcome() {
     let view = app.wait_for(&job, "succeeded_with_issues").await;
     assert_eq!(view["result"]["issues"], 1);
     let reader = app.organization.reader.clone();
-    let issues_path = format!("{}/issues", path(&job));
-    let plain = get(&app, &reader, &issues_path).await;
+    let list_path = format!("{}/issues", path(&job));
+    let plain = get(&app, &reader, &list_path).await;
     let issue = plain.json()["issues"][0].clone();
     assert_eq!(
         names(&issue),
@@ -315,10 +315,10 @@ async fn issues_come_as_json_as_lines_and_as_an_operation_outcome() {
     assert_eq!(issue["expression"], "Bundle.entry[0].resource.birthDate");
     assert_eq!(issue["pointer"], "/entry/0/resource/birthDate");
     assert!(text[usize::try_from(issue["offset"].as_u64().unwrap()).unwrap()..].starts_with("\"CANARY\""));
-    let lines = call(&app, Method::GET, &issues_path, &reader, &[("accept", "application/x-ndjson")], "").await;
-    assert_eq!(lines.header("content-type"), Some("application/x-ndjson"));
-    assert_eq!(serde_json::from_slice::<Value>(&lines.body).unwrap(), issue);
-    let outcome = call(&app, Method::GET, &issues_path, &reader, &[("accept", "application/fhir+json")], "").await;
+    let as_lines = call(&app, Method::GET, &list_path, &reader, &[("accept", "application/x-ndjson")], "").await;
+    assert_eq!(as_lines.header("content-type"), Some("application/x-ndjson"));
+    assert_eq!(serde_json::from_slice::<Value>(&as_lines.body).unwrap(), issue);
+    let outcome = call(&app, Method::GET, &list_path, &reader, &[("accept", "application/fhir+json")], "").await;
     assert_eq!(outcome.header("content-type"), Some("application/fhir+json"));
     let outcome = outcome.json();
     assert_eq!(outcome["resourceType"], "OperationOutcome");
@@ -328,10 +328,9 @@ async fn issues_come_as_json_as_lines_and_as_an_operation_outcome() {
 
     let clean = job_of(&app.submit(small(1)).await.1);
     app.wait_for(&clean, "succeeded").await;
-    let issues_path = format!("{}/issues", path(&clean));
-    assert_eq!(get(&app, &reader, &issues_path).await.json(), json!({"issues": []}));
-    let outcome =
-        call(&app, Method::GET, &issues_path, &reader, &[("accept", "application/fhir+json")], "").await.json();
+    let list_path = format!("{}/issues", path(&clean));
+    assert_eq!(get(&app, &reader, &list_path).await.json(), json!({"issues": []}));
+    let outcome = call(&app, Method::GET, &list_path, &reader, &[("accept", "application/fhir+json")], "").await.json();
     assert_eq!(
         (outcome["issue"].as_array().unwrap().len(), &outcome["issue"][0]["severity"]),
         (1, &json!("information"))

@@ -1,9 +1,8 @@
 //! Object storage goes away and comes back.
 
 use super::{get, sha256, small};
-use crate::support::app::{Setup, TestApp, TestWorkers, job_of, step_of};
+use crate::support::app::{Setup, TestApp, TestWorkers, Through, job_of, step_of};
 use crate::support::forwarder::Forwarder;
-use crate::support::objects::TestObjects;
 use chartgate::engine::EngineOptions;
 use chartgate::objects::{Objects, ObjectsOptions};
 use serde_json::json;
@@ -19,8 +18,6 @@ async fn app_behind_a_switch() -> (TestApp, Arc<Forwarder>) {
     let forwarder = Arc::clone(forwarder.get().unwrap());
     (app, forwarder)
 }
-
-type Through = Box<dyn Fn(&TestObjects) -> Objects + Send>;
 
 fn through(cell: Arc<OnceCell<Arc<Forwarder>>>) -> Through {
     Box::new(move |objects| {
@@ -78,7 +75,7 @@ async fn a_job_waits_for_object_storage_and_succeeds_by_itself_when_it_is_back()
     .await;
 
     forwarder.switch(true);
-    app.advance(Duration::from_secs(600)).await;
+    app.advance(Duration::from_mins(10)).await;
     let view = app.wait_for(&job, "succeeded").await;
     assert!(step_of(&view, "store_raw")["attempts"].as_u64() >= Some(3), "{view}");
     assert_eq!(view["round"], 1, "nobody had to act");

@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// How an application reaches object storage.
+pub type Through = Box<dyn Fn(&TestObjects) -> Objects + Send>;
+
 /// Handlers that a test adds.
 pub type Handlers = Vec<(&'static str, Arc<dyn StepHandler>)>;
 
@@ -47,7 +50,7 @@ pub struct Setup {
     /// A migrated database of the test's own, as its owner; else a clone of the shared cluster's template.
     pub database: Option<PgConnectOptions>,
     /// Where S3 is reached instead of directly (a proxy of the test's).
-    pub s3: Option<Box<dyn Fn(&TestObjects) -> Objects + Send>>,
+    pub s3: Option<Through>,
 }
 
 impl Default for Setup {

@@ -6,4 +6,5 @@ pub mod directory;
 pub mod forwarder;
 pub mod objects;
 pub mod program;
+pub mod slow_postgres;
 pub mod submit;
