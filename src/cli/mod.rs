@@ -13,7 +13,9 @@ mod serve;
 mod submit;
 mod workflows;
 
+use crate::app::StartError;
 use crate::config::Config;
+use crate::db::DbError;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -108,13 +110,28 @@ async fn dispatch(command: Command, config: Config) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             out::error(&format!("{error:#}"));
-            match error.downcast_ref::<client::ClientError>() {
-                Some(client::ClientError::Unreachable { .. }) => ExitCode::from(3),
-                Some(client::ClientError::Settings(_)) => ExitCode::from(2),
-                _ => ExitCode::from(1),
-            }
+            exit_code(&error)
         }
     }
+}
+
+/// The exit code that tells scripts who must act.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    use client::ClientError::{Settings, Unreachable};
+    if let Some(error) = error.downcast_ref::<client::ClientError>() {
+        return ExitCode::from(match error {
+            Settings(_) => 2,
+            Unreachable { .. } => 3,
+            client::ClientError::Refused { .. } => 1,
+        });
+    }
+    let away = match error.downcast_ref::<StartError>() {
+        Some(StartError::Server(_)) => true,
+        Some(StartError::Db(error)) => error.is_transient(),
+        Some(_) => false,
+        None => error.downcast_ref::<DbError>().is_some_and(DbError::is_transient),
+    };
+    ExitCode::from(if away { 3 } else { 1 })
 }
 
 fn openapi() -> anyhow::Result<ExitCode> {

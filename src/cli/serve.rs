@@ -1,5 +1,6 @@
 //! `serve` and `migrate`: start the parts that the roles name, and stop them in order.
 
+use super::client::ClientError;
 use super::out;
 use crate::app::{App, Servers};
 use crate::auth::store::{self, KeyGrant};
@@ -94,10 +95,9 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// What kept them from being applied.
 pub async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(
-        config.database.url.is_some(),
-        "set DATABASE_URL (and, if the program's role is not the owner, database.migrate_url); the embedded database migrates itself"
-    );
+    if config.database.url.is_none() {
+        return Err(ClientError::Settings("set DATABASE_URL (and, if the program's role is not the owner, database.migrate_url); the embedded database migrates itself".to_owned()).into());
+    }
     let mut config = config.clone();
     // Only the database is touched.
     config.s3.embedded = false;
@@ -290,10 +290,12 @@ async fn make_demo(app: &App) -> Result<(OrganizationId, DemoKeys), DbError> {
 /// # Errors
 /// When the database cannot be reached or written.
 pub async fn bootstrap_key(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(
-        config.database.url.is_some(),
-        "set DATABASE_URL; an embedded instance has its platform key in demo-credentials.json"
-    );
+    if config.database.url.is_none() {
+        return Err(ClientError::Settings(
+            "set DATABASE_URL; an embedded instance has its platform key in demo-credentials.json".to_owned(),
+        )
+        .into());
+    }
     let mut config = config.clone();
     config.s3.embedded = false;
     let servers = Servers::start(&config, true).await?;

@@ -87,7 +87,7 @@ pub fn validate(arguments: &ValidateArguments) -> anyhow::Result<ExitCode> {
         let body = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let issues: Vec<Value> = match envelope::scan(&body) {
             Err(fault) => vec![json!({
-                "severity": "fatal", "code": "structure", "expression": fault.expression, "pointer": fault.pointer, "message": fault.message,
+                "severity": "fatal", "code": "structure", "expression": fault.expression, "pointer": fault.pointer, "offset": null, "line": null, "message": fault.message,
             })],
             Ok(_) => {
                 validate_bundle(&body).iter().map(|issue| serde_json::to_value(issue).unwrap_or_default()).collect()
