@@ -24,12 +24,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Requests of one batch, at most.
 const BATCH_MAX: usize = 64;
 /// Bodies over this size never share a transaction: they would make the small ones wait.
 const SHARED_BODY_MAX: usize = 256 * 1024;
+/// Those bodies under way at once; each takes a connection of its own, of which PostgreSQL has few.
+const LARGE_BODIES_MAX: usize = 8;
 /// Requests waiting for a batch, at most; beyond that the intake is overloaded and says so.
 const WAITING_MAX: usize = 2048;
 
@@ -139,6 +141,7 @@ pub struct Submitter {
     db: Db,
     wake: Wake,
     requests: mpsc::Sender<Request>,
+    large_bodies: Arc<Semaphore>,
 }
 
 impl Submitter {
@@ -147,7 +150,7 @@ impl Submitter {
     pub fn start(db: Db, wake: Wake) -> Self {
         let (requests, receiver) = mpsc::channel(WAITING_MAX);
         tokio::spawn(commit_batches(db.clone(), wake.clone(), receiver));
-        Self { db, wake, requests }
+        Self { db, wake, requests, large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)) }
     }
 
     /// Record a job durably, or find the first one of the same key. Safe to drop: the transaction goes on by itself.
@@ -161,9 +164,10 @@ impl Submitter {
         let (reply, answer) = oneshot::channel();
         let request = Request { job: JobId::new(), submission, reply };
         if request_body > SHARED_BODY_MAX {
-            let (db, wake) = (self.db.clone(), self.wake.clone());
+            let (db, wake, large_bodies) = (self.db.clone(), self.wake.clone(), Arc::clone(&self.large_bodies));
             // In a task of its own: a sender that hangs up must not cut the transaction.
             tokio::spawn(async move {
+                let _turn = large_bodies.acquire_owned().await;
                 let mut connection = None;
                 commit_one(&db, &mut connection, request).await;
                 wake.signal();
