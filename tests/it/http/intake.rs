@@ -160,3 +160,30 @@ async fn a_callers_request_id_comes_back_unless_it_is_no_sane_token() {
         assert!(ours.starts_with("req_") && ours.len() == 30, "{odd:?} became {ours}");
     }
 }
+
+#[tokio::test]
+async fn many_large_bodies_at_once_are_all_accepted_over_few_connections() {
+    let app = TestApp::start().await;
+    let posts = (0..100).map(|seed| {
+        let mut body = small(seed);
+        body.resize(300 * 1024, b' ');
+        app.submit(body)
+    });
+    let connections = async {
+        let mut owner = app.owner().await;
+        let mut most = 0;
+        loop {
+            let query = "select count(*) from pg_stat_activity where datname = current_database()";
+            let now: i64 = sqlx::query_scalar(query).fetch_one(&mut owner).await.unwrap();
+            most = most.max(now);
+            let jobs: i64 = sqlx::query_scalar("select count(*) from jobs").fetch_one(&mut owner).await.unwrap();
+            if jobs == 100 {
+                return most;
+            }
+        }
+    };
+    let (answers, most) = tokio::join!(futures::future::join_all(posts), connections);
+    assert!(answers.iter().all(|(status, _)| *status == 202));
+    // The pool, the committers, the listener and the observers have theirs.
+    assert!(most <= 12 + 8 + 6, "{most} connections");
+}

@@ -268,12 +268,12 @@ async fn pages_hold_every_job_once_while_others_arrive() {
     for seed in 0..45 {
         existing.insert(job_of(&app.submit(small(seed)).await.1));
     }
-    let (mut seen, mut cursor, mut turns) = (Vec::new(), String::new(), 0);
+    let (mut listed, mut cursor, mut turns) = (Vec::new(), String::new(), 0);
     let mut seed = 1000;
     loop {
         let page = get(&app, &app.organization.sender, &format!("/v1/ingestion/jobs?limit=7{cursor}")).await.json();
         let jobs = page["jobs"].as_array().unwrap();
-        seen.extend(jobs.iter().map(|job| job["jobId"].as_str().unwrap().to_owned()));
+        listed.extend(jobs.iter().map(|job| job["jobId"].as_str().unwrap().to_owned()));
         turns += 1;
         let Some(next) = page["nextCursor"].as_str() else { break };
         cursor = format!("&cursor={next}");
@@ -283,10 +283,10 @@ async fn pages_hold_every_job_once_while_others_arrive() {
         });
         futures::future::join_all(arriving).await;
     }
-    let distinct: BTreeSet<String> = seen.iter().cloned().collect();
-    assert_eq!(distinct.len(), seen.len(), "a job was shown twice");
+    let distinct: BTreeSet<String> = listed.iter().cloned().collect();
+    assert_eq!(distinct.len(), listed.len(), "a job was shown twice");
     assert!(existing.is_subset(&distinct), "a job was left out");
-    assert!(seen.windows(2).all(|pair| pair[0] > pair[1]), "not newest first");
+    assert!(listed.windows(2).all(|pair| pair[0] > pair[1]), "not newest first");
     assert!(turns >= 7, "{turns}");
 }
 
