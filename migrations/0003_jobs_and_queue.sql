@@ -68,20 +68,27 @@ create table job_steps (
   organization_id uuid not null,
   job_id uuid not null,
   round integer not null,
-  step smallint not null check (step between 0 and 99),
+  step smallint not null,
   name text not null,
-  status text not null check (status in ('succeeded', 'failed', 'skipped')),
+  -- succeeded, failed or skipped.
+  status text not null,
   attempts smallint not null,
   started_at timestamptz,
   finished_at timestamptz not null,
   error_code text,
-  error_class text check (error_class in ('transient', 'sender', 'ours')),
+  error_class text,
   error_message text,
   -- Small facts (counts, codes, ids). Never a clinical value.
   output jsonb,
   worker_id uuid,
   primary key (organization_id, job_id, round, step),
-  check ((status = 'failed') = (error_code is not null))
+  -- One constraint where others would have four: each is read and prepared anew by every statement, and this table, the
+  -- queue and the audit log are written by every group commit (docs/decisions/0003-engine-sql.md).
+  constraint job_steps_states check (
+    status in ('succeeded', 'failed', 'skipped')
+    and (status = 'failed') = (error_code is not null)
+    and (error_class is null or error_class in ('transient', 'sender', 'ours'))
+    and step between 0 and 99)
 );
 
 -- Attempts that did not succeed. The attempt that succeeded is the job_steps row itself.
@@ -118,7 +125,7 @@ create table queue (
   lane bigint,
   -- ready: may be claimed. suspect: as ready, but its last worker died with it, so it runs alone in a process.
   -- blocked: behind an earlier live row of its lane. delayed: in backoff until run_at. leased: a worker has it.
-  state text not null check (state in ('ready', 'suspect', 'blocked', 'delayed', 'leased')),
+  state text not null,
   -- Smaller is sooner, inside one organization.
   priority smallint not null default 0,
   step smallint not null default 0,
@@ -135,9 +142,11 @@ create table queue (
   -- When this round entered the queue: the workflow's deadline counts from here.
   enqueued_at timestamptz not null,
   primary key (organization_id, seq, chunk),
-  check ((state = 'leased') = (lease_epoch is not null)),
-  check ((state = 'leased') = (lease_until is not null)),
-  check ((state = 'delayed') = (run_at is not null))
+  constraint queue_states check (
+    state in ('ready', 'suspect', 'blocked', 'delayed', 'leased')
+    and (state = 'leased') = (lease_epoch is not null)
+    and (state = 'leased') = (lease_until is not null)
+    and (state = 'delayed') = (run_at is not null))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 create index queue_ready on queue (organization_id, priority, seq) where state = 'ready';
 create index queue_suspect on queue (organization_id, seq) where state = 'suspect';

@@ -8,8 +8,8 @@ create table audit_records (
   xid xid8 not null default pg_current_xact_id(),
   event text not null,
   -- Create, Read, Update, Delete, Execute (FHIR AuditEvent.action).
-  action char(1) not null check (action in ('C', 'R', 'U', 'D', 'E')),
-  outcome text not null default 'success' check (outcome in ('success', 'denied', 'failure')),
+  action char(1) not null,
+  outcome text not null default 'success',
   actor text not null,
   authentication text,
   address text,
@@ -22,7 +22,8 @@ create table audit_records (
   body_sha256 bytea,
   program_version text,
   detail jsonb,
-  primary key (organization_id, id)
+  primary key (organization_id, id),
+  constraint audit_records_words check (action in ('C', 'R', 'U', 'D', 'E') and outcome in ('success', 'denied', 'failure'))
 );
 create trigger audit_records_append_only before update or delete or truncate on audit_records
   for each statement execute function refuse_change();

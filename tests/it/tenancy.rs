@@ -29,10 +29,12 @@ const APPEND_ONLY: &[&str] = &["audit_checkpoints", "audit_leaves", "audit_recor
 /// What the platform role may read over all organizations.
 const PLATFORM_READS: &[&str] = &["audit_records", "chunks", "job_steps", "jobs", "operations", "step_attempts"];
 
-/// The policy's one condition, as PostgreSQL prints it: a scalar sub-select, evaluated once a statement, and no form that
-/// an index could answer (docs/decisions/0003-engine-sql.md).
+/// The policy's conditions for what is read and for what is written, as PostgreSQL prints them: a scalar sub-select,
+/// evaluated once a statement; for reading no form that an index could answer (docs/decisions/0009).
 const CONDITION: &str =
     "(array_position(( SELECT tenant_organizations() AS tenant_organizations), organization_id) IS NOT NULL)";
+const WRITE_CONDITION: &str =
+    "(organization_id = ANY (( SELECT tenant_organizations() AS tenant_organizations)::uuid[]))";
 
 /// A minimal row of every tenant table; `$1` is the organization. Inserted twice it must differ only in it.
 const ROWS: &[(&str, &str)] = &[
@@ -145,7 +147,7 @@ where not exists (
   select from policies p
   where p.polrelid = t.oid and p.polname = 'tenant' and p.polcmd = '*' and p.roles = array['chartgate_app']
     and p.seen = $4
-    and p.written = p.seen)
+    and p.written = $5)
 union all
 select name || ' has an unknown policy: ' || polname
 from policies
@@ -202,6 +204,7 @@ async fn faults(connection: &mut PgConnection) -> Vec<String> {
         .bind(PLATFORM_READS)
         .bind(APPEND_ONLY)
         .bind(CONDITION)
+        .bind(WRITE_CONDITION)
         .fetch_all(connection)
         .await
         .unwrap()
