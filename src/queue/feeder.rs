@@ -16,9 +16,9 @@ use uuid::Uuid;
 /// Rows of one claim, at most: bigger claims take longer than they save (docs/decisions/0003-engine-sql.md).
 const CLAIM_MAX: usize = 128;
 /// Claims wait shortly for so many free slots, so that a busy process does not claim one row at a time.
-const CLAIM_MIN: usize = 32;
+const CLAIM_MIN: usize = 64;
 /// … but not longer than this.
-const SLOTS_WAIT: Duration = Duration::from_millis(5);
+const SLOTS_WAIT: Duration = Duration::from_millis(10);
 /// Pause after a claim that found the queue nearly empty, so that a trickle of commits is claimed in batches.
 const GAP: Duration = Duration::from_millis(1);
 /// Suspects after their first death that run together, at most: enough that the victims of a crash are through quickly.
@@ -66,9 +66,12 @@ impl Feeder {
     async fn turn(&mut self) -> Result<(), DbError> {
         let concurrency = self.engine.options().concurrency;
         let wanted_min = CLAIM_MIN.min(concurrency.div_ceil(4)).max(1);
-        if concurrency.saturating_sub(self.slots.in_use()) < wanted_min {
-            let _ = tokio::time::timeout(SLOTS_WAIT, self.slots.freed.notified()).await;
-        }
+        let gathered = async {
+            while concurrency.saturating_sub(self.slots.in_use()) < wanted_min {
+                self.slots.freed.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(SLOTS_WAIT, gathered).await;
         let free = concurrency.saturating_sub(self.slots.in_use());
         if free == 0 {
             tokio::select! {
