@@ -87,20 +87,22 @@ declare
   v_now timestamptz := chartgate_now();
   v_rows tid[];
 begin
+  -- Twice dead first: it ends or is parked with this run, so that it cannot keep the others waiting, while a stream of
+  -- once dead ones could keep it waiting.
   v_rows := array(
     select s.ctid from queue s
     join organizations g on g.id = s.organization_id and g.status = 'active'
-    where s.state = 'suspect' and s.deaths = 1
+    where s.state = 'suspect' and s.deaths > 1
     order by s.organization_id, s.seq
-    limit p_slots
+    limit 1
     for update of s skip locked);
   if cardinality(v_rows) = 0 then
     v_rows := array(
       select s.ctid from queue s
       join organizations g on g.id = s.organization_id and g.status = 'active'
-      where s.state = 'suspect' and s.deaths > 1
+      where s.state = 'suspect' and s.deaths = 1
       order by s.organization_id, s.seq
-      limit 1
+      limit p_slots
       for update of s skip locked);
   end if;
   return query

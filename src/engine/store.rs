@@ -77,6 +77,20 @@ pub async fn claim_tasks(
         .await?)
 }
 
+/// Is there a suspect that may run?
+///
+/// # Errors
+/// [`DbError`].
+pub async fn has_suspects(connection: &mut PgConnection) -> Result<bool, DbError> {
+    Ok(sqlx::query_scalar(
+        "select exists (
+           select from queue s join organizations g on g.id = s.organization_id and g.status = 'active'
+           where s.state = 'suspect')",
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
 /// Claim suspects: up to `slots` after their first death, or one after more.
 ///
 /// # Errors

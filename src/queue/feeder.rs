@@ -124,29 +124,18 @@ impl Feeder {
         let _ = self.leases.send(lease);
     }
 
-    /// Suspects run without any other job, so that bystanders do not die with them: claim them first, so that no other
-    /// process waits for them too, let what runs here finish, then run them.
+    /// Suspects run without any other job, so that bystanders do not die with them. What runs here finishes first, and
+    /// only then are they claimed: a process that dies while it waits must not count as a death of theirs.
     async fn run_suspects(&mut self) -> Result<bool, DbError> {
         self.suspects_seen = Some(Instant::now());
-        let (lease_time, worker) = (self.engine.options().lease, self.engine.worker());
-        let suspects = store::claim_suspects(self.open().await?, SUSPECTS_MAX, lease_time, worker).await?;
-        if suspects.is_empty() {
+        if !store::has_suspects(self.open().await?).await? || !self.quiet().await {
             return Ok(false);
         }
-        for lease in &suspects {
+        let (lease_time, worker) = (self.engine.options().lease, self.engine.worker());
+        let suspects = store::claim_suspects(self.open().await?, SUSPECTS_MAX, lease_time, worker).await?;
+        for lease in suspects {
             let (job, deaths) = (lease.job, lease.deaths);
             tracing::info!(job.id = %job, deaths, "job {job} runs apart from others: a worker died with it");
-            self.engine.hold(lease);
-        }
-        if !self.quiet().await {
-            // Stopping: they have not begun.
-            for lease in &suspects {
-                self.engine.hand_back(lease).await;
-                self.engine.let_go(lease.key(), lease.epoch);
-            }
-            return Ok(true);
-        }
-        for lease in suspects {
             self.hand_on(lease);
         }
         self.quiet().await;
