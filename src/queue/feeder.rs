@@ -71,7 +71,12 @@ impl Feeder {
                 self.slots.freed.notified().await;
             }
         };
-        let _ = tokio::time::timeout(SLOTS_WAIT, gathered).await;
+        // Fresh work does not wait for slots to gather: it may be a quiet organization's, beside another's backlog.
+        tokio::select! {
+            () = gathered => {}
+            () = self.engine.wake().wait() => {}
+            () = tokio::time::sleep(SLOTS_WAIT) => {}
+        }
         let free = concurrency.saturating_sub(self.slots.in_use());
         if free == 0 {
             tokio::select! {
