@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::{self, Catalog, CatalogError};
 use crate::engine::registry::Registry;
-use crate::engine::store::doctor_facts;
+use crate::engine::workers_store::doctor_facts;
 use crate::ingest::steps;
 use crate::objects::{Objects, ObjectsOptions};
 use secrecy::{ExposeSecret as _, SecretString};

@@ -1,8 +1,9 @@
 //! SQL behind [`super::jobs`] and behind the acts on jobs: cancel, retry, bulk retry.
 
-use super::jobs::{AttemptRow, JobFilter, JobRow, RecordRow, StepRow};
+use super::jobs::{AttemptRow, JobFilter, JobRow, StepRow};
 use super::state::JobStatus;
 use super::store::PROGRAM_VERSION;
+use super::timeline::RecordRow;
 use crate::audit::Actor;
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId};

@@ -16,6 +16,8 @@ pub mod retry;
 pub mod state;
 pub mod store;
 pub mod sweeper;
+pub mod timeline;
 pub mod wake;
+pub mod workers_store;
 
 pub use executor::{Engine, EngineOptions};

@@ -4,6 +4,7 @@
 
 use super::executor::Engine;
 use super::store::{self, ReapedLease};
+use super::workers_store;
 use crate::db::DbError;
 use sqlx::PgConnection;
 use std::sync::Arc;
@@ -102,7 +103,7 @@ async fn sweep(engine: &Engine, connection: &mut PgConnection, may_reap: bool, r
             tracing::error!(lanes = mended, "{mended} lane(s) stood still and were mended; this is a bug");
             engine.wake().signal();
         }
-        store::forget_workers(connection).await?;
+        workers_store::forget_workers(connection).await?;
     }
     Ok(())
 }

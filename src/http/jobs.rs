@@ -5,9 +5,10 @@ use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::auth::Role;
 use crate::db::{DbError, Scope};
-use crate::engine::jobs::{self, JobFilter, JobRow, JobSummary, JobView, TimelineEntry};
+use crate::engine::jobs::{self, JobFilter, JobRow, JobSummary, JobView};
 use crate::engine::jobs_store::{self, Acted, PAGE_MAX};
 use crate::engine::state::JobStatus;
+use crate::engine::timeline::{TimelineEntry, timeline};
 use crate::ids::{JobId, OrganizationId};
 use axum::Json;
 use axum::body::Body;
@@ -278,7 +279,7 @@ pub async fn get_timeline(
         .await?;
     let (row, steps, attempts, records) = found.ok_or_else(not_found)?;
     let definition = app.catalog.resolve(&app.db, &row.workflow, row.workflow_version).await.ok();
-    let mut entries = jobs::timeline(&steps, &attempts, &records, definition.as_deref());
+    let mut entries = timeline(&steps, &attempts, &records, definition.as_deref());
     entries.insert(0, TimelineEntry::accepted(row.created_at, row.submitted_by.clone()));
     Ok(Json(Timeline { job_id: job, entries }))
 }

@@ -12,7 +12,8 @@ mod renewal;
 pub use renewal::Renewal as Presence;
 
 use crate::engine::Engine;
-use crate::engine::store::{self, Lease, WorkerFigures};
+use crate::engine::store::{self, Lease};
+use crate::engine::workers_store::WorkerFigures;
 use apalis::layers::WorkerBuilderExt as _;
 use apalis::prelude::{BoxDynError, Monitor, WorkerBuilder};
 use std::sync::Arc;

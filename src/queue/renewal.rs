@@ -4,7 +4,7 @@
 use super::figures;
 use crate::db::DbError;
 use crate::engine::Engine;
-use crate::engine::store;
+use crate::engine::{store, workers_store};
 use sqlx::PgConnection;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +70,7 @@ async fn run(engine: Arc<Engine>, roles: Vec<String>, stop: CancellationToken) {
 async fn connect(engine: &Engine, roles: &[String]) -> Option<PgConnection> {
     let connected = async {
         let mut connection = engine.db().dedicated().await?;
-        store::register_worker(&mut connection, engine.worker(), &host(), roles).await?;
+        workers_store::register_worker(&mut connection, engine.worker(), &host(), roles).await?;
         Ok::<_, DbError>(connection)
     };
     connected.await.map_err(|error| tracing::warn!(error = ?error, "the renewal cannot reach the database")).ok()
@@ -87,7 +87,7 @@ async fn beat(engine: &Engine, connection: &mut PgConnection, stopping: bool) ->
             }
         }
     }
-    store::report_worker(connection, engine.worker(), figures(engine), stopping).await
+    workers_store::report_worker(connection, engine.worker(), figures(engine), stopping).await
 }
 
 fn host() -> String {

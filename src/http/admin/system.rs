@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::definition::{Ordering, RunWhen};
-use crate::engine::store::{self, WorkerRow};
+use crate::engine::workers_store::{self, WorkerRow};
 use crate::http::extract::Authenticated;
 use crate::http::problem::{Problem, ProblemDocument};
 use axum::Json;
@@ -105,7 +105,7 @@ pub async fn list_workers(State(app): State<Arc<App>>, caller: Authenticated) ->
     let workers = app
         .db
         .unit::<_, DbError, _>(Scope::Global, move |connection| {
-            Box::pin(async move { store::list_workers(connection).await })
+            Box::pin(async move { workers_store::list_workers(connection).await })
         })
         .await?;
     Ok(Json(WorkerList { workers }))

@@ -1,0 +1,162 @@
+//! SQL on worker processes: what they report of themselves, and what `doctor` reads of them and of the queue.
+
+use super::store::PROGRAM_VERSION;
+use crate::db::DbError;
+use crate::ids::WorkerId;
+use sqlx::PgConnection;
+
+/// What a worker process says of itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WorkerFigures {
+    /// Leases held now.
+    pub in_flight: i32,
+    /// Steps committed since its start.
+    pub steps_committed: i64,
+    /// Commits that the fence refused since its start.
+    pub stale_commits: i64,
+    /// Leases of others that it took back since its start.
+    pub leases_reaped: i64,
+}
+
+/// Register this process.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn register_worker(
+    connection: &mut PgConnection,
+    worker: WorkerId,
+    host: &str,
+    roles: &[String],
+) -> Result<(), DbError> {
+    sqlx::query("insert into workers (id, host, pid, roles, program_version) values ($1, $2, $3, $4, $5) on conflict (id) do nothing")
+        .bind(worker)
+        .bind(host)
+        .bind(i32::try_from(std::process::id()).unwrap_or(0))
+        .bind(roles)
+        .bind(PROGRAM_VERSION)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Say that this process is alive, with its figures.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn report_worker(
+    connection: &mut PgConnection,
+    worker: WorkerId,
+    figures: WorkerFigures,
+    stopped: bool,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "update workers
+         set last_seen_at = chartgate_now(), in_flight = $2, steps_committed = $3, stale_commits = $4, leases_reaped = $5,
+             stopped_at = case when $6 then chartgate_now() end
+         where id = $1",
+    )
+    .bind(worker)
+    .bind(figures.in_flight)
+    .bind(figures.steps_committed)
+    .bind(figures.stale_commits)
+    .bind(figures.leases_reaped)
+    .bind(stopped)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Forget processes that have not been seen for a day.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn forget_workers(connection: &mut PgConnection) -> Result<(), DbError> {
+    sqlx::query("delete from workers where last_seen_at < chartgate_now() - interval '1 day'")
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A worker process in a list.
+#[derive(Debug, Clone, sqlx::FromRow, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerRow {
+    /// `wrk_…`
+    #[schema(value_type = String)]
+    pub id: WorkerId,
+    /// Host name.
+    pub host: String,
+    /// Process id there.
+    pub pid: i32,
+    /// Roles.
+    pub roles: Vec<String>,
+    /// Version.
+    pub program_version: String,
+    /// Started.
+    #[serde(with = "time::serde::rfc3339")]
+    pub started_at: time::OffsetDateTime,
+    /// Last report.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_seen_at: time::OffsetDateTime,
+    /// Leases held.
+    pub in_flight: i32,
+    /// Steps committed.
+    pub steps_committed: i64,
+    /// Commits that the fence refused.
+    pub stale_commits: i64,
+    /// Leases of others taken back.
+    pub leases_reaped: i64,
+    /// Ended in order.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub stopped_at: Option<time::OffsetDateTime>,
+}
+
+/// Worker processes of the last day, newest first.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn list_workers(connection: &mut PgConnection) -> Result<Vec<WorkerRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, host, pid, roles, program_version, started_at, last_seen_at, in_flight, steps_committed, stale_commits, leases_reaped, stopped_at
+         from workers
+         order by started_at desc
+         limit 1000",
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// What `doctor` looks at.
+#[derive(Debug, Default)]
+pub struct DoctorFacts {
+    /// Worker processes that reported within a minute.
+    pub workers_seen: i64,
+    /// Leases that ran out longer ago than any sweep.
+    pub expired_leases: i64,
+    /// Live rows that no worker holds.
+    pub waiting: i64,
+    /// Age of the oldest ready row.
+    pub oldest_ready_seconds: f64,
+    /// Open jobs by workflow and version.
+    pub versions: Vec<(String, i32, i64)>,
+}
+
+/// Figures of the queue for `doctor`.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn doctor_facts(connection: &mut PgConnection) -> Result<DoctorFacts, DbError> {
+    let (workers_seen, expired_leases, waiting, oldest_ready_seconds) = sqlx::query_as(
+        "select (select count(*) from workers where last_seen_at > chartgate_now() - interval '1 minute' and stopped_at is null),
+                count(*) filter (where state = 'leased' and lease_until < chartgate_now() - interval '30 seconds'),
+                count(*) filter (where state <> 'leased'),
+                coalesce(extract(epoch from chartgate_now() - min(enqueued_at) filter (where state in ('ready', 'suspect'))), 0)::float8
+         from queue",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let versions = sqlx::query_as("select workflow, workflow_version, count(*) from queue group by 1, 2 order by 1, 2")
+        .fetch_all(connection)
+        .await?;
+    Ok(DoctorFacts { workers_seen, expired_leases, waiting, oldest_ready_seconds, versions })
+}
