@@ -5,12 +5,14 @@
 
 pub mod bench;
 mod client;
+mod definitions;
 mod demo;
 mod jobs;
 mod orgs;
 mod out;
 mod serve;
 mod submit;
+mod validate;
 mod workflows;
 
 use crate::app::StartError;
@@ -43,7 +45,7 @@ enum Command {
     /// Apply the migrations to the configured database.
     Migrate,
     Submit(submit::SubmitArguments),
-    Validate(submit::ValidateArguments),
+    Validate(validate::Arguments),
     /// List, show, watch, retry, cancel and explain jobs.
     #[command(subcommand)]
     Jobs(jobs::Command),
@@ -58,6 +60,9 @@ enum Command {
     Workflows(workflows::Command),
     /// Check configuration, database, object storage and stuck work; each finding comes with its remedy.
     Doctor(workflows::DoctorArguments),
+    /// Tables of FHIR's definitions (for developers of this project).
+    #[command(subcommand, hide = true)]
+    Definitions(definitions::Command),
     /// Print the OpenAPI 3.1 description of the HTTP API.
     Openapi,
     /// Measure, beside the yardstick that each bench names.
@@ -97,12 +102,13 @@ async fn dispatch(command: Command, config: Config) -> ExitCode {
         Command::Demo(arguments) => demo::run(config, arguments).await,
         Command::Migrate => serve::migrate(&config).await,
         Command::Submit(arguments) => submit::submit(arguments).await,
-        Command::Validate(arguments) => submit::validate(&arguments),
+        Command::Validate(arguments) => validate::run(&arguments),
         Command::Jobs(command) => jobs::run(command).await,
         Command::Orgs(command) => orgs::run_orgs(command).await,
         Command::Keys(command) => orgs::run_keys(command, &config).await,
         Command::Workflows(command) => workflows::run(&command, &config),
         Command::Doctor(arguments) => workflows::doctor(&config, &arguments).await,
+        Command::Definitions(command) => definitions::run(&command),
         Command::Openapi => openapi(),
         Command::Bench(command) => bench::run(command, config).await,
     };

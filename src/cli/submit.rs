@@ -1,10 +1,8 @@
-//! `submit FILE…` and `validate FILE…`.
+//! `submit FILE…`.
 
 use super::client::{Client, encode};
 use super::jobs::follow;
 use super::out;
-use crate::ingest::fhir::envelope;
-use crate::ingest::fhir::validate::validate_bundle;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -63,48 +61,4 @@ pub async fn submit(arguments: SubmitArguments) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Check FHIR Bundles on this machine, without any server.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  chartgate validate bundle.json\n  chartgate validate --json *.json")]
-pub struct ValidateArguments {
-    /// Files with a FHIR Bundle each.
-    #[arg(required = true)]
-    files: Vec<PathBuf>,
-    /// One JSON line a file: {file, valid, issues}.
-    #[arg(long)]
-    json: bool,
-}
-
-/// Check; exit 1 if a file is invalid.
-///
-/// # Errors
-/// An unreadable file.
-pub fn validate(arguments: &ValidateArguments) -> anyhow::Result<ExitCode> {
-    let mut all_valid = true;
-    for file in &arguments.files {
-        let body = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let issues: Vec<Value> = match envelope::scan(&body) {
-            Err(fault) => vec![json!({
-                "severity": "fatal", "code": "structure", "expression": fault.expression, "pointer": fault.pointer, "offset": null, "line": null, "message": fault.message,
-            })],
-            Ok(_) => {
-                validate_bundle(&body).iter().map(|issue| serde_json::to_value(issue).unwrap_or_default()).collect()
-            }
-        };
-        let valid =
-            !issues.iter().any(|issue| issue["severity"] == json!("fatal") || issue["severity"] == json!("error"));
-        all_valid &= valid;
-        if arguments.json {
-            out::json(&json!({ "file": file.display().to_string(), "valid": valid, "issues": issues }))?;
-            continue;
-        }
-        out::line(&format!("{}: {}", file.display(), if valid { "valid" } else { "invalid" }));
-        for issue in &issues {
-            let text = |key: &str| issue[key].as_str().unwrap_or_default().to_owned();
-            out::line(&format!("  {} {}: {}", text("severity"), text("expression"), text("message")));
-        }
-    }
-    Ok(if all_valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod engine;
 pub mod history;
 pub mod intake;
+pub mod validate;
 
 use super::out;
 use crate::config::Config;
@@ -27,6 +28,8 @@ pub enum Command {
     Intake(intake::Arguments),
     /// Claim, status and lists beside a long history and a long queue.
     History(history::Arguments),
+    /// The FHIR validator on one core, beside `serde_json` building trees.
+    Validate(validate::Arguments),
 }
 
 /// A migrated database to bench on, as its owner.
@@ -77,11 +80,17 @@ impl Prepared {
 /// # Errors
 /// What kept it from running, or what its check found.
 pub async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
+    if let Command::Validate(arguments) = &command {
+        // Nothing but a processor is needed.
+        print(&validate::run(arguments, &config.data_dir)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let prepared = Prepared::start(&config).await?;
     let figures = match command {
         Command::Engine(arguments) => engine::run(&prepared, &arguments).await?,
         Command::Intake(arguments) => intake::run(&prepared, &config, &arguments).await?,
         Command::History(arguments) => history::run(&prepared, &arguments).await?,
+        Command::Validate(arguments) => validate::run(&arguments, &config.data_dir)?,
     };
     print(&figures)?;
     drop(tokio::task::spawn_blocking(move || drop(prepared)).await);

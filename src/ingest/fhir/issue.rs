@@ -1,5 +1,6 @@
 //! A validation problem, and the bounded list of them.
 
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// Issues that are kept of one payload; the rest is counted. A file that is wrong everywhere says so in its first
@@ -61,6 +62,39 @@ pub struct Issue {
     pub message: String,
 }
 
+/// One issue of a FHIR R4 OperationOutcome. `diagnostics` says the JSON Pointer and the offset in words: the resource has
+/// no element for them.
+#[must_use]
+pub fn outcome_issue(
+    severity: &str,
+    code: &str,
+    message: &str,
+    expression: Option<&str>,
+    pointer: Option<&str>,
+    offset: Option<i64>,
+) -> Value {
+    let mut shaped = json!({ "severity": severity, "code": code, "details": { "text": message } });
+    if let Some(expression) = expression {
+        shaped["expression"] = json!([expression]);
+    }
+    let pointer = pointer.map(|pointer| format!("JSON Pointer {pointer:?}"));
+    let offset = offset.map(|offset| format!("byte {offset}"));
+    let diagnostics: Vec<String> = pointer.into_iter().chain(offset).collect();
+    if !diagnostics.is_empty() {
+        shaped["diagnostics"] = json!(diagnostics.join(", "));
+    }
+    shaped
+}
+
+/// A FHIR R4 OperationOutcome; one `information` issue where there is nothing to say, since `issue` is 1..*.
+#[must_use]
+pub fn operation_outcome(mut issues: Vec<Value>) -> Value {
+    if issues.is_empty() {
+        issues.push(json!({"severity": "information", "code": "informational", "details": {"text": "No issues."}}));
+    }
+    json!({ "resourceType": "OperationOutcome", "issue": issues })
+}
+
 /// What validation found in one payload.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -81,18 +115,34 @@ pub struct Report {
 impl Report {
     /// Add an issue, and draw its consequence.
     pub fn add(&mut self, issue: Issue) {
+        self.count(issue.severity, issue.entry);
+        if !self.is_full() {
+            self.issues.push(issue);
+        }
+    }
+
+    /// Draw the consequence of an issue that is not kept.
+    pub fn count(&mut self, severity: Severity, entry: Option<u32>) {
         self.total += 1;
-        if issue.severity.rejects() {
+        if severity.rejects() {
             self.errors += 1;
-            match issue.entry {
+            match entry {
                 Some(entry) => {
                     self.rejected.insert(entry);
                 }
                 None => self.unusable = true,
             }
         }
-        if self.issues.len() < ISSUES_KEPT_MAX {
-            self.issues.push(issue);
-        }
+    }
+
+    /// No further issue is kept.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.issues.len() >= ISSUES_KEPT_MAX
+    }
+
+    /// In the order of the payload.
+    pub fn sort(&mut self) {
+        self.issues.sort_by_key(|issue| (issue.line, issue.byte_offset));
     }
 }

@@ -2,8 +2,10 @@
 //! Everything here is pure: bytes in, facts out.
 
 pub mod calendar;
+pub mod definitions;
 pub mod envelope;
 pub mod issue;
+pub mod json;
 pub mod node;
 pub mod path;
 pub mod references;

@@ -76,6 +76,12 @@ impl<'a> Node<'a> {
         Ok(Self { text: raw.get(), start: offset_within(text, raw.get()) })
     }
 
+    /// The value that is known to stand at that place of a body.
+    #[must_use]
+    pub fn within(body: &'a str, span: Range<usize>) -> Self {
+        Self { text: body.get(span.clone()).unwrap_or("null"), start: span.start }
+    }
+
     /// Where the value stands in the body.
     #[must_use]
     pub fn span(&self) -> Range<usize> {

@@ -1,0 +1,118 @@
+//! The validator of FHIR R4: table-driven and streaming. One function walks a resource, with or without a Bundle around
+//! it; the `validate` step, `validateOnly` and `chartgate validate` all end here.
+//!
+//! - `walk` goes over the JSON text beside the table of definitions: names, types, cardinality, choices, primitives,
+//!   required codes, and the invariants that are logic over what is there.
+//! - `rules` holds what the table cannot say; `bundle` the rules of a Bundle as a whole.
+//!
+//! An issue names its place as FHIRPath, as JSON Pointer and as byte offset, and never repeats a value.
+
+mod bundle;
+mod primitive;
+mod rules;
+mod walk;
+
+use super::definitions::{self, Table};
+use super::issue::{Issue, Report, Severity};
+use super::node::BYTE_ORDER_MARK;
+use super::split::{self, Bundle};
+use bundle::Directory;
+use walk::Walk;
+
+/// All (kept) issues of a payload that is to be ingested.
+#[must_use]
+pub fn validate_bundle(body: &[u8]) -> Vec<Issue> {
+    report(body).issues
+}
+
+/// Validate a payload that is to be ingested: a Bundle of a type that is.
+#[must_use]
+pub fn report(body: &[u8]) -> Report {
+    match split::split(body) {
+        Ok(bundle) => check(body, &bundle),
+        Err(_) => {
+            let mut report = resource(body, None);
+            if !report.unusable {
+                let message = "The payload is not a FHIR Bundle.";
+                report.add(fatal("structure", 0, message));
+            }
+            report
+        }
+    }
+}
+
+/// Validate a Bundle that is to be ingested and is already cut.
+#[must_use]
+pub fn check(body: &[u8], bundle: &Bundle<'_>) -> Report {
+    let table = definitions::r4();
+    let mut report = Report { entries: u32::try_from(bundle.entries.len()).unwrap_or(u32::MAX), ..Report::default() };
+    let Some((text, start)) = text_of(body, &mut report) else { return report };
+    walk_bundle(table, text, start, bundle, &mut report);
+    bundle::check_ingestible(&mut report, bundle);
+    report.sort();
+    report
+}
+
+/// Validate any resource: a Bundle of any type, or a single resource such as a line of NDJSON.
+#[must_use]
+pub fn resource(body: &[u8], line: Option<u64>) -> Report {
+    let table = definitions::r4();
+    let mut report = Report::default();
+    let Some((text, start)) = text_of(body, &mut report) else { return report };
+    if let Ok(bundle) = split::split(body) {
+        report.entries = u32::try_from(bundle.entries.len()).unwrap_or(u32::MAX);
+        walk_bundle(table, text, start, &bundle, &mut report);
+    } else {
+        Walk::new(table, text, start, &mut report, None, line).run();
+    }
+    report.sort();
+    report
+}
+
+fn walk_bundle(table: &'static Table, text: &str, start: usize, bundle: &Bundle<'_>, report: &mut Report) {
+    let directory = Directory::new(bundle, table);
+    Walk::new(table, text, start, report, Some(&directory), None).run();
+    bundle::check(report, bundle, table);
+}
+
+/// The body as text, and where the JSON in it begins.
+fn text_of<'a>(body: &'a [u8], report: &mut Report) -> Option<(&'a str, usize)> {
+    let start = if body.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+    match std::str::from_utf8(body) {
+        // Offsets within a walk are 32 bits wide; no single payload comes near.
+        Ok(text) if u32::try_from(text.len()).is_ok() => Some((text, start)),
+        Ok(_) => {
+            report.add(fatal("too-long", 0, "The payload is longer than 4 GiB."));
+            None
+        }
+        Err(error) => {
+            report.add(fatal("structure", error.valid_up_to(), "The payload is not UTF-8."));
+            None
+        }
+    }
+}
+
+/// A line of NDJSON that is too long to be read.
+#[must_use]
+pub fn line_too_long(line: u64, offset: u64) -> Report {
+    let mut report = Report::default();
+    let issue = fatal("too-long", 0, "The line is longer than 16 MiB.");
+    report.add(Issue { line: Some(line), byte_offset: Some(offset), ..issue });
+    report
+}
+
+fn fatal(code: &'static str, offset: usize, message: &str) -> Issue {
+    Issue {
+        severity: Severity::Fatal,
+        code,
+        entry: None,
+        line: None,
+        expression: None,
+        pointer: None,
+        byte_offset: u64::try_from(offset).ok(),
+        message: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
