@@ -15,10 +15,12 @@ const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Check FHIR R4 resources on this machine, without any server.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A file is one resource (a Bundle of any type, a Patient, …), or, if its name ends in .ndjson or \
+#[command(
+    after_help = "A file is one resource (a Bundle of any type, a Patient, …), or, if its name ends in .ndjson or \
                         .jsonl, one resource a line. Names that end in .gz are unpacked.\n\nExamples:\n  chartgate \
                         validate bundle.json\n  chartgate validate --json *.json\n  chartgate validate --outcome \
-                        Patient.ndjson.gz")]
+                        Patient.ndjson.gz"
+)]
 pub struct Arguments {
     /// Files with FHIR resources.
     #[arg(required = true)]

@@ -11,6 +11,7 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::jobs_store;
 use crate::ids::{FindingId, OrganizationId, PatientId};
+use crate::ingest::fhir::issue;
 use crate::ingest::findings::store::{self as findings_store, StoredEvidence};
 use crate::ingest::issues::{self, StoredIssue};
 use crate::ingest::payloads::Payloads;
@@ -78,26 +79,12 @@ pub async fn get_issues(
     Ok(Json(Issues { issues: found }).into_response())
 }
 
-/// FHIR R4 OperationOutcome; one `information` issue when there is nothing to say, since `issue` is 1..*.
 fn operation_outcome(found: &[StoredIssue]) -> Value {
-    let mut list: Vec<Value> = found
-        .iter()
-        .map(|issue| {
-            let mut shaped =
-                json!({ "severity": issue.severity, "code": issue.code, "details": { "text": issue.message } });
-            if let Some(expression) = &issue.expression {
-                shaped["expression"] = json!([expression]);
-            }
-            if let Some(offset) = issue.offset {
-                shaped["diagnostics"] = json!(format!("byte {offset}"));
-            }
-            shaped
-        })
-        .collect();
-    if list.is_empty() {
-        list.push(json!({ "severity": "information", "code": "informational", "details": { "text": "No issues." } }));
-    }
-    json!({ "resourceType": "OperationOutcome", "issue": list })
+    let shaped = found.iter().map(|issue| {
+        let (expression, pointer) = (issue.expression.as_deref(), issue.pointer.as_deref());
+        issue::outcome_issue(&issue.severity, &issue.code, &issue.message, expression, pointer, issue.offset)
+    });
+    issue::operation_outcome(shaped.collect())
 }
 
 /// Query of the clinical view.

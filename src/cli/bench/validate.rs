@@ -87,7 +87,8 @@ fn corpus(directory: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
             Some("json") => documents.push(fs::read(&path)?),
             Some("ndjson") => {
                 let lines = fs::read(&path)?;
-                documents.extend(lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec));
+                documents
+                    .extend(lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec));
             }
             _ => {}
         }
@@ -101,12 +102,8 @@ fn ndjson(megabytes: u64, scratch: &Path) -> anyhow::Result<Value> {
     fs::create_dir_all(scratch)?;
     let path = scratch.join("bench.ndjson");
     let bundle: Value = serde_json::from_slice(&sample::bundle(1, 4, sample::Size::Full))?;
-    let lines: Vec<String> = bundle["entry"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|entry| entry["resource"].to_string() + "\n")
-        .collect();
+    let lines: Vec<String> =
+        bundle["entry"].as_array().into_iter().flatten().map(|entry| entry["resource"].to_string() + "\n").collect();
     let (mut written, mut count) = (0u64, 0u64);
     let mut file = BufWriter::new(fs::File::create(&path)?);
     for line in lines.iter().cycle() {

@@ -1,5 +1,6 @@
 //! A validation problem, and the bounded list of them.
 
+use super::envelope::BundleType;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -104,6 +105,8 @@ pub struct Report {
     pub total: u64,
     /// All issues of severity error or fatal.
     pub errors: u64,
+    /// The Bundle's type, if it is one that is ingested.
+    pub bundle_type: Option<BundleType>,
     /// Entries of the Bundle.
     pub entries: u32,
     /// Entries that are left out.

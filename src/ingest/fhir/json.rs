@@ -362,14 +362,32 @@ mod tests {
     /// Texts that are nearly JSON: pieces of it in any order.
     fn nearly_json() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
-            Just("{"), Just("}"), Just("["), Just("]"), Just(","), Just(":"), Just("\"a\""), Just("\"\\n\""), Just("1"),
-            Just("-0.5e+3"), Just("01"), Just("true"), Just("null"), Just(" "), Just("\\"), Just("\""), Just("\\u00e9"),
-            Just("\"\\ud83d\\ude00\""), Just("\"\\ud83d\""), Just("é"), Just("\u{1}"), Just("//"), Just("tru"), Just("."),
+            Just("{"),
+            Just("}"),
+            Just("["),
+            Just("]"),
+            Just(","),
+            Just(":"),
+            Just("\"a\""),
+            Just("\"\\n\""),
+            Just("1"),
+            Just("-0.5e+3"),
+            Just("01"),
+            Just("true"),
+            Just("null"),
+            Just(" "),
+            Just("\\"),
+            Just("\""),
+            Just("\\u00e9"),
+            Just("\"\\ud83d\\ude00\""),
+            Just("\"\\ud83d\""),
+            Just("é"),
+            Just("\u{1}"),
+            Just("//"),
+            Just("tru"),
+            Just("."),
         ];
-        prop_oneof![
-            prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat()),
-            "[\\[\\]{}:,\"a1 ]{0,16}",
-        ]
+        prop_oneof![prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat()), "[\\[\\]{}:,\"a1 ]{0,16}",]
     }
 
     proptest! {

@@ -8,7 +8,6 @@ pub mod issue;
 pub mod json;
 pub mod node;
 pub mod path;
-pub mod references;
 pub mod sample;
 pub mod split;
 pub mod types;

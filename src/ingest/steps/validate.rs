@@ -2,7 +2,7 @@
 
 use super::super::fhir::envelope::BundleType;
 use super::super::fhir::issue::{Issue, Report};
-use super::super::fhir::{split, validate};
+use super::super::fhir::validate;
 use super::super::{issues, payloads::Payloads};
 use super::compute;
 use crate::db::{DbError, Scope};
@@ -43,13 +43,8 @@ impl StepHandler for Validate {
         let on_error = OnError::of(context)?;
         let payload = self.payloads.of_job(context.organization, context.job).await?;
         let (report, fails) = compute(payload, move |payload| {
-            let bundle = split::split(&payload.body);
-            let by_type = bundle.as_ref().ok().and_then(|bundle| bundle.bundle_type);
-            let fails_by_type = by_type.is_none_or(BundleType::is_all_or_nothing);
-            let report = match &bundle {
-                Ok(bundle) => validate::check(&payload.body, bundle),
-                Err(_) => validate::report(&payload.body),
-            };
+            let report = validate::report(&payload.body);
+            let fails_by_type = report.bundle_type.is_none_or(BundleType::is_all_or_nothing);
             let strict = match on_error {
                 OnError::ByBundleType => fails_by_type,
                 OnError::Fail => true,

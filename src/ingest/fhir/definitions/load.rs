@@ -90,8 +90,8 @@ impl Table {
             }
         }
         for (position, draft) in drafts.iter().enumerate() {
-            let position = small(position)
-                .ok_or_else(|| LoadError { line: draft.line, what: "too many types".to_owned() })?;
+            let position =
+                small(position).ok_or_else(|| LoadError { line: draft.line, what: "too many types".to_owned() })?;
             table.by_name.insert(draft.name, position);
         }
         let by_name: HashMap<&'static str, &Draft> = drafts.iter().map(|draft| (draft.name, draft)).collect();
@@ -148,7 +148,9 @@ fn build(
     }
     index(&mut of);
     let mut slots = 0;
-    for key in read {
+    // Whatever else it is, a resource is known by its id.
+    let id = (of.kind == TypeKind::Resource).then_some("id");
+    for key in read.iter().copied().chain(id) {
         slot(&mut of, key, &mut slots);
     }
     for (line, text) in lineage.iter().flat_map(|one| &one.invariants) {
@@ -182,7 +184,8 @@ fn element(
     let is_array = cardinality.ends_with('*');
     let is_choice = name.ends_with("[x]");
     let group_name = name.trim_end_matches("[x]");
-    let group = u8::try_from(of.groups.len()).ok().filter(|bit| *bit < 128).ok_or_else(|| fault("too many elements"))?;
+    let group =
+        u8::try_from(of.groups.len()).ok().filter(|bit| *bit < 128).ok_or_else(|| fault("too many elements"))?;
     of.groups.push(Group { name: group_name, is_choice });
     if !cardinality.starts_with('0') {
         of.required |= 1 << group;

@@ -229,6 +229,10 @@ pub enum Role {
     ValueSet,
     Task,
     MedicationDispense,
+    Meta,
+    Bundle,
+    BundleEntry,
+    BundleEntryRequest,
 }
 
 impl Role {
@@ -252,6 +256,10 @@ impl Role {
             "ValueSet" => (Self::ValueSet, &[]),
             "Task" => (Self::Task, &["authoredOn", "lastModified"]),
             "MedicationDispense" => (Self::MedicationDispense, &["whenPrepared", "whenHandedOver"]),
+            "Meta" => (Self::Meta, &["versionId"]),
+            "Bundle" => (Self::Bundle, &["type"]),
+            "Bundle.entry" => (Self::BundleEntry, &["fullUrl"]),
+            "Bundle.entry.request" => (Self::BundleEntryRequest, &["method"]),
             _ => (Self::None, &[]),
         }
     }

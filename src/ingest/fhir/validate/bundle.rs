@@ -1,140 +1,199 @@
-//! The rules of a Bundle as a whole (bdl-1 to bdl-12 as far as the table cannot say them), and what Chartgate ingests.
+//! The rules of a Bundle as a whole (bdl-2 to bdl-12 as far as the table cannot say them), and what of it Chartgate
+//! ingests. The facts are gathered while the walk goes by; they are judged when the Bundle ends, since its `type` may come
+//! last.
 
-use super::super::definitions::Table;
+use super::super::definitions::{Element, Type};
 use super::super::envelope::BundleType;
-use super::super::issue::{Issue, Report, Severity};
-use super::super::node::Object;
+use super::super::issue::Severity;
+use super::super::node::Node;
 use super::super::path::Place;
-use super::super::split::{Bundle, Entry};
+use super::rules::wrong_target;
+use super::walk::{Frame, Walk};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
-/// The entries of a Bundle by fullUrl: what a `urn:` reference in it may name.
-pub struct Directory<'a> {
-    by_url: HashMap<&'a str, Option<&'static str>>,
+/// What is known of the Bundle.
+#[derive(Default)]
+pub struct BundleFacts<'a> {
+    /// `Bundle.type`, once the Bundle is over.
+    pub kind: Option<Cow<'a, str>>,
+    /// The Bundle was read to its end.
+    pub is_whole: bool,
+    /// References to entries that were not seen before them.
+    pub pending: Vec<PendingReference<'a>>,
+    /// In order.
+    pub entries: Vec<EntryFacts<'a>>,
+    by_url: HashMap<Cow<'a, str>, Option<&'static str>>,
 }
 
-impl<'a> Directory<'a> {
-    pub fn new(bundle: &'a Bundle<'_>, table: &'static Table) -> Self {
-        let known = |entry: &Entry<'_>| {
-            let name = &entry.resource.as_ref()?.resource_type;
-            table.resource(name).map(|id| table.get(id).name)
-        };
-        let by_url = bundle.entries.iter().filter_map(|entry| Some((entry.full_url.as_deref()?, known(entry)))).collect();
-        Self { by_url }
-    }
-
-    /// Whether an entry has that URL, and its resource type if that is known.
-    pub fn get(&self, url: &str) -> Option<Option<&'static str>> {
+impl BundleFacts<'_> {
+    /// Whether an entry that was read has that fullUrl, and its resource type if that is known.
+    pub fn type_of(&self, url: &str) -> Option<Option<&'static str>> {
         self.by_url.get(url).copied()
     }
 }
 
-/// What an issue is about: the entry (if it is one entry's), the place, and the value there or around.
-struct About<'p> {
-    entry: Option<u32>,
-    place: &'p Place,
+/// What is known of an entry.
+pub struct EntryFacts<'a> {
+    index: u32,
     offset: usize,
+    full_url: Option<(Cow<'a, str>, usize)>,
+    resource: Option<ResourceFacts<'a>>,
+    method: Option<(Cow<'a, str>, usize)>,
+    has_resource: bool,
+    has_request: bool,
+    has_response: bool,
+    has_search: bool,
 }
 
-impl Report {
-    fn put(&mut self, severity: Severity, code: &'static str, about: &About<'_>, message: impl Into<String>) {
-        self.add(Issue {
-            severity,
-            code,
-            entry: about.entry,
-            line: None,
-            expression: Some(about.place.expression.clone()),
-            pointer: Some(about.place.pointer.clone()),
-            byte_offset: u64::try_from(about.offset).ok(),
-            message: message.into(),
-        });
-    }
-
-    fn error(&mut self, code: &'static str, about: &About<'_>, message: impl Into<String>) {
-        self.put(Severity::Error, code, about, message);
-    }
+/// What is known of an entry's resource, if its type is known.
+pub struct ResourceFacts<'a> {
+    pub name: &'static str,
+    pub id: Option<Cow<'a, str>>,
+    pub version: Option<Cow<'a, str>>,
 }
 
-/// FHIR's own rules of a Bundle.
-pub fn check(report: &mut Report, bundle: &Bundle<'_>, table: &Table) {
-    let kind = bundle.object.owned("type").unwrap_or_default();
-    check_head(report, bundle, &kind);
-    check_full_urls(report, bundle, &kind, table);
-    for entry in &bundle.entries {
-        let Some(object) = &entry.object else { continue };
-        let place = Place::entry(entry.index);
-        let about = About { entry: Some(entry.index), place: &place, offset: entry.node.span().start };
-        check_parts(report, &kind, object, &about);
-        let has_id = entry.resource.as_ref().is_none_or(|resource| resource.id.is_some());
-        let is_outcome = entry.resource.as_ref().is_some_and(|resource| resource.resource_type == "OperationOutcome");
-        if kind == "searchset" && !has_id && !is_outcome {
-            let place = place.member("resource");
-            report.error("invariant", &About { place: &place, ..about }, "What a search found has an id.");
+/// A `urn:` reference whose entry was not seen yet.
+pub struct PendingReference<'a> {
+    pub text: Cow<'a, str>,
+    pub entry: Option<u32>,
+    /// The place of the Reference.
+    pub place: Place,
+    pub element: &'static Element,
+    /// The offset of the Reference.
+    pub start: usize,
+    /// The offset of its `reference`.
+    pub offset: usize,
+}
+
+/// Take in an entry that was read to its end.
+pub fn take_entry<'a>(walk: &mut Walk<'a, '_>, of: &'static Type, frame: &Frame, start: usize) {
+    let (resource, method) = (walk.resource.take(), walk.method.take());
+    let (true, Some(index)) = (walk.is_in_outer_bundle(), walk.entry()) else { return };
+    let has = |name: &str| frame.seen & of.bit(name) != 0;
+    let slot = of.slot("fullUrl");
+    let offset = slot.and_then(|slot| frame.span(slot)).map_or(start, |span| span.start);
+    let full_url = walk.kept(frame, slot).map(|url| (url, offset));
+    if let Some((url, _)) = &full_url {
+        walk.bundle.by_url.insert(url.clone(), resource.as_ref().map(|resource| resource.name));
+    }
+    walk.bundle.entries.push(EntryFacts {
+        index,
+        offset: start,
+        full_url,
+        resource,
+        method,
+        has_resource: has("resource"),
+        has_request: has("request"),
+        has_response: has("response"),
+        has_search: has("search"),
+    });
+}
+
+/// Judge the Bundle that was read to its end.
+pub fn check<'a>(walk: &mut Walk<'a, '_>, of: &'static Type, frame: &Frame, span: &Range<usize>) {
+    let mut facts = std::mem::take(&mut walk.bundle);
+    facts.kind = walk.kept(frame, of.slot("type"));
+    facts.is_whole = true;
+    let kind = facts.kind.clone().unwrap_or_default();
+    check_head(walk, &facts, of, frame, span);
+    let mut urls = HashSet::new();
+    for entry in &facts.entries {
+        check_parts(walk, &kind, entry);
+        check_full_url(walk, &kind, entry, &mut urls);
+        let resource = entry.resource.as_ref();
+        if kind == "searchset" && resource.is_some_and(|one| one.id.is_none() && one.name != "OperationOutcome") {
+            let place = Place::resource(entry.index);
+            let message = "What a search found has an id.";
+            walk.issue_of(Some(entry.index), Severity::Error, "invariant", entry.offset, place, message);
         }
+    }
+    for pending in std::mem::take(&mut facts.pending) {
+        check_pending(walk, &facts, pending);
+    }
+    walk.bundle = facts;
+}
+
+fn check_pending(walk: &mut Walk<'_, '_>, facts: &BundleFacts<'_>, pending: PendingReference<'_>) {
+    let PendingReference { text, entry, place, element, start, offset } = pending;
+    let Some(found) = facts.type_of(&text) else {
+        let message = "The reference names no entry of this Bundle.";
+        walk.issue_of(entry, Severity::Warning, "not-found", offset, place.member("reference"), message);
+        return;
+    };
+    let allowed = element.targets.map(|targets| walk.table.targets(targets)).unwrap_or_default();
+    if let Some(name) = found.filter(|name| !allowed.is_empty() && !allowed.contains(name)) {
+        walk.issue_of(entry, Severity::Error, "structure", start, place, wrong_target(element, allowed, name));
     }
 }
 
 /// bdl-9 to bdl-12.
-fn check_head(report: &mut Report, bundle: &Bundle<'_>, kind: &str) {
-    let start = bundle.object.node().span().start;
-    let place = Place::bundle();
-    let about = About { entry: None, place: &place, offset: start };
+fn check_head(walk: &mut Walk<'_, '_>, facts: &BundleFacts<'_>, of: &Type, frame: &Frame, span: &Range<usize>) {
+    let kind = facts.kind.as_deref().unwrap_or_default();
+    let body = walk.body;
+    let mut broken = |message: &str| {
+        walk.issue_of(None, Severity::Error, "invariant", span.start, Place::bundle(), message);
+    };
     if kind == "document" {
-        let identifier = bundle.object.object("identifier");
-        let is_identified =
-            identifier.is_some_and(|one| one.get("system").is_some() && one.get("value").is_some());
-        if !is_identified {
-            report.error("invariant", &about, "bdl-9: a document has an identifier with system and value.");
+        let bundle = Node::within(body, span.clone()).object();
+        let identifier = bundle.and_then(|bundle| bundle.object("identifier"));
+        if identifier.is_none_or(|one| one.get("system").is_none() || one.get("value").is_none()) {
+            broken("bdl-9: a document has an identifier with system and value.");
         }
-        if bundle.object.get("timestamp").is_none() {
-            report.error("invariant", &about, "bdl-10: a document has a timestamp.");
+        if frame.seen & of.bit("timestamp") == 0 {
+            broken("bdl-10: a document has a timestamp.");
         }
     }
-    let Some(first) = bundle.entries.first() else { return };
-    let first_type = first.resource.as_ref().map(|resource| resource.resource_type.as_ref());
-    let place = Place::resource(0);
-    let about = About { entry: Some(0), place: &place, offset: first.node.span().start };
-    if kind == "message" && first_type != Some("MessageHeader") {
-        report.error("invariant", &about, "The first entry of a message must be a MessageHeader (bdl-12).");
-    }
-    if kind == "document" && first_type != Some("Composition") {
-        report.error("invariant", &about, "The first entry of a document must be a Composition (bdl-11).");
-    }
+    let Some(first) = facts.entries.first() else { return };
+    let first_type = first.resource.as_ref().map(|resource| resource.name);
+    let message = match kind {
+        "message" if first_type != Some("MessageHeader") => {
+            "The first entry of a message must be a MessageHeader (bdl-12)."
+        }
+        "document" if first_type != Some("Composition") => {
+            "The first entry of a document must be a Composition (bdl-11)."
+        }
+        _ => return,
+    };
+    walk.issue_of(Some(0), Severity::Error, "invariant", first.offset, Place::resource(0), message);
 }
 
 /// bdl-7, bdl-8, and what a fullUrl must look like.
-fn check_full_urls(report: &mut Report, bundle: &Bundle<'_>, kind: &str, table: &Table) {
-    let mut seen = HashSet::new();
-    for entry in &bundle.entries {
-        let place = Place::entry(entry.index).member("fullUrl");
-        let offset = entry.object.as_ref().and_then(|object| object.get("fullUrl")).map_or(0, |node| node.span().start);
-        let about = About { entry: Some(entry.index), place: &place, offset };
-        let Some(full_url) = entry.full_url.as_deref() else { continue };
-        if full_url.contains("/_history/") {
-            report.error("invariant", &about, "fullUrl must not name a version (bdl-8).");
-        }
-        if !is_absolute(full_url) {
-            // Documents and messages are resolved by it alone; elsewhere the id says enough.
-            let is_needed = matches!(kind, "document" | "message");
-            let severity = if is_needed { Severity::Error } else { Severity::Warning };
-            let place = Place::entry(entry.index);
-            report.put(severity, "value", &About { place: &place, ..about }, "fullUrl must be an absolute URL.");
-        }
-        let resource = entry.resource.as_ref();
-        if let Some(resource) = resource
-            && let Some(id) = resource.id.as_deref()
-            && disagrees(full_url, &resource.resource_type, id, table)
-        {
-            let place = Place::entry(entry.index);
-            let message = "fullUrl disagrees with the type and id of its resource.";
-            report.error("value", &About { place: &place, ..about }, message);
-        }
-        let version = resource
-            .and_then(|resource| resource.object.object("meta"))
-            .and_then(|meta| meta.owned("versionId"));
-        if kind != "history" && !seen.insert((full_url, version)) {
-            report.error("duplicate", &about, "Another entry has the same fullUrl and version (bdl-7).");
-        }
+fn check_full_url<'e>(
+    walk: &mut Walk<'_, '_>,
+    kind: &str,
+    entry: &'e EntryFacts<'_>,
+    seen: &mut HashSet<(&'e str, Option<&'e str>)>,
+) {
+    let Some((url, offset)) = &entry.full_url else { return };
+    let resource = entry.resource.as_ref();
+    let mut put = |severity, code, place, message: &str| {
+        walk.issue_of(Some(entry.index), severity, code, *offset, place, message);
+    };
+    let own = || Place::entry(entry.index).member("fullUrl");
+    if url.contains("/_history/") {
+        put(Severity::Error, "invariant", own(), "fullUrl must not name a version (bdl-8).");
+    }
+    if !is_absolute(url) {
+        // Documents and messages are resolved by it alone; elsewhere the id says enough.
+        let is_needed = matches!(kind, "document" | "message");
+        let severity = if is_needed { Severity::Error } else { Severity::Warning };
+        put(severity, "value", Place::entry(entry.index), "fullUrl must be an absolute URL.");
+    }
+    let version = resource.and_then(|resource| resource.version.as_deref());
+    if kind != "history" && !seen.insert((url, version)) {
+        put(Severity::Error, "duplicate", own(), "Another entry has the same fullUrl and version (bdl-7).");
+    }
+    let (Some(resource), Some((server, id))) = (resource, url.rsplit_once('/')) else { return };
+    let is_server = url.starts_with("http://") || url.starts_with("https://");
+    let name = server.rsplit('/').next().filter(|name| is_server && walk.table.resource(name).is_some());
+    if let (Some(name), Some(own_id)) = (name, resource.id.as_deref())
+        && (name != resource.name || id != own_id)
+    {
+        let message = "fullUrl disagrees with the type and id of its resource.";
+        let place = Place::entry(entry.index);
+        walk.issue_of(Some(entry.index), Severity::Error, "value", *offset, place, message);
     }
 }
 
@@ -147,91 +206,65 @@ fn is_absolute(url: &str) -> bool {
     })
 }
 
-/// A URL of a RESTful server that names another resource than its own.
-fn disagrees(full_url: &str, resource_type: &str, id: &str, table: &Table) -> bool {
-    if !full_url.starts_with("http://") && !full_url.starts_with("https://") {
-        return false;
-    }
-    let mut parts = full_url.rsplit('/');
-    match (parts.next(), parts.next()) {
-        (Some(last), Some(name)) if table.resource(name).is_some() => name != resource_type || last != id,
-        _ => false,
-    }
-}
-
 /// bdl-2 to bdl-4: which parts an entry has.
-fn check_parts(report: &mut Report, kind: &str, object: &Object<'_>, about: &About<'_>) {
+fn check_parts(walk: &mut Walk<'_, '_>, kind: &str, entry: &EntryFacts<'_>) {
     let mut put = |severity, code, member: &str, message: &str| {
-        let place = about.place.member(member);
-        let offset = object.get(member).map_or(about.offset, |node| node.span().start);
-        report.put(severity, code, &About { place: &place, offset, ..*about }, message);
+        let place = Place::entry(entry.index).member(member);
+        walk.issue_of(Some(entry.index), severity, code, entry.offset, place, message);
     };
-    if object.get("search").is_some() && kind != "searchset" {
+    if entry.has_search && kind != "searchset" {
         put(Severity::Error, "invariant", "search", "Only entries of a searchset have a search (bdl-2).");
     }
-    let is_exchange = matches!(kind, "batch" | "transaction" | "history");
-    match (object.get("request").is_some(), is_exchange) {
-        (false, true) => {
-            put(Severity::Error, "required", "request", "An entry of a transaction or batch must have a request (bdl-3).");
-        }
-        // Harmless: what a batch asked for, sent on as a collection.
-        (true, false) if !kind.is_empty() => put(
-            Severity::Warning,
-            "invariant",
-            "request",
-            "Only entries of a transaction, batch or history have a request (bdl-3).",
-        ),
-        _ => {}
+    let asks = matches!(kind, "batch" | "transaction" | "history");
+    if !entry.has_request && asks {
+        put(Severity::Error, "required", "request", "An entry of a transaction or batch must have a request (bdl-3).");
     }
-    let is_answer = matches!(kind, "batch-response" | "transaction-response" | "history");
-    match (object.get("response").is_some(), is_answer) {
-        (false, true) => put(Severity::Error, "required", "response", "An entry of an answer must have a response (bdl-4)."),
-        (true, false) if !kind.is_empty() => {
-            put(Severity::Error, "invariant", "response", "Only entries of an answer have a response (bdl-4).");
-        }
-        _ => {}
+    if entry.has_request && !asks && !kind.is_empty() {
+        // Harmless: what a batch asked for, sent on as a collection.
+        let message = "Only entries of a transaction, batch or history have a request (bdl-3).";
+        put(Severity::Warning, "invariant", "request", message);
+    }
+    let answers = matches!(kind, "batch-response" | "transaction-response" | "history");
+    if !entry.has_response && answers {
+        put(Severity::Error, "required", "response", "An entry of an answer must have a response (bdl-4).");
+    }
+    if entry.has_response && !answers && !kind.is_empty() {
+        put(Severity::Error, "invariant", "response", "Only entries of an answer have a response (bdl-4).");
     }
 }
 
 /// What keeps a valid Bundle, or an entry of it, from being ingested.
-pub fn check_ingestible(report: &mut Report, bundle: &Bundle<'_>) {
-    let place = Place::bundle();
-    let start = bundle.object.node().span().start;
-    if bundle.bundle_type.is_none() {
-        let place = place.member("type");
-        let offset = bundle.object.get("type").map_or(start, |node| node.span().start);
+pub fn check_ingestible(walk: &mut Walk<'_, '_>) {
+    let facts = std::mem::take(&mut walk.bundle);
+    let kind = facts.kind.as_deref().and_then(BundleType::from_code);
+    let mut put = |entry, code, offset, place, message: &str| {
+        walk.issue_of(entry, Severity::Error, code, offset, place, message);
+    };
+    if kind.is_none() {
         let message = "Bundle.type must be transaction, batch, collection or message.";
-        report.error("not-supported", &About { entry: None, place: &place, offset }, message);
-        return;
+        put(None, "not-supported", 0, Place::bundle().member("type"), message);
+    } else if facts.entries.is_empty() {
+        let message = "Bundle.entry must hold at least one entry.";
+        put(None, "required", 0, Place::bundle().member("entry"), message);
     }
-    if bundle.entries.is_empty() {
-        let place = place.member("entry");
-        let about = About { entry: None, place: &place, offset: start };
-        report.error("required", &about, "Bundle.entry must hold at least one entry.");
+    for entry in &facts.entries {
+        let index = Some(entry.index);
+        if !entry.has_resource {
+            let place = Place::entry(entry.index).member("resource");
+            put(index, "required", entry.offset, place, "The entry has no resource.");
+        }
+        let Some((method, offset)) = entry.method.as_ref().filter(|_| kind.is_some_and(BundleType::needs_requests))
+        else {
+            continue;
+        };
+        let message = match method.as_ref() {
+            "DELETE" => "DELETE entries are not carried out.",
+            "PATCH" => "PATCH entries are not carried out.",
+            "GET" | "HEAD" => "GET and HEAD entries are not answered.",
+            _ => continue,
+        };
+        let place = Place::entry(entry.index).member("request").member("method");
+        put(index, "not-supported", *offset, place, message);
     }
-    for entry in &bundle.entries {
-        check_entry(report, bundle.bundle_type, entry);
-    }
-}
-
-fn check_entry(report: &mut Report, bundle_type: Option<BundleType>, entry: &Entry<'_>) {
-    let Some(object) = &entry.object else { return };
-    let place = Place::entry(entry.index);
-    let offset = entry.node.span().start;
-    if object.get("resource").is_none() {
-        let place = place.member("resource");
-        let about = About { entry: Some(entry.index), place: &place, offset };
-        report.error("required", &about, "The entry has no resource.");
-    }
-    let needs_request = bundle_type.is_some_and(BundleType::needs_requests);
-    let Some(request) = object.object("request").filter(|_| needs_request) else { return };
-    let place = place.member("request").member("method");
-    let offset = request.get("method").map_or(offset, |node| node.span().start);
-    let about = About { entry: Some(entry.index), place: &place, offset };
-    match request.string("method").as_deref() {
-        Some("DELETE") => report.error("not-supported", &about, "DELETE entries are not carried out."),
-        Some("PATCH") => report.error("not-supported", &about, "PATCH entries are not carried out."),
-        Some("GET" | "HEAD") => report.error("not-supported", &about, "GET and HEAD entries are not answered."),
-        _ => {}
-    }
+    walk.bundle = facts;
 }

@@ -12,11 +12,10 @@ mod primitive;
 mod rules;
 mod walk;
 
-use super::definitions::{self, Table};
+use super::definitions;
+use super::envelope::BundleType;
 use super::issue::{Issue, Report, Severity};
 use super::node::BYTE_ORDER_MARK;
-use super::split::{self, Bundle};
-use bundle::Directory;
 use walk::Walk;
 
 /// All (kept) issues of a payload that is to be ingested.
@@ -28,27 +27,21 @@ pub fn validate_bundle(body: &[u8]) -> Vec<Issue> {
 /// Validate a payload that is to be ingested: a Bundle of a type that is.
 #[must_use]
 pub fn report(body: &[u8]) -> Report {
-    match split::split(body) {
-        Ok(bundle) => check(body, &bundle),
-        Err(_) => {
-            let mut report = resource(body, None);
-            if !report.unusable {
-                let message = "The payload is not a FHIR Bundle.";
-                report.add(fatal("structure", 0, message));
-            }
-            report
-        }
-    }
-}
-
-/// Validate a Bundle that is to be ingested and is already cut.
-#[must_use]
-pub fn check(body: &[u8], bundle: &Bundle<'_>) -> Report {
-    let table = definitions::r4();
-    let mut report = Report { entries: u32::try_from(bundle.entries.len()).unwrap_or(u32::MAX), ..Report::default() };
+    let mut report = Report::default();
     let Some((text, start)) = text_of(body, &mut report) else { return report };
-    walk_bundle(table, text, start, bundle, &mut report);
-    bundle::check_ingestible(&mut report, bundle);
+    let mut walk = Walk::new(definitions::r4(), text, start, &mut report, None);
+    walk.run();
+    let is_bundle = walk.bundle.is_whole;
+    if is_bundle {
+        bundle::check_ingestible(&mut walk);
+    }
+    let entries = walk.bundle.entries.len();
+    let bundle_type = walk.bundle.kind.as_deref().and_then(BundleType::from_code);
+    report.entries = u32::try_from(entries).unwrap_or(u32::MAX);
+    report.bundle_type = bundle_type;
+    if !is_bundle && !report.unusable {
+        report.add(fatal("structure", 0, "The payload is not a FHIR Bundle."));
+    }
     report.sort();
     report
 }
@@ -56,23 +49,14 @@ pub fn check(body: &[u8], bundle: &Bundle<'_>) -> Report {
 /// Validate any resource: a Bundle of any type, or a single resource such as a line of NDJSON.
 #[must_use]
 pub fn resource(body: &[u8], line: Option<u64>) -> Report {
-    let table = definitions::r4();
     let mut report = Report::default();
     let Some((text, start)) = text_of(body, &mut report) else { return report };
-    if let Ok(bundle) = split::split(body) {
-        report.entries = u32::try_from(bundle.entries.len()).unwrap_or(u32::MAX);
-        walk_bundle(table, text, start, &bundle, &mut report);
-    } else {
-        Walk::new(table, text, start, &mut report, None, line).run();
-    }
+    let mut walk = Walk::new(definitions::r4(), text, start, &mut report, line);
+    walk.run();
+    let entries = walk.bundle.entries.len();
+    report.entries = u32::try_from(entries).unwrap_or(u32::MAX);
     report.sort();
     report
-}
-
-fn walk_bundle(table: &'static Table, text: &str, start: usize, bundle: &Bundle<'_>, report: &mut Report) {
-    let directory = Directory::new(bundle, table);
-    Walk::new(table, text, start, report, Some(&directory), None).run();
-    bundle::check(report, bundle, table);
 }
 
 /// The body as text, and where the JSON in it begins.

@@ -41,9 +41,10 @@ pub fn text(primitive: Primitive, text: &str) -> Option<Fault> {
         Primitive::Uri | Primitive::Url | Primitive::Canonical => uri(text),
         Primitive::Oid => fault(is_oid(text), "Not an oid: urn:oid: and numbers with dots between them."),
         Primitive::Uuid => fault(is_uuid(text), "Not a uuid: urn:uuid: and a UUID in lower case."),
-        Primitive::Date => {
-            fault(calendar::parse(text, Temporal::Date).is_some(), "Not a date (YYYY, YYYY-MM or YYYY-MM-DD) that exists.")
-        }
+        Primitive::Date => fault(
+            calendar::parse(text, Temporal::Date).is_some(),
+            "Not a date (YYYY, YYYY-MM or YYYY-MM-DD) that exists.",
+        ),
         Primitive::DateTime => fault(
             calendar::parse(text, Temporal::DateTime).is_some(),
             "Not a dateTime that exists; one with a time needs seconds and an offset from UTC.",
@@ -196,12 +197,24 @@ mod tests {
             (String, &["a", " a ", "a\nb"][..], &["", " ", "\n\t"][..]),
             (Code, &["final", "in progress"], &["", " a", "a ", "a  b", "a\tb"]),
             (Id, &["a", "A-1.b"], &["", "a_b", "a b", "é", &"x".repeat(65)]),
-            (Uri, &["urn:x", "http://a/b", "a", "urn:uuid:c757873d-ec9a-4326-a141-556f43239520"], &["a b", "urn:uuid:1", "urn:oid:3.x"]),
+            (
+                Uri,
+                &["urn:x", "http://a/b", "a", "urn:uuid:c757873d-ec9a-4326-a141-556f43239520"],
+                &["a b", "urn:uuid:1", "urn:oid:3.x"],
+            ),
             (Canonical, &["http://a/b|1.0", "#x"], &["a b"]),
             (Oid, &["urn:oid:1.2.3", "urn:oid:2.16.840.0"], &["1.2.3", "urn:oid:3.1", "urn:oid:1", "urn:oid:1.02"]),
-            (Uuid, &["urn:uuid:c757873d-ec9a-4326-a141-556f43239520"], &["urn:uuid:C757873D-EC9A-4326-A141-556F43239520"]),
+            (
+                Uuid,
+                &["urn:uuid:c757873d-ec9a-4326-a141-556f43239520"],
+                &["urn:uuid:C757873D-EC9A-4326-A141-556F43239520"],
+            ),
             (Date, &["2020", "2020-02", "2020-02-29"], &["2019-02-29", "2020-2-1", "0000", "2020-02-03T10:00:00Z"]),
-            (DateTime, &["2020", "2020-02-03T10:00:00Z", "2020-02-03T23:59:60.5+14:00"], &["2020-02-03T10:00:00", "2020-02-03T24:00:00Z", "2020-02-03T10:00Z"]),
+            (
+                DateTime,
+                &["2020", "2020-02-03T10:00:00Z", "2020-02-03T23:59:60.5+14:00"],
+                &["2020-02-03T10:00:00", "2020-02-03T24:00:00Z", "2020-02-03T10:00Z"],
+            ),
             (Instant, &["2020-02-03T10:00:00.123-05:00"], &["2020-02-03"]),
             (Time, &["10:00:00", "23:59:60.1"], &["24:00:00", "10:00", "10:00:00Z", "1:00:00"]),
             (Base64, &["QQ==", "QUJD", "QU JD\n"], &["QQ=", "Q", "QQ==QQ==", "%%%2", "a.b="]),

@@ -6,6 +6,7 @@ use super::super::definitions::{Element, Formula, Role, Type, TypeId};
 use super::super::issue::Severity;
 use super::super::node::{Node, Object};
 use super::super::types::Temporal;
+use super::bundle::{self, PendingReference};
 use super::primitive;
 use super::walk::{Fragment, Frame, Walk};
 use std::borrow::Cow;
@@ -79,7 +80,9 @@ fn words(of: &Type, formula: &Formula) -> String {
 pub fn of_object(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, span: Range<usize>) {
     let broken = match of.role {
         Role::None | Role::Reference => return,
-        Role::Period => after(walk, of, frame, "start", "end").then_some(("invariant", "per-1: start must not be after end.")),
+        Role::Period => {
+            after(walk, of, frame, "start", "end").then_some(("invariant", "per-1: start must not be after end."))
+        }
         Role::Task => after(walk, of, frame, "authoredOn", "lastModified")
             .then_some(("invariant", "inv-1: lastModified must not be before authoredOn.")),
         Role::MedicationDispense => after(walk, of, frame, "whenPrepared", "whenHandedOver")
@@ -91,7 +94,9 @@ pub fn of_object(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, span
         }
         Role::RiskAssessmentPrediction => {
             let probability = walk.kept(frame, of.slot("probabilityDecimal")).and_then(|text| text.parse::<f64>().ok());
-            probability.is_some_and(|value| value > 100.0).then_some(("invariant", "ras-2: a probability must be 100 at most."))
+            probability
+                .is_some_and(|value| value > 100.0)
+                .then_some(("invariant", "ras-2: a probability must be 100 at most."))
         }
         Role::QuestionnaireEnableWhen => {
             let is_exists = walk.kept(frame, of.slot("operator")).is_some_and(|text| text == "exists");
@@ -99,6 +104,26 @@ pub fn of_object(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, span
             let is_boolean = walk.kept(frame, of.slot("answerBoolean")).is_some();
             (is_exists && has_answer && !is_boolean)
                 .then_some(("invariant", "que-7: the operator exists needs a boolean answer."))
+        }
+        Role::Meta => {
+            walk.version = walk.kept(frame, of.slot("versionId"));
+            return;
+        }
+        Role::BundleEntryRequest => {
+            let slot = of.slot("method");
+            let offset = slot.and_then(|slot| frame.span(slot)).map_or(span.start, |span| span.start);
+            walk.method = walk.kept(frame, slot).map(|method| (method, offset));
+            return;
+        }
+        Role::BundleEntry => {
+            bundle::take_entry(walk, of, frame, span.start);
+            return;
+        }
+        Role::Bundle => {
+            if walk.is_in_outer_bundle() {
+                bundle::check(walk, of, frame, &span);
+            }
+            return;
         }
         Role::Attachment => attachment(walk, of, frame),
         Role::Range => object(walk, &span).and_then(|range| range_rule(&range)),
@@ -175,10 +200,10 @@ fn observation(one: &Object<'_>) -> Broken {
     let is_same = |component: &Object<'_>| {
         component.object("code").is_some_and(|code| codings(code).iter().any(|coding| own.contains(coding)))
     };
-    one.objects("component")
-        .iter()
-        .any(is_same)
-        .then_some(("invariant", "obs-7: a component has the Observation's own code, so the Observation must not have a value."))
+    one.objects("component").iter().any(is_same).then_some((
+        "invariant",
+        "obs-7: a component has the Observation's own code, so the Observation must not have a value.",
+    ))
 }
 
 /// org-2 and org-3.
@@ -238,9 +263,11 @@ fn statuses(walk: &mut Walk<'_, '_>, of: &Type, frame: &Frame, one: &Object<'_>,
     if is_error && has_status {
         broken(Severity::Error, "con-5: what was entered in error has no clinicalStatus.");
     }
-    let is_problem = one.objects("category").iter().flat_map(|concept| concept.objects("coding")).any(|coding| {
-        coding.string("code").as_deref() == Some("problem-list-item")
-    });
+    let is_problem = one
+        .objects("category")
+        .iter()
+        .flat_map(|concept| concept.objects("coding"))
+        .any(|coding| coding.string("code").as_deref() == Some("problem-list-item"));
     if is_problem && !has_status && !is_error {
         broken(Severity::Warning, "con-3: a problem list item should have a clinicalStatus.");
     }
@@ -287,50 +314,52 @@ pub fn reference<'a>(
 ) {
     let of = walk.table.get(id);
     let slot = of.slot("reference");
-    let text = walk.kept(frame, slot);
     let declared = walk.kept(frame, of.slot("type"));
-    let offset = slot.and_then(|slot| frame.span(slot)).map_or(span.start, |span| span.start);
     let table = walk.table;
     let mut target = None;
-    if let Some(text) = &text {
+    if let Some(text) = walk.kept(frame, slot) {
+        let offset = slot.and_then(|slot| frame.span(slot)).map_or(span.start, |span| span.start);
         if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
-            walk.error("value", offset, "A reference must not hold white space.");
+            walk.error("value", span.start, "A reference must not hold white space.");
             return;
         }
         if let Some(id) = text.strip_prefix('#') {
             fragment(walk, id, offset);
         } else if text.starts_with("urn:") {
             if walk.is_in_outer_bundle() {
-                let found = walk.directory.and_then(|directory| directory.get(text));
-                if found.is_none() {
-                    let place = walk.place().member("reference");
-                    let message = "The reference names no entry of this Bundle.";
-                    walk.issue_at(Severity::Warning, "not-found", offset, place, message);
+                match walk.bundle.type_of(&text) {
+                    Some(found) => target = found,
+                    // An entry further on may have it.
+                    None => {
+                        let (entry, place) = (walk.entry(), walk.place());
+                        let start = span.start;
+                        walk.bundle.pending.push(PendingReference { text, entry, place, element, start, offset });
+                    }
                 }
-                target = found.flatten();
             }
         } else {
-            target = target_type(text).and_then(|name| table.resource(name)).map(|id| table.get(id).name);
+            target = target_type(&text).and_then(|name| table.resource(name)).map(|id| table.get(id).name);
         }
     }
     let Some(targets) = element.targets else { return };
     let allowed = table.targets(targets);
-    let refuse = |walk: &mut Walk<'a, '_>, name: &str| {
-        let message = format!("{} may refer to {}, not to {name}.", element.name, allowed.join(", "));
-        walk.error("structure", offset, message);
-    };
     if let Some(name) = target.filter(|name| !allowed.contains(name)) {
-        refuse(walk, name);
+        walk.error("structure", span.start, wrong_target(element, allowed, name));
         return;
     }
     // A type of another model is an absolute URL.
     if let Some(declared) = declared.filter(|declared| !declared.contains(':')) {
         match table.resource(&declared).map(|id| table.get(id).name) {
             Some(name) if allowed.contains(&name) => {}
-            Some(name) => refuse(walk, name),
+            Some(name) => walk.error("structure", span.start, wrong_target(element, allowed, name)),
             None => walk.error("structure", span.start, "Reference.type names no resource type."),
         }
     }
+}
+
+/// The sentence for a reference to a type that is not allowed there.
+pub fn wrong_target(element: &Element, allowed: &[&str], name: &str) -> String {
+    format!("{} may refer to {}, not to {name}.", element.name, allowed.join(", "))
 }
 
 fn fragment(walk: &mut Walk<'_, '_>, id: &str, offset: usize) {
@@ -362,7 +391,7 @@ fn target_type(text: &str) -> Option<&str> {
 // ---- contained resources
 
 /// ref-1 and dom-3, once a resource is over.
-pub fn contained(walk: &mut Walk<'_, '_>, of: &'static Type, start: usize) {
+pub fn contained(walk: &mut Walk<'_, '_>, of: &'static Type) {
     if walk.local.contained.is_empty() && walk.local.fragments.is_empty() {
         return;
     }
@@ -386,7 +415,6 @@ pub fn contained(walk: &mut Walk<'_, '_>, of: &'static Type, start: usize) {
             walk.issue_at(Severity::Error, "invariant", contained.offset, contained.place.clone(), message);
         }
     }
-    let _ = start;
 }
 
 /// dom-4 and dom-5.
@@ -396,7 +424,11 @@ pub fn contained_meta(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame,
     }
     let Some(meta) = object(walk, &span).and_then(|one| one.object("meta")) else { return };
     if meta.get("versionId").is_some() || meta.get("lastUpdated").is_some() {
-        walk.error("invariant", span.start, "dom-4: a contained resource has no meta.versionId and no meta.lastUpdated.");
+        walk.error(
+            "invariant",
+            span.start,
+            "dom-4: a contained resource has no meta.versionId and no meta.lastUpdated.",
+        );
     }
     if meta.get("security").is_some() {
         walk.error("invariant", span.start, "dom-5: a contained resource has no security label.");

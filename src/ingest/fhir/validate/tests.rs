@@ -31,6 +31,12 @@ fn only(bundle: &Value, severity: Severity, code: &'static str, expression: &str
     assert_eq!(issues(bundle), [(severity, code, expression.to_owned())], "{bundle}");
 }
 
+const UUID: &str = "urn:uuid:6f1b9a52-7d34-4a0e-9c55-0f2f6b7f1a01";
+
+fn active_allergy() -> Value {
+    json!({"coding": [{"system": "http://terminology.hl7.org/CodeSystem/allergyintolerance-clinical", "code": "active"}]})
+}
+
 fn patient() -> Value {
     json!({"resourceType": "Patient", "id": "a"})
 }
@@ -58,7 +64,8 @@ fn each_problem_of_a_resource_is_placed() {
         ".issued",
     );
     error(json!({"resourceType": "Condition"}), "required", ".subject");
-    error(json!({"resourceType": "AllergyIntolerance"}), "required", ".patient");
+    error(json!({"resourceType": "AllergyIntolerance", "clinicalStatus": active_allergy()}), "required", ".patient");
+    error(json!({"resourceType": "AllergyIntolerance", "patient": {"display": "x"}}), "invariant", "");
     error(json!({"resourceType": "Encounter", "status": "finished"}), "required", ".class");
     error(
         json!({"resourceType": "Immunization", "status": "completed", "vaccineCode": {"text": "x"}, "patient": {"display": "x"}}),
@@ -77,7 +84,7 @@ fn requests_are_checked() {
     for method in ["DELETE", "PATCH", "GET"] {
         only(&with(json!({"method": method, "url": "Patient/a"})), Severity::Error, "not-supported", &path(".method"));
     }
-    only(&with(json!({"method": "SEND", "url": "Patient"})), Severity::Error, "value", &path(".method"));
+    only(&with(json!({"method": "SEND", "url": "Patient"})), Severity::Error, "code-invalid", &path(".method"));
     only(&with(json!({"method": "PUT"})), Severity::Error, "required", &path(".url"));
     only(&with(json!({"url": "Patient"})), Severity::Error, "required", &path(".method"));
     only(&with(json!([1])), Severity::Error, "structure", &path(""));
@@ -88,11 +95,12 @@ fn requests_are_checked() {
 #[test]
 fn the_bundle_has_its_own_rules() {
     only(&bundle("message", &[patient()]), Severity::Error, "invariant", "Bundle.entry[0].resource");
-    only(&bundle("history", &[]), Severity::Error, "not-supported", "Bundle.type");
-    only(&bundle("batch", &[]), Severity::Error, "required", "Bundle.entry");
+    let without = |bundle_type: &str| json!({"resourceType": "Bundle", "type": bundle_type});
+    only(&without("history"), Severity::Error, "not-supported", "Bundle.type");
+    only(&without("batch"), Severity::Error, "required", "Bundle.entry");
     let mut twice = bundle("collection", &[patient(), patient()]);
-    twice["entry"][0]["fullUrl"] = json!("urn:uuid:1");
-    twice["entry"][1]["fullUrl"] = json!("urn:uuid:1");
+    twice["entry"][0]["fullUrl"] = json!(UUID);
+    twice["entry"][1]["fullUrl"] = json!(UUID);
     only(&twice, Severity::Error, "duplicate", "Bundle.entry[1].fullUrl");
     twice["entry"][1]["resource"]["meta"] = json!({"versionId": "2"});
     assert_eq!(issues(&twice), []);
@@ -100,12 +108,10 @@ fn the_bundle_has_its_own_rules() {
 
 #[test]
 fn a_local_reference_that_leads_nowhere_is_a_warning() {
-    let mut body = bundle(
-        "collection",
-        &[patient(), json!({"resourceType": "Condition", "subject": {"reference": "urn:uuid:1"}})],
-    );
+    let mut body =
+        bundle("collection", &[patient(), json!({"resourceType": "Condition", "subject": {"reference": UUID}})]);
     only(&body, Severity::Warning, "not-found", "Bundle.entry[1].resource.subject.reference");
-    body["entry"][0]["fullUrl"] = json!("urn:uuid:1");
+    body["entry"][0]["fullUrl"] = json!(UUID);
     assert_eq!(issues(&body), []);
 }
 
@@ -113,7 +119,7 @@ fn a_local_reference_that_leads_nowhere_is_a_warning() {
 fn a_reference_with_escapes_is_followed_too() {
     let body =
         br#"{"resourceType": "Bundle", "type": "collection", "entry": [{"resource": {"resourceType": "Condition",
-        "subject": {"reference": "\u0075rn:uuid:1"}}}]}"#;
+        "subject": {"reference": "\u0075rn:uuid:9"}}}]}"#;
     assert_eq!(report(body).issues[0].code, "not-found");
 }
 
@@ -122,7 +128,7 @@ fn duplicate_keys_are_errors() {
     let body = br#"{"resourceType": "Bundle", "type": "collection", "entry": [{"resource": {"resourceType": "Patient", "gender": "male", "gender": "female"}}]}"#;
     let report = report(body);
     assert_eq!((report.errors, report.rejected.contains(&0)), (1, true));
-    assert_eq!(report.issues[0].byte_offset, Some(u64::try_from(body.len() - 12).unwrap()));
+    assert_eq!(report.issues[0].byte_offset, Some(u64::try_from(body.len() - 22).unwrap()));
 }
 
 #[test]
@@ -163,4 +169,304 @@ fn no_issue_repeats_a_value_of_the_payload() {
     body["timestamp"] = json!(secret);
     let text = format!("{:?}", validate_bundle(body.to_string().as_bytes()));
     assert!(!text.contains("Shaw"), "{text}");
+}
+
+/// Issues of a resource by itself.
+fn alone(resource: &Value) -> Vec<(&'static str, String)> {
+    text_alone(&resource.to_string())
+}
+
+fn text_alone(text: &str) -> Vec<(&'static str, String)> {
+    let issues = resource(text.as_bytes(), None).issues;
+    issues.into_iter().map(|issue| (issue.code, issue.expression.unwrap_or_default())).collect()
+}
+
+fn observation(more: &Value) -> Value {
+    let mut resource = json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}});
+    for (key, value) in more.as_object().unwrap() {
+        resource[key] = value.clone();
+    }
+    resource
+}
+
+fn condition(more: &Value) -> Value {
+    let mut resource = json!({"resourceType": "Condition", "subject": {"reference": "Patient/p"}});
+    for (key, value) in more.as_object().unwrap() {
+        resource[key] = value.clone();
+    }
+    resource
+}
+
+fn clinical(code: &str) -> Value {
+    json!({"coding": [{"system": "http://terminology.hl7.org/CodeSystem/condition-clinical", "code": code}]})
+}
+
+fn verification(code: &str) -> Value {
+    json!({"coding": [{"system": "http://terminology.hl7.org/CodeSystem/condition-ver-status", "code": code}]})
+}
+
+#[test]
+fn the_table_knows_every_element_to_the_bottom() {
+    for (resource, expected) in [
+        (json!({"resourceType": "Patient", "nome": 1}), vec![("structure", "Patient")]),
+        (
+            json!({"resourceType": "Patient", "name": [{"family": "a", "given": "b"}]}),
+            vec![("structure", "Patient.name[0].given")],
+        ),
+        (
+            json!({"resourceType": "Patient", "name": [{"family": ["a"]}]}),
+            vec![("structure", "Patient.name[0].family")],
+        ),
+        (json!({"resourceType": "Patient", "active": "true"}), vec![("structure", "Patient.active")]),
+        (
+            json!({"resourceType": "Patient", "multipleBirthInteger": 1.5}),
+            vec![("value", "Patient.multipleBirth.ofType(integer)")],
+        ),
+        (
+            json!({"resourceType": "Patient", "contact": [{}]}),
+            vec![("structure", "Patient.contact[0]"), ("invariant", "Patient.contact[0]")],
+        ),
+        (json!({"resourceType": "Patient", "gender": "Male"}), vec![("code-invalid", "Patient.gender")]),
+        (json!({"resourceType": "Patient", "maritalStatus": null}), vec![("structure", "Patient.maritalStatus")]),
+        (
+            json!({"resourceType": "Patient", "deceasedBoolean": false, "deceasedDateTime": "2020"}),
+            vec![("structure", "Patient.deceased")],
+        ),
+        (
+            observation(&json!({"valueQuantity": {"value": "1"}})),
+            vec![("structure", "Observation.value.ofType(Quantity).value")],
+        ),
+        (
+            observation(&json!({"component": [{"valueString": "x"}]})),
+            vec![("required", "Observation.component[0].code")],
+        ),
+        (observation(&json!({"subject": {"reference": "Medication/1"}})), vec![("structure", "Observation.subject")]),
+        (
+            observation(&json!({"subject": {"reference": "http://h/fhir/Medication/1/_history/2"}})),
+            vec![("structure", "Observation.subject")],
+        ),
+        (
+            observation(&json!({"subject": {"reference": "Patient/1", "type": "Medication"}})),
+            vec![("structure", "Observation.subject")],
+        ),
+        (observation(&json!({"subject": {"reference": "a b"}})), vec![("value", "Observation.subject")]),
+        (observation(&json!({"extension": [{"url": "http://x"}]})), vec![("invariant", "Observation.extension[0]")]),
+        (
+            observation(&json!({"extension": [{"valueString": "x"}]})),
+            vec![("required", "Observation.extension[0].url")],
+        ),
+        (
+            observation(&json!({"effectivePeriod": {"start": "2020-02", "end": "2020-01"}})),
+            vec![("invariant", "Observation.effective.ofType(Period)")],
+        ),
+        (observation(&json!({"effectivePeriod": {"start": "2020-02-03", "end": "2020-02"}})), vec![]),
+        (
+            observation(&json!({"referenceRange": [{"age": {"low": {"value": 1}}}]})),
+            vec![("invariant", "Observation.referenceRange[0]")],
+        ),
+        (
+            observation(&json!({"valueString": "x", "dataAbsentReason": {"text": "x"}})),
+            vec![("invariant", "Observation")],
+        ),
+        (
+            observation(&json!({"code": {"coding": [{"system": "s", "code": "c"}]}, "valueString": "x",
+            "component": [{"code": {"coding": [{"system": "s", "code": "c"}]}}]})),
+            vec![("invariant", "Observation")],
+        ),
+        (
+            json!({"resourceType": "Media", "status": "completed", "content": {"size": 5, "contentType": "text/plain", "data": "QUJD"}}),
+            vec![("structure", "Media.content")],
+        ),
+        (
+            json!({"resourceType": "Media", "status": "completed", "content": {"contentType": "text/plain", "data": "%"}}),
+            vec![("value", "Media.content.data")],
+        ),
+    ] {
+        let expected: Vec<_> = expected.into_iter().map(|(code, place)| (code, place.to_owned())).collect();
+        assert_eq!(alone(&resource), expected, "{resource}");
+    }
+}
+
+#[test]
+fn a_conditions_statuses_agree() {
+    for (more, broken) in [
+        (json!({"clinicalStatus": clinical("active")}), 0),
+        (json!({"clinicalStatus": clinical("activ")}), 1),
+        (json!({"clinicalStatus": {"text": "active"}}), 1),
+        (json!({"clinicalStatus": clinical("active"), "abatementString": "later"}), 1),
+        (json!({"clinicalStatus": clinical("resolved"), "abatementDateTime": "2020"}), 0),
+        (json!({"clinicalStatus": clinical("active"), "verificationStatus": verification("entered-in-error")}), 1),
+        (json!({"verificationStatus": verification("entered-in-error")}), 0),
+        (json!({"category": [{"coding": [{"code": "problem-list-item"}]}]}), 1),
+    ] {
+        assert_eq!(alone(&condition(&more)).len(), broken, "{more}");
+    }
+}
+
+#[test]
+fn a_null_in_an_array_needs_its_extension() {
+    let extension = json!({"extension": [{"url": "http://x", "valueString": "y"}]});
+    let name =
+        |given: Value, more: Value| json!({"resourceType": "Patient", "name": [{"given": given, "_given": more}]});
+    for (resource, expected) in [
+        (name(json!([null, "B"]), json!([extension, null])), vec![]),
+        (name(json!(["A", null]), json!([null, extension])), vec![]),
+        (
+            name(json!([null, "B"]), json!([null, extension])),
+            vec!["Patient.name[0].given[0]", "Patient.name[0].given[0]"],
+        ),
+        (name(json!(["A"]), json!({"extension": []})), vec!["Patient.name[0].given"]),
+        (json!({"resourceType": "Patient", "name": [{"given": [null]}]}), vec!["Patient.name[0].given[0]"]),
+        (json!({"resourceType": "Patient", "_birthDate": extension}), vec![]),
+        (
+            json!({"resourceType": "Patient", "_birthDate": {"extension": [{"url": "x"}]}}),
+            vec!["Patient.birthDate.extension[0]"],
+        ),
+        (json!({"resourceType": "Patient", "_name": {}}), vec!["Patient"]),
+        (json!({"resourceType": "Observation", "_status": extension, "code": {"text": "x"}}), vec![]),
+    ] {
+        let places: Vec<_> = alone(&resource).into_iter().map(|(_, place)| place).collect();
+        assert_eq!(places, expected, "{resource}");
+    }
+}
+
+#[test]
+fn contained_resources_are_referred_to_and_not_nested() {
+    let holding = |contained: Value, reference: &str| json!({"resourceType": "Condition", "contained": contained, "subject": {"reference": reference}});
+    for (resource, expected) in [
+        (holding(json!([{"resourceType": "Patient", "id": "p"}]), "#p"), vec![]),
+        (
+            holding(json!([{"resourceType": "Patient", "id": "p"}]), "#q"),
+            vec!["Condition.contained[0]", "Condition.subject"],
+        ),
+        (
+            holding(
+                json!([{"resourceType": "Provenance", "id": "v", "target": [{"reference": "#"}], "recorded": "2020-01-01T00:00:00Z",
+            "agent": [{"who": {"display": "x"}}]}]),
+                "Patient/p",
+            ),
+            vec![],
+        ),
+        (
+            holding(
+                json!([{"resourceType": "Patient", "id": "p", "contained": [{"resourceType": "Patient", "id": "r"}]}]),
+                "#p",
+            ),
+            vec!["Condition.contained[0].contained[0]"],
+        ),
+        (
+            holding(json!([{"resourceType": "Patient", "id": "p", "meta": {"versionId": "1"}}]), "#p"),
+            vec!["Condition.contained[0]"],
+        ),
+    ] {
+        let places: Vec<_> = alone(&resource).into_iter().map(|(_, place)| place).collect();
+        assert_eq!(places, expected, "{resource}");
+    }
+}
+
+#[test]
+fn a_late_resource_type_and_a_byte_order_mark_are_no_problem() {
+    let text = r#"{"birthDate": "2020-02-30", "resourceType": "Patient"}"#;
+    assert_eq!(text_alone(text), [("value", "Patient.birthDate".to_owned())]);
+    let marked = format!("\u{feff}{text}");
+    let issues = resource(marked.as_bytes(), None).issues;
+    assert_eq!(issues[0].byte_offset, Some(u64::try_from(marked.find("\"2020").unwrap()).unwrap()));
+    assert_eq!(text_alone(&format!("\u{feff}{marked}")).len(), 1);
+}
+
+#[test]
+fn what_is_not_json_says_where() {
+    for (text, place) in [
+        ("", ""),
+        (r#"{"resourceType": "Patient", "name": [{"given": ["a",]}]}"#, "Patient.name[0].given"),
+        (r#"{"resourceType": "Patient", "name": [{"given": ["a" "b"]}]}"#, "Patient.name[0].given"),
+        (r#"{"resourceType": "Patient", "name": [{family: "a"}]}"#, "Patient.name[0]"),
+        (r#"{"resourceType": "Patient", "name": [{"family": "\ud800"}]}"#, "Patient.name[0].family"),
+        (r#"{"resourceType": "Patient", "id": "\u0000"}"#, "Patient.id"),
+        (r#"{"resourceType": "Patient", "id": "a"} {}"#, ""),
+        ("{ // a comment\n \"resourceType\": \"Patient\"}", "Patient"),
+    ] {
+        assert_eq!(text_alone(text), [("structure", place.to_owned())], "{text}");
+        assert!(resource(text.as_bytes(), None).unusable, "{text}");
+    }
+}
+
+#[test]
+fn hostile_payloads_are_issues() {
+    let deep = format!(r#"{{"resourceType": "Patient", "name": {}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
+    assert_eq!(text_alone(&deep).len(), 1);
+    let unknown = format!(r#"{{"resourceType": "Patient", "x": {}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
+    assert_eq!(text_alone(&unknown), [("structure", "Patient".to_owned())]);
+    let extension = r#"{"url": "x", "extension": ["#;
+    let nested = format!(
+        r#"{{"resourceType": "Patient", "extension": [{}]{}}}"#,
+        extension.repeat(100_000),
+        "}]".repeat(100_000)
+    );
+    assert!(text_alone(&nested).iter().any(|(code, _)| *code == "too-long"), "{:?}", text_alone(&nested).len());
+    let long = format!(r#"{{"resourceType": "Patient", "name": [{{"family": "{}"}}]}}"#, "x".repeat(10_000_000));
+    assert_eq!(text_alone(&long), [("too-long", "Patient.name[0].family".to_owned())]);
+    let huge =
+        observation(&json!({})).to_string().replace(r#""status""#, r#""valueQuantity": {"value": 1e400}, "status""#);
+    assert_eq!(text_alone(&huge), [("value", "Observation.value.ofType(Quantity).value".to_owned())]);
+    let many = format!(r#"{{"resourceType": "Patient"{}}}"#, r#", "gender": "male""#.repeat(200_000));
+    assert_eq!(resource(many.as_bytes(), None).total, 199_999);
+}
+
+#[test]
+fn a_reference_within_the_bundle_is_checked_by_what_it_names() {
+    let entry = json!({"fullUrl": UUID, "resource": {"resourceType": "Medication"}});
+    let about = json!({"resource": observation(&json!({"subject": {"reference": UUID}}))});
+    let body = json!({"resourceType": "Bundle", "type": "collection", "entry": [entry, about]});
+    only(&body, Severity::Error, "structure", "Bundle.entry[1].resource.subject");
+}
+
+#[test]
+fn documents_and_search_results_have_their_rules() {
+    let composition = json!({"resourceType": "Composition", "status": "final", "type": {"text": "x"}, "date": "2020",
+        "author": [{"display": "x"}], "title": "x"});
+    let document =
+        json!({"resourceType": "Bundle", "type": "document", "entry": [{"fullUrl": UUID, "resource": composition}]});
+    let places: Vec<_> = alone(&document).into_iter().map(|(code, _)| code).collect();
+    assert_eq!(places, ["invariant", "invariant"]);
+    let search = json!({"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": {"resourceType": "Patient", "active": true}}]});
+    assert_eq!(alone(&search), [("invariant", "Bundle.entry[0].resource".to_owned())]);
+    let other = json!({"resourceType": "Bundle", "type": "collection", "total": 1,
+        "entry": [{"fullUrl": "http://h/Patient/a", "resource": {"resourceType": "Patient", "id": "b"}, "search": {"mode": "match"}}]});
+    let mut codes: Vec<_> = alone(&other).into_iter().map(|(code, _)| code).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, ["invariant", "invariant", "value"]);
+}
+
+mod properties {
+    use super::*;
+    use crate::ingest::fhir::sample;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// A broken Bundle gives issues, in its own order, each leading somewhere.
+        #[test]
+        fn no_mutation_panics_and_every_pointer_leads_somewhere(
+            seed in 0u64..8, at in 0usize..10_000, with in "[\\[\\]{}\",:0-9a-z\\\\ ]{0,4}", cut in 0usize..6
+        ) {
+            let mut body = sample::bundle(seed, 1, sample::Size::Small);
+            let at = at % body.len();
+            let end = (at + cut).min(body.len());
+            body.splice(at..end, with.bytes());
+            let report = report(&body);
+            let value: Option<Value> = serde_json::from_slice(&body).ok();
+            prop_assert!(value.is_some() || report.unusable);
+            for issue in &report.issues {
+                prop_assert!(issue.byte_offset.is_none_or(|offset| offset <= body.len() as u64));
+                if let (Some(value), Some(pointer)) = (&value, &issue.pointer) {
+                    // What is missing has a parent that is there.
+                    let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
+                    prop_assert!(value.pointer(pointer).or_else(|| value.pointer(parent)).is_some(), "{pointer}");
+                }
+            }
+            prop_assert!(report.issues.is_sorted_by_key(|issue| issue.byte_offset));
+        }
+    }
 }

@@ -6,7 +6,7 @@ use super::super::envelope::DEPTH_MAX;
 use super::super::issue::{Issue, Report, Severity};
 use super::super::json::{Cursor, SyntaxError, Text};
 use super::super::path::Place;
-use super::bundle::Directory;
+use super::bundle::{BundleFacts, ResourceFacts};
 use super::{primitive, rules};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -114,8 +114,13 @@ pub struct Walk<'a, 'r> {
     cursor: Cursor<'a>,
     path: Vec<Segment>,
     report: &'r mut Report,
-    /// The entries of the Bundle, where the body is one.
-    pub directory: Option<&'r Directory<'a>>,
+    /// The Bundle that is the body itself, as far as it was read.
+    pub bundle: BundleFacts<'a>,
+    /// The last resource that was read at the place of an entry's.
+    pub resource: Option<ResourceFacts<'a>>,
+    /// The `meta.versionId` and `request.method` that were read last.
+    pub version: Option<Cow<'a, str>>,
+    pub method: Option<(Cow<'a, str>, usize)>,
     pub local: Local<'a>,
     depth: usize,
     bundles: usize,
@@ -125,17 +130,23 @@ pub struct Walk<'a, 'r> {
 }
 
 impl<'a, 'r> Walk<'a, 'r> {
-    pub fn new(
-        table: &'static Table,
-        body: &'a str,
-        start: usize,
-        report: &'r mut Report,
-        directory: Option<&'r Directory<'a>>,
-        line: Option<u64>,
-    ) -> Self {
-        let cursor = Cursor::new(body, start);
-        let (path, local) = (Vec::with_capacity(32), Local::default());
-        Self { table, body, cursor, path, report, directory, local, depth: 0, bundles: 0, line, deep: Vec::new() }
+    pub fn new(table: &'static Table, body: &'a str, start: usize, report: &'r mut Report, line: Option<u64>) -> Self {
+        Self {
+            table,
+            body,
+            cursor: Cursor::new(body, start),
+            path: Vec::with_capacity(32),
+            report,
+            bundle: BundleFacts::default(),
+            resource: None,
+            version: None,
+            method: None,
+            local: Local::default(),
+            depth: 0,
+            bundles: 0,
+            line,
+            deep: Vec::new(),
+        }
     }
 
     /// Walk over the whole body, which must be one resource.
@@ -178,7 +189,7 @@ impl<'a, 'r> Walk<'a, 'r> {
     }
 
     /// The entry of the Bundle that the walk is in.
-    fn entry(&self) -> Option<u32> {
+    pub fn entry(&self) -> Option<u32> {
         match self.path.as_slice() {
             [Segment::Root("Bundle"), Segment::Member(element), Segment::Item(index), ..] if element.key == "entry" => {
                 Some(*index)
@@ -207,11 +218,25 @@ impl<'a, 'r> Walk<'a, 'r> {
         place: Place,
         message: impl Into<String>,
     ) {
+        let entry = self.entry();
+        self.issue_of(entry, severity, code, offset, place, message);
+    }
+
+    #[cold]
+    pub fn issue_of(
+        &mut self,
+        entry: Option<u32>,
+        severity: Severity,
+        code: &'static str,
+        offset: usize,
+        place: Place,
+        message: impl Into<String>,
+    ) {
         let is_placed = !place.expression.is_empty();
         self.report.add(Issue {
             severity,
             code,
-            entry: self.entry(),
+            entry,
             line: self.line,
             expression: is_placed.then_some(place.expression),
             pointer: is_placed.then_some(place.pointer),
@@ -306,13 +331,27 @@ impl<'a, 'r> Walk<'a, 'r> {
         let outer = std::mem::take(&mut self.local);
         let is_bundle = of.name == "Bundle";
         self.bundles += usize::from(is_bundle);
+        self.version = None;
         let walked = self.object(id);
         self.bundles -= usize::from(is_bundle);
-        if walked.is_ok() {
-            rules::contained(self, of, start);
+        if let Ok(frame) = &walked {
+            rules::contained(self, of);
+            if self.is_entry_resource() {
+                let id = self.kept(frame, of.slot("id"));
+                self.resource = Some(ResourceFacts { name: of.name, id, version: self.version.take() });
+            }
         }
         self.local = outer;
         walked.map(|_| ())
+    }
+
+    /// The walk is at `Bundle.entry[i].resource` of the Bundle that is the body itself.
+    fn is_entry_resource(&self) -> bool {
+        matches!(
+            self.path.as_slice(),
+            [Segment::Root("Bundle"), Segment::Member(entry), Segment::Item(_), Segment::Member(resource)]
+                if entry.key == "entry" && resource.key == "resource"
+        )
     }
 
     fn contained(&mut self, id: TypeId, start: usize) -> Result<(), Stopped> {
@@ -759,7 +798,7 @@ impl<'a, 'r> Walk<'a, 'r> {
 
     /// Whether the walk is in the Bundle that is the body itself, not in a Bundle within it.
     pub fn is_in_outer_bundle(&self) -> bool {
-        self.bundles == 1 && self.directory.is_some()
+        self.bundles == 1 && matches!(self.path.first(), Some(Segment::Root("Bundle")))
     }
 
     pub fn is_within_contained(&self) -> bool {

@@ -211,9 +211,11 @@ impl Parser<'_> {
                 let more = match names.as_slice() {
                     [name] => Formula::More(name.clone(), number),
                     // A sum is more than nothing where any of its terms is.
-                    [first, rest @ ..] if number == 0 => rest
-                        .iter()
-                        .fold(Formula::Exists(first.clone()), |formula, name| formula.or(Formula::Exists(name.clone()))),
+                    [first, rest @ ..] if number == 0 => {
+                        rest.iter().fold(Formula::Exists(first.clone()), |formula, name| {
+                            formula.or(Formula::Exists(name.clone()))
+                        })
+                    }
                     _ => return None,
                 };
                 Some(if sign == ">" { more } else { more.not() })

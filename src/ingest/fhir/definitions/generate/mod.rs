@@ -218,7 +218,11 @@ impl Generator {
                 continue;
             }
             let word = match (code, name) {
-                ("String", "id") if self.structures.get(root).is_some_and(|of| of["kind"] == "resource") && parent == root => "id",
+                ("String", "id")
+                    if self.structures.get(root).is_some_and(|of| of["kind"] == "resource") && parent == root =>
+                {
+                    "id"
+                }
                 ("String", _) => "string",
                 (other, _) => other,
             };
@@ -297,12 +301,7 @@ fn correction(key: &str) -> Option<&'static str> {
     (key == "que-12").then_some("enableWhen.count() > 1 implies enableBehavior.exists()")
 }
 
-fn render(
-    release: &str,
-    version: &str,
-    types: &BTreeMap<String, Type>,
-    sets: &BTreeMap<String, String>,
-) -> String {
+fn render(release: &str, version: &str, types: &BTreeMap<String, Type>, sets: &BTreeMap<String, String>) -> String {
     let mut table = format!(
         "# FHIR {release} ({version}): types, required codes and invariants, extracted from the specification's own\n\
          # StructureDefinitions, ValueSets and CodeSystems (HL7 FHIR, http://hl7.org/fhir/{release}, CC0-1.0).\n\
