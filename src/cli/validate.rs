@@ -31,6 +31,10 @@ pub struct Arguments {
     /// One FHIR OperationOutcome a file, a line each.
     #[arg(long, conflicts_with = "json")]
     outcome: bool,
+    /// A file, or a directory of .json files, with Questionnaires and CodeSystems that the others speak of. May be given
+    /// several times.
+    #[arg(long, value_name = "PATH")]
+    context: Vec<PathBuf>,
     /// Read every file as NDJSON, whatever its name.
     #[arg(long)]
     ndjson: bool,
@@ -61,8 +65,23 @@ impl Found {
 /// An unreadable file.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut all_valid = true;
+    let mut beside = Vec::new();
+    // Files that are checked together know one another.
+    let together = arguments.files.iter().filter(|file| arguments.files.len() > 1 && is_definition(file));
+    for path in arguments.context.iter().chain(together) {
+        read_context(path, &mut beside).with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    let mut context = validate::Context::default();
+    for (file, body) in &beside {
+        let is_asked_for = !arguments.files.contains(file);
+        context
+            .add(body)
+            .or_else(|error| if is_asked_for { Err(error) } else { Ok(()) })
+            .with_context(|| format!("{} is not JSON", file.display()))?;
+    }
     for file in &arguments.files {
-        let found = check(file, arguments.ndjson).with_context(|| format!("cannot read {}", file.display()))?;
+        let found =
+            check(file, arguments.ndjson, &context).with_context(|| format!("cannot read {}", file.display()))?;
         let valid = found.errors == 0;
         all_valid &= valid;
         if arguments.json {
@@ -77,15 +96,40 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if all_valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// It begins like a Questionnaire or a CodeSystem: only those are read twice.
+fn is_definition(file: &Path) -> bool {
+    let mut head = [0; 512];
+    let read = File::open(file).and_then(|mut file| file.read(&mut head)).unwrap_or_default();
+    let head = String::from_utf8_lossy(&head[..read]);
+    let kinds = ["\"Questionnaire\"", "\"CodeSystem\""];
+    head.contains("\"resourceType\"") && kinds.iter().any(|kind| head.contains(kind))
+}
+
+/// The file, or the .json files of the directory.
+fn read_context(path: &Path, bodies: &mut Vec<(PathBuf, Vec<u8>)>) -> std::io::Result<()> {
+    if !path.is_dir() {
+        bodies.push((path.to_owned(), std::fs::read(path)?));
+        return Ok(());
+    }
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+    files.sort();
+    for file in files {
+        bodies.push((file.clone(), std::fs::read(&file)?));
+    }
+    Ok(())
+}
+
 /// Resources of a file, and errors in them.
 ///
 /// # Errors
 /// An unreadable file.
 pub fn count(path: &Path) -> std::io::Result<(u64, u64)> {
-    check(path, false).map(|found| (found.resources, found.errors))
+    check(path, false, &validate::Context::default()).map(|found| (found.resources, found.errors))
 }
 
-fn check(path: &Path, ndjson: bool) -> std::io::Result<Found> {
+fn check(path: &Path, ndjson: bool, context: &validate::Context<'_>) -> std::io::Result<Found> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let (name, reader): (&str, Box<dyn Read>) = match name.strip_suffix(".gz") {
         Some(inner) => (inner, Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(File::open(path)?)))),
@@ -94,17 +138,17 @@ fn check(path: &Path, ndjson: bool) -> std::io::Result<Found> {
     let mut found = Found::default();
     let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
     if ndjson || matches!(extension, Some("ndjson" | "jsonl")) {
-        lines(BufReader::with_capacity(256 * 1024, reader), &mut found)?;
+        lines(BufReader::with_capacity(256 * 1024, reader), &mut found, context)?;
     } else {
         let mut body = Vec::new();
         BufReader::new(reader).read_to_end(&mut body)?;
-        found.take(validate::resource(&body, None));
+        found.take(validate::resource_in(&body, None, context));
     }
     Ok(found)
 }
 
 /// One resource a line; blank lines are passed over. Offsets are those in the (unpacked) file.
-fn lines(mut reader: impl BufRead, found: &mut Found) -> std::io::Result<()> {
+fn lines(mut reader: impl BufRead, found: &mut Found, context: &validate::Context<'_>) -> std::io::Result<()> {
     let (mut line, mut number, mut offset) = (Vec::new(), 0u64, 0u64);
     loop {
         line.clear();
@@ -119,7 +163,7 @@ fn lines(mut reader: impl BufRead, found: &mut Found) -> std::io::Result<()> {
             continue;
         }
         if !line.iter().all(u8::is_ascii_whitespace) {
-            let mut report = validate::resource(&line, Some(number));
+            let mut report = validate::resource_in(&line, Some(number), context);
             for issue in &mut report.issues {
                 issue.byte_offset = issue.byte_offset.map(|within| within + offset);
             }

@@ -2,6 +2,7 @@
 //! Everything here is pure: bytes in, facts out.
 
 pub mod calendar;
+pub mod checks;
 pub mod definitions;
 pub mod envelope;
 pub mod issue;

@@ -7,8 +7,10 @@ use super::super::envelope::BundleType;
 use super::super::issue::Severity;
 use super::super::node::Node;
 use super::super::path::Place;
-use super::rules::wrong_target;
-use super::walk::{Frame, Walk};
+use super::deep;
+use super::frame::Frame;
+use super::rules::{look_at, wrong_target};
+use super::walk::Walk;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -111,6 +113,9 @@ pub fn check<'a>(walk: &mut Walk<'a, '_>, of: &'static Type, frame: &Frame, span
     }
     for pending in std::mem::take(&mut facts.pending) {
         check_pending(walk, &facts, pending);
+    }
+    if matches!(kind.as_ref(), "document" | "message") || frame.seen & of.bit("signature") != 0 {
+        look_at(walk, deep::Kind::Bundle, span);
     }
     walk.bundle = facts;
 }

@@ -3,13 +3,19 @@
 //!
 //! - `walk` goes over the JSON text beside the table of definitions: names, types, cardinality, choices, primitives,
 //!   required codes, and the invariants that are logic over what is there.
-//! - `rules` holds what the table cannot say; `bundle` the rules of a Bundle as a whole.
+//!   `scalars` are its primitive values, `siblings` what stands beside them, `frame` what it remembers of an object.
+//! - `rules` holds what the table cannot say; `bundle` the rules of a Bundle as a whole; `deep` calls the `checks` of
+//!   resources that are looked at as a whole.
 //!
 //! An issue names its place as FHIRPath, as JSON Pointer and as byte offset, and never repeats a value.
 
 mod bundle;
+mod deep;
+mod frame;
 mod primitive;
 mod rules;
+mod scalars;
+mod siblings;
 mod walk;
 
 use super::definitions;
@@ -17,6 +23,8 @@ use super::envelope::BundleType;
 use super::issue::{Issue, Report, Severity};
 use super::node::BYTE_ORDER_MARK;
 use walk::Walk;
+
+pub use deep::Context;
 
 /// All (kept) issues of a payload that is to be ingested.
 #[must_use]
@@ -31,6 +39,7 @@ pub fn report(body: &[u8]) -> Report {
     let Some((text, start)) = text_of(body, &mut report) else { return report };
     let mut walk = Walk::new(definitions::r4(), text, start, &mut report, None);
     walk.run();
+    deep::check(&mut walk, &Context::default());
     let is_bundle = walk.bundle.is_whole;
     if is_bundle {
         bundle::check_ingestible(&mut walk);
@@ -49,10 +58,17 @@ pub fn report(body: &[u8]) -> Report {
 /// Validate any resource: a Bundle of any type, or a single resource such as a line of NDJSON.
 #[must_use]
 pub fn resource(body: &[u8], line: Option<u64>) -> Report {
+    resource_in(body, line, &Context::default())
+}
+
+/// Validate any resource beside others that it may speak of.
+#[must_use]
+pub fn resource_in(body: &[u8], line: Option<u64>, context: &Context<'_>) -> Report {
     let mut report = Report::default();
     let Some((text, start)) = text_of(body, &mut report) else { return report };
     let mut walk = Walk::new(definitions::r4(), text, start, &mut report, line);
     walk.run();
+    deep::check(&mut walk, context);
     let entries = walk.bundle.entries.len();
     report.entries = u32::try_from(entries).unwrap_or(u32::MAX);
     report.sort();

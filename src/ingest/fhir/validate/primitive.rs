@@ -91,6 +91,18 @@ fn decimal(written: &str) -> Option<Fault> {
     (digits.len() > DIGITS_MAX).then_some(("value", "A decimal must not have more than 300 digits."))
 }
 
+/// A text of markdown holds `<name …>`: HTML, which FHIR's markdown does not have.
+#[must_use]
+pub fn has_tag(text: &str) -> bool {
+    text.match_indices('<').any(|(at, _)| {
+        let rest = text[at + 1..].trim_start_matches('/');
+        let name = rest.bytes().take_while(u8::is_ascii_alphanumeric).count();
+        rest.starts_with(|first: char| first.is_ascii_alphabetic())
+            && rest[name..].starts_with([' ', '>', '/'])
+            && rest[name..].bytes().take(200).any(|byte| byte == b'>')
+    })
+}
+
 fn is_code(bytes: &[u8]) -> bool {
     let mut before = b' ';
     for byte in bytes {

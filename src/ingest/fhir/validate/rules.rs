@@ -2,24 +2,19 @@
 //! keys (`con-4`, `per-1`, …) are the specification's.
 
 use super::super::calendar::{self, Precision};
+use super::super::checks::narrative;
 use super::super::definitions::{Element, Formula, Role, Type, TypeId};
 use super::super::issue::Severity;
 use super::super::node::{Node, Object};
 use super::super::types::Temporal;
 use super::bundle::{self, PendingReference};
+use super::deep::{self, Deep};
+use super::frame::{Fragment, Frame};
 use super::primitive;
-use super::walk::{Fragment, Frame, Walk};
+use super::walk::Walk;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
-
-/// Resources that are looked at as a whole once the walk is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deep {
-    CodeSystem,
-    ValueSet,
-    QuestionnaireResponse,
-}
 
 // ---- invariants of the table
 
@@ -87,6 +82,11 @@ pub fn of_object(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, span
             .then_some(("invariant", "inv-1: lastModified must not be before authoredOn.")),
         Role::MedicationDispense => after(walk, of, frame, "whenPrepared", "whenHandedOver")
             .then_some(("invariant", "mdd-1: whenHandedOver must not be before whenPrepared.")),
+        Role::Age | Role::Count | Role::Distance | Role::Duration => measure(walk, of, frame),
+        Role::List => object(walk, &span).and_then(|one| list(&one)),
+        Role::TimingRepeat if frame.seen & of.bit("offset") != 0 && is_at_a_meal(walk, of, frame) => {
+            Some(("invariant", "tim-9: an offset needs a time before or after something, not C, CM, CD or CV."))
+        }
         Role::TimingRepeat => {
             let is_negative = |key: &str| walk.kept(frame, of.slot(key)).is_some_and(|text| text.starts_with('-'));
             (is_negative("duration") || is_negative("period"))
@@ -132,27 +132,38 @@ pub fn of_object(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, span
             (frame.seen & both == both).then(|| object(walk, &span)).flatten().and_then(|one| observation(&one))
         }
         Role::Organization => object(walk, &span).and_then(|one| organization(&one)),
-        Role::Questionnaire => object(walk, &span).and_then(|one| link_ids(&one)),
+        Role::Questionnaire => {
+            look_at(walk, deep::Kind::Questionnaire, &span);
+            object(walk, &span).and_then(|one| link_ids(&one))
+        }
         Role::Condition | Role::AllergyIntolerance => {
             if let Some(one) = object(walk, &span) {
                 statuses(walk, of, frame, &one, span.start);
             }
             None
         }
-        Role::QuestionnaireResponse | Role::CodeSystem | Role::ValueSet => {
-            let deep = match of.role {
-                Role::QuestionnaireResponse => Deep::QuestionnaireResponse,
-                Role::CodeSystem => Deep::CodeSystem,
-                _ => Deep::ValueSet,
-            };
-            let place = walk.place();
-            walk.deep.push((deep, span.clone(), place));
-            None
+        Role::QuestionnaireResponse => {
+            look_at(walk, deep::Kind::QuestionnaireResponse, &span);
+            return;
+        }
+        Role::CodeSystem => {
+            look_at(walk, deep::Kind::CodeSystem, &span);
+            return;
+        }
+        Role::ValueSet => {
+            look_at(walk, deep::Kind::ValueSet, &span);
+            return;
         }
     };
     if let Some((code, message)) = broken {
         walk.error(code, span.start, message);
     }
+}
+
+/// To be looked at as a whole when the walk is over.
+pub fn look_at(walk: &mut Walk<'_, '_>, kind: deep::Kind, span: &Range<usize>) {
+    let (entry, place) = (walk.entry(), walk.place());
+    walk.deep.push(Deep { kind, entry, span: span.clone(), place });
 }
 
 type Broken = Option<(&'static str, &'static str)>;
@@ -179,6 +190,50 @@ fn attachment(walk: &Walk<'_, '_>, of: &Type, frame: &Frame) -> Broken {
     let size: u64 = walk.kept(frame, of.slot("size"))?.parse().ok()?;
     let length = primitive::decoded_length(&walk.kept(frame, of.slot("data"))?)?;
     (size != length).then_some(("structure", "Attachment.size is not the size of its data."))
+}
+
+/// age-1, cnt-3, dis-1 and drt-1: Quantities of one dimension.
+fn measure(walk: &Walk<'_, '_>, of: &Type, frame: &Frame) -> Broken {
+    let text = |key: &str| walk.kept(frame, of.slot(key));
+    let (value, code) = (text("value"), text("code"));
+    let is_ucum = text("system").is_none_or(|system| system == "http://unitsofmeasure.org");
+    let has_unit = value.is_none() || code.is_some();
+    let rule = match of.role {
+        Role::Age => {
+            let is_positive = value.is_none_or(|value| value.parse::<f64>().is_ok_and(|value| value > 0.0));
+            (has_unit && is_ucum && is_positive, "age-1: an Age has a UCUM code and is more than 0.")
+        }
+        Role::Count => {
+            let is_whole = value.is_none_or(|value| !value.contains('.'));
+            let is_one = code.is_none_or(|code| code == "1");
+            (has_unit && is_ucum && is_whole && is_one, "cnt-3: a Count is whole and has the UCUM code 1.")
+        }
+        Role::Duration => {
+            let has_system = frame.seen & of.bit("system") != 0;
+            let is_good = code.is_none() || (is_ucum && has_system && value.is_some());
+            (is_good, "drt-1: a Duration with a code has a value and the system UCUM.")
+        }
+        _ => (has_unit && is_ucum, "dis-1: a Distance has a UCUM code."),
+    };
+    (!rule.0).then_some(("invariant", rule.1))
+}
+
+/// tim-9, second half: `when` is a meal itself, which has no before and after; or it is missing.
+fn is_at_a_meal(walk: &Walk<'_, '_>, of: &Type, frame: &Frame) -> bool {
+    let Some(when) = of.slot("when").and_then(|slot| frame.span(slot)) else { return true };
+    let events = Node::within(walk.body, when).items();
+    events.iter().filter_map(Node::string).any(|event| matches!(event.as_ref(), "C" | "CM" | "CD" | "CV"))
+}
+
+/// lst-2 and lst-3.
+fn list(one: &Object<'_>) -> Broken {
+    let entries = one.objects("entry");
+    let mode = one.owned("mode")?;
+    if mode != "changes" && entries.iter().any(|entry| entry.get("deleted").is_some()) {
+        return Some(("invariant", "lst-2: only a list of changes has deleted entries."));
+    }
+    (mode != "working" && entries.iter().any(|entry| entry.get("date").is_some()))
+        .then_some(("invariant", "lst-3: only a working list has dates of entries."))
 }
 
 /// rng-2, where both ends are in the same unit.
@@ -437,7 +492,9 @@ pub fn contained_meta(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame,
 
 // ---- narrative
 
-/// txt-1 and txt-2: see the narrative's own check.
+/// txt-1 and txt-2.
 pub fn narrative(walk: &mut Walk<'_, '_>, text: &str, offset: usize) {
-    let _ = (walk, text, offset);
+    for problem in narrative::check_div(text) {
+        walk.issue(problem.severity, problem.code, offset, problem.message);
+    }
 }

@@ -1,109 +1,16 @@
 //! The walk: one pass over the JSON text of a resource beside the table of its definitions. No tree is built; what an
 //! invariant needs of an object is kept in a frame until the object ends.
 
-use super::super::definitions::{Element, Kind, Primitive, Table, Type, TypeId, TypeKind};
+use super::super::definitions::{Element, Kind, Table, Type, TypeId, TypeKind};
 use super::super::envelope::DEPTH_MAX;
 use super::super::issue::{Issue, Report, Severity};
 use super::super::json::{Cursor, SyntaxError, Text};
 use super::super::path::Place;
 use super::bundle::{BundleFacts, ResourceFacts};
-use super::{primitive, rules};
+use super::deep::Deep;
+use super::frame::{Contained, Frame, Local, Segment, Slot};
+use super::rules;
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::ops::Range;
-
-/// Values of an object that are kept until it ends.
-pub const SLOTS: usize = super::super::definitions::SLOTS;
-
-/// A step of the way from the root.
-#[derive(Debug, Clone, Copy)]
-pub enum Segment {
-    Root(&'static str),
-    Member(&'static Element),
-    /// `_name`: id and extensions of a primitive.
-    Sibling(&'static Element),
-    Item(u32),
-}
-
-/// A kept value: where it stands, and how many an array had.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Slot {
-    start: u32,
-    end: u32,
-    count: u32,
-}
-
-/// What is known of an object while its members go by.
-#[derive(Default)]
-pub struct Frame {
-    /// Groups with a value.
-    pub seen: u128,
-    /// Groups with an `_name`.
-    pub siblings: u128,
-    slots: [Slot; SLOTS],
-    /// Arrays of primitives: group and number of items. Only the first few are remembered, which is more than any type has
-    /// beside `_name` arrays.
-    lengths: [(u8, u32); 4],
-    known_lengths: usize,
-    rare: Vec<Rare>,
-}
-
-/// What rarely happens: `null` in arrays of primitives, and what stands beside it.
-struct Rare {
-    element: &'static Element,
-    at: u32,
-    offset: usize,
-    is_sibling: bool,
-    is_null: bool,
-}
-
-impl Frame {
-    fn remember_length(&mut self, group: u8, length: u32) {
-        if let Some(place) = self.lengths.get_mut(self.known_lengths) {
-            *place = (group, length);
-            self.known_lengths += 1;
-        }
-    }
-
-    fn length(&self, group: u8) -> Option<u32> {
-        self.lengths[..self.known_lengths].iter().find(|(one, _)| *one == group).map(|(_, length)| *length)
-    }
-
-    /// Items of the array in that slot; 1 for a single value, 0 for none.
-    pub fn count(&self, slot: u8) -> u32 {
-        self.slots[usize::from(slot)].count
-    }
-
-    /// Where the value in that slot stands, quotes included.
-    pub fn span(&self, slot: u8) -> Option<Range<usize>> {
-        let slot = self.slots[usize::from(slot)];
-        (slot.count > 0).then_some(slot.start as usize..slot.end as usize)
-    }
-}
-
-/// What belongs to one resource and those that it contains.
-#[derive(Default)]
-pub struct Local<'a> {
-    /// Contained resources: id, place, and whether it refers to its container.
-    pub contained: Vec<Contained<'a>>,
-    /// Ids that are referred to as `#id`.
-    pub fragments: Vec<Fragment<'a>>,
-    within_contained: bool,
-}
-
-pub struct Contained<'a> {
-    pub id: Option<Cow<'a, str>>,
-    pub place: Place,
-    pub offset: usize,
-    pub refers_to_container: bool,
-}
-
-pub struct Fragment<'a> {
-    pub id: Cow<'a, str>,
-    /// Only of references: other URIs may point into the narrative.
-    pub place: Option<Place>,
-    pub offset: usize,
-}
 
 /// The walk is over: an issue says why.
 pub struct Stopped;
@@ -111,8 +18,8 @@ pub struct Stopped;
 pub struct Walk<'a, 'r> {
     pub table: &'static Table,
     pub body: &'a str,
-    cursor: Cursor<'a>,
-    path: Vec<Segment>,
+    pub(super) cursor: Cursor<'a>,
+    pub(super) path: Vec<Segment>,
     report: &'r mut Report,
     /// The Bundle that is the body itself, as far as it was read.
     pub bundle: BundleFacts<'a>,
@@ -122,11 +29,11 @@ pub struct Walk<'a, 'r> {
     pub version: Option<Cow<'a, str>>,
     pub method: Option<(Cow<'a, str>, usize)>,
     pub local: Local<'a>,
-    depth: usize,
+    pub(super) depth: usize,
     bundles: usize,
     line: Option<u64>,
     /// Resources that need a look as a whole: where they are.
-    pub deep: Vec<(rules::Deep, Range<usize>, Place)>,
+    pub deep: Vec<Deep>,
 }
 
 impl<'a, 'r> Walk<'a, 'r> {
@@ -250,7 +157,7 @@ impl<'a, 'r> Walk<'a, 'r> {
     }
 
     #[cold]
-    fn stop(&mut self, error: SyntaxError) -> Stopped {
+    pub(super) fn stop(&mut self, error: SyntaxError) -> Stopped {
         if self.path.is_empty() {
             self.path.extend(self.likely_root().map(Segment::Root));
         }
@@ -267,7 +174,7 @@ impl<'a, 'r> Walk<'a, 'r> {
         self.table.resource(name).map(|id| self.table.get(id).name)
     }
 
-    fn skip(&mut self) -> Result<(), Stopped> {
+    pub(super) fn skip(&mut self) -> Result<(), Stopped> {
         self.cursor.skip().map_err(|error| self.stop(error))
     }
 
@@ -275,16 +182,16 @@ impl<'a, 'r> Walk<'a, 'r> {
         self.cursor.key(first).map_err(|error| self.stop(error))
     }
 
-    fn item(&mut self, first: bool) -> Result<bool, Stopped> {
+    pub(super) fn item(&mut self, first: bool) -> Result<bool, Stopped> {
         self.cursor.item(first).map_err(|error| self.stop(error))
     }
 
-    fn string(&mut self) -> Result<Text<'a>, Stopped> {
+    pub(super) fn string(&mut self) -> Result<Text<'a>, Stopped> {
         self.cursor.string().map_err(|error| self.stop(error))
     }
 
     /// One level deeper; nothing if that is too deep, and then the value was stepped over.
-    fn descend(&mut self) -> Result<bool, Stopped> {
+    pub(super) fn descend(&mut self) -> Result<bool, Stopped> {
         if self.depth == DEPTH_MAX {
             let message = format!("Objects and arrays are nested deeper than {DEPTH_MAX} levels.");
             self.issue(Severity::Fatal, "too-long", self.cursor.offset(), message);
@@ -388,7 +295,7 @@ impl<'a, 'r> Walk<'a, 'r> {
     // ---- objects
 
     /// The object of that type whose opening brace is next.
-    fn object(&mut self, id: TypeId) -> Result<Frame, Stopped> {
+    pub(super) fn object(&mut self, id: TypeId) -> Result<Frame, Stopped> {
         let table = self.table;
         let of = table.get(id);
         let start = self.cursor.offset();
@@ -476,7 +383,7 @@ impl<'a, 'r> Walk<'a, 'r> {
 
     /// A second member of a group that had one: the same key again, or another type of the choice.
     #[cold]
-    fn again(&mut self, of: &'static Type, element: &'static Element, frame: &Frame, key: &Text<'a>) {
+    pub(super) fn again(&mut self, of: &'static Type, element: &'static Element, frame: &Frame, key: &Text<'a>) {
         let group = of.group(element);
         let offset = key.offset;
         let is_same = !group.is_choice || frame.seen >> element.group & 1 == 1 && self.has_key_before(key);
@@ -590,7 +497,7 @@ impl<'a, 'r> Walk<'a, 'r> {
     }
 
     #[cold]
-    fn mismatch(&mut self, element: &Element, wanted: &str, next: Option<u8>) {
+    pub(super) fn mismatch(&mut self, element: &Element, wanted: &str, next: Option<u8>) {
         let found = match next {
             Some(b'{') => "an object",
             Some(b'[') => "an array",
@@ -603,185 +510,6 @@ impl<'a, 'r> Walk<'a, 'r> {
         };
         let message = format!("{} must be {wanted}, not {found}.", element.key);
         self.error("structure", self.cursor.offset(), message);
-    }
-
-    // ---- primitives
-
-    fn primitive(
-        &mut self,
-        element: &'static Element,
-        of: Primitive,
-        frame: &mut Frame,
-        item: Option<u32>,
-    ) -> Result<(), Stopped> {
-        let next = self.cursor.peek();
-        let offset = self.cursor.offset();
-        match next {
-            Some(b'"') if primitive::is_text(of) => {
-                let text = self.string()?;
-                if text.has_escapes {
-                    let decoded = text.decode();
-                    self.text(element, of, &decoded, offset);
-                } else {
-                    self.text(element, of, text.raw, offset);
-                }
-                Ok(())
-            }
-            Some(b'-' | b'0'..=b'9') if !primitive::is_text(of) && of != Primitive::Boolean => {
-                let written = self.cursor.number().map_err(|error| self.stop(error))?;
-                if let Some((code, message)) = primitive::number(of, written) {
-                    self.error(code, offset, message);
-                }
-                Ok(())
-            }
-            Some(b't' | b'f') if of == Primitive::Boolean => {
-                self.cursor.literal().map_err(|error| self.stop(error))?;
-                Ok(())
-            }
-            Some(b'n') if item.is_some() => {
-                self.cursor.literal().map_err(|error| self.stop(error))?;
-                let at = item.unwrap_or_default();
-                frame.rare.push(Rare { element, at, offset, is_sibling: false, is_null: true });
-                Ok(())
-            }
-            _ => {
-                let wanted = match of {
-                    Primitive::Boolean => "a boolean",
-                    of if primitive::is_text(of) => "a string",
-                    _ => "a number",
-                };
-                self.mismatch(element, wanted, next);
-                self.skip()
-            }
-        }
-    }
-
-    fn text(&mut self, element: &'static Element, of: Primitive, text: &str, offset: usize) {
-        // A fullUrl and a reference are read leniently: real senders write `urn:uuid:1` there, and mean it.
-        if let Some((code, message)) = primitive::text(of, text) {
-            let is_lenient = element.key == "fullUrl" && text.starts_with("urn:");
-            let severity = if is_lenient { Severity::Warning } else { Severity::Error };
-            self.issue(severity, code, offset, message);
-        } else if let Some(set) = element.set {
-            if of == Primitive::Code && !self.table.set(set).has(text) {
-                let url = self.table.set(set).url;
-                self.error("code-invalid", offset, format!("Not a code of the required value set {url}."));
-            }
-        } else if of == Primitive::Xhtml {
-            rules::narrative(self, text, offset);
-        }
-        match of {
-            Primitive::Uri | Primitive::Url | Primitive::Canonical if text.starts_with('#') => {
-                let id = Cow::Owned(text[1..].to_owned());
-                self.local.fragments.push(Fragment { id, place: None, offset });
-            }
-            Primitive::Id | Primitive::String if element.key == "id" && self.local.within_contained => {
-                self.contained_id(text);
-            }
-            _ => {}
-        }
-    }
-
-    /// The id of a contained resource itself, not of an element in it.
-    fn contained_id(&mut self, text: &str) {
-        if let [.., Segment::Member(outer), Segment::Item(_), Segment::Member(_)] = self.path.as_slice()
-            && outer.key == "contained"
-            && let Some(contained) = self.local.contained.last_mut()
-        {
-            contained.id = Some(Cow::Owned(text.to_owned()));
-        }
-    }
-
-    // ---- `_name`: id and extensions of primitives
-
-    fn sibling(
-        &mut self,
-        of: &'static Type,
-        element: &'static Element,
-        frame: &mut Frame,
-        key: &Text<'a>,
-    ) -> Result<(), Stopped> {
-        let bit = 1u128 << element.group;
-        if frame.siblings & bit != 0 {
-            self.again(of, element, frame, key);
-        }
-        frame.siblings |= bit;
-        self.path.push(Segment::Sibling(element));
-        let walked = self.sibling_value(element, frame);
-        self.path.pop();
-        walked
-    }
-
-    fn sibling_value(&mut self, element: &'static Element, frame: &mut Frame) -> Result<(), Stopped> {
-        let next = self.cursor.peek();
-        if !element.is_array {
-            return self.sibling_object(element, next);
-        }
-        if next != Some(b'[') {
-            self.mismatch(element, "an array", next);
-            return self.skip();
-        }
-        let start = self.cursor.offset();
-        if !self.descend()? {
-            return Ok(());
-        }
-        self.cursor.open();
-        let mut count = 0u32;
-        while self.item(count == 0)? {
-            let next = self.cursor.peek();
-            let offset = self.cursor.offset();
-            let is_null = next == Some(b'n');
-            frame.rare.push(Rare { element, at: count, offset, is_sibling: true, is_null });
-            self.path.push(Segment::Item(count));
-            let walked = if is_null { self.skip() } else { self.sibling_object(element, next) };
-            self.path.pop();
-            walked?;
-            count += 1;
-        }
-        self.depth -= 1;
-        if count == 0 {
-            self.error("structure", start, "An array must not be empty.");
-        }
-        Ok(())
-    }
-
-    fn sibling_object(&mut self, element: &'static Element, next: Option<u8>) -> Result<(), Stopped> {
-        match (self.table.datatype("Element"), next) {
-            (Some(id), Some(b'{')) => self.object(id).map(|_| ()),
-            _ => {
-                self.mismatch(element, "an object", next);
-                self.skip()
-            }
-        }
-    }
-
-    /// `given: [null, "x"]` needs `_given: [{…}, …]`, and the other way round.
-    fn check_nulls(&mut self, frame: &Frame) {
-        let mut siblings: HashMap<(u8, u32), bool> = HashMap::new();
-        let mut nulls: HashMap<(u8, u32), ()> = HashMap::new();
-        for rare in &frame.rare {
-            if rare.is_sibling {
-                siblings.insert((rare.element.group, rare.at), !rare.is_null);
-            } else {
-                nulls.insert((rare.element.group, rare.at), ());
-            }
-        }
-        for rare in frame.rare.iter().filter(|rare| rare.is_null) {
-            let at = (rare.element.group, rare.at);
-            let is_excused = if rare.is_sibling {
-                frame.length(rare.element.group).is_none_or(|length| rare.at < length) && !nulls.contains_key(&at)
-            } else {
-                siblings.get(&at) == Some(&true)
-            };
-            if !is_excused {
-                let segment = if rare.is_sibling { Segment::Sibling } else { Segment::Member };
-                self.path.extend([segment(rare.element), Segment::Item(rare.at)]);
-                let other = if rare.is_sibling { "" } else { "_" };
-                let message = format!("null needs something at the same place of {other}{}.", rare.element.key);
-                self.error("structure", rare.offset, message);
-                self.path.truncate(self.path.len() - 2);
-            }
-        }
     }
 
     // ---- what the rules ask
