@@ -3,6 +3,7 @@
 mod corpus;
 mod linking;
 mod steps;
+mod validator;
 mod view;
 
 use crate::support::cluster::TestDatabase;
