@@ -27,8 +27,8 @@ pub struct NarrativeProblem {
     pub message: String,
 }
 
-/// Elements of txt-1, sorted.
-const ELEMENTS: &[&str] = &[
+/// Elements of txt-1.
+const ELEMENTS: [&str; 53] = [
     "a",
     "abbr",
     "acronym",
@@ -93,8 +93,8 @@ const REFUSED_ELEMENTS: &[&str] = &[
     "textarea", "title", "track", "u", "video",
 ];
 
-/// Attributes that every element may have, sorted.
-const ATTRIBUTES: &[&str] = &[
+/// Attributes that every element may have.
+const ATTRIBUTES: [&str; 22] = [
     "abbr",
     "accesskey",
     "align",
@@ -118,6 +118,42 @@ const ATTRIBUTES: &[&str] = &[
     "xml:lang",
     "xml:space",
 ];
+
+/// The same as sorted numbers: every tag is looked up.
+const ELEMENT_KEYS: [u128; 53] = keys(ELEMENTS);
+const ATTRIBUTE_KEYS: [u128; 22] = keys(ATTRIBUTES);
+
+/// A name of up to 15 bytes as a number; all longer ones as one that no name has.
+const fn key(name: &str) -> u128 {
+    let bytes = name.as_bytes();
+    if bytes.len() > 15 {
+        return u128::MAX;
+    }
+    let mut key = bytes.len() as u128;
+    let mut at = 0;
+    while at < bytes.len() {
+        key = key << 8 | bytes[at] as u128;
+        at += 1;
+    }
+    key
+}
+
+const fn keys<const COUNT: usize>(names: [&str; COUNT]) -> [u128; COUNT] {
+    let mut keys = [0; COUNT];
+    let mut at = 0;
+    while at < COUNT {
+        // Insertion sort; this runs in the compiler.
+        let key = key(names[at]);
+        let mut to = at;
+        while to > 0 && keys[to - 1] > key {
+            keys[to] = keys[to - 1];
+            to -= 1;
+        }
+        keys[to] = key;
+        at += 1;
+    }
+    keys
+}
 
 /// Attributes of single elements.
 const ELEMENT_ATTRIBUTES: &[(&str, &[&str])] = &[
@@ -228,7 +264,7 @@ impl<'a> Check<'a> {
         let is_root = self.open.is_empty();
         if is_root && name != "div" {
             self.put(Severity::Error, "invalid", "A narrative must be one div element.");
-        } else if ELEMENTS.binary_search(&name).is_err() {
+        } else if ELEMENT_KEYS.binary_search(&key(name)).is_err() {
             self.refused(name);
         }
         if self.paragraphs > 0 && BLOCKS.contains(&name) && !self.has_block_in_paragraph {
@@ -296,7 +332,7 @@ impl<'a> Check<'a> {
 
     fn attribute(&mut self, element: &str, name: &'a str, value: &'a str) {
         let of_element = || ELEMENT_ATTRIBUTES.iter().any(|(owner, names)| *owner == element && names.contains(&name));
-        let allowed = ATTRIBUTES.binary_search(&name).is_ok() || name.starts_with("xmlns") || of_element();
+        let allowed = ATTRIBUTE_KEYS.binary_search(&key(name)).is_ok() || name.starts_with("xmlns") || of_element();
         if !allowed {
             if let Some(doubtful) = DOUBTFUL_ATTRIBUTES.iter().find(|known| **known == name) {
                 let message = format!("The attribute {doubtful} is not in HL7's list for narratives.");
@@ -347,20 +383,22 @@ fn is_event(name: &str) -> bool {
 /// The names of a tag's attributes. A handful is compared one by one; a hostile thousand goes through a set.
 #[derive(Default)]
 struct Names<'a> {
-    few: Vec<&'a str>,
-    many: HashSet<&'a str>,
+    few: [&'a str; 8],
+    count: usize,
+    many: Option<HashSet<&'a str>>,
 }
 
 impl<'a> Names<'a> {
     fn insert(&mut self, name: &'a str) -> bool {
-        if self.few.contains(&name) {
+        if self.few[..self.count].contains(&name) {
             return false;
         }
-        if self.few.len() < 8 {
-            self.few.push(name);
+        if self.count < self.few.len() {
+            self.few[self.count] = name;
+            self.count += 1;
             return true;
         }
-        self.many.insert(name)
+        self.many.get_or_insert_default().insert(name)
     }
 }
 
@@ -403,8 +441,14 @@ fn is_image(url: &str) -> bool {
 
 fn contains_script(style: &str) -> bool {
     let bytes = style.as_bytes();
-    let has = |word: &[u8]| bytes.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word));
-    has(b"javascript:") || has(b"expression(") || has(b"-moz-binding")
+    let begins =
+        |at: usize, word: &[u8]| bytes.get(at..at + word.len()).is_some_and(|there| there.eq_ignore_ascii_case(word));
+    bytes.iter().enumerate().any(|(at, byte)| match byte {
+        b'j' | b'J' => begins(at, b"javascript:"),
+        b'e' | b'E' => begins(at, b"expression("),
+        b'-' => begins(at, b"-moz-binding"),
+        _ => false,
+    })
 }
 
 #[cfg(test)]

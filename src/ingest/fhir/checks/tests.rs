@@ -3,6 +3,7 @@
 use super::questionnaire::Questionnaires;
 use super::terminology::CodeSystems;
 use super::*;
+use proptest::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -191,4 +192,59 @@ fn published_examples_have_no_errors() {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// A payload that has something for every check.
+const EVERYTHING: &str = r##"{"resourceType": "Bundle", "type": "document", "signature": {"sigFormat":
+    "application/jose", "targetFormat": "application/fhir+json;canonicalization=http://hl7.org/fhir/canonicalization/json",
+    "data": "e30uZTMwLmUzMA=="}, "entry": [
+    {"fullUrl": "http://a.example/Composition/c", "resource": {"resourceType": "Composition", "id": "c",
+     "subject": {"reference": "Patient/p/_history/1"}, "section": [{"entry": [{"reference": "#x"}]}],
+     "text": {"extension": [{"url": "http://hl7.org/fhir/StructureDefinition/textLink",
+      "extension": [{"url": "htmlid", "valueString": "a"}, {"url": "data", "valueUri": "#b"}]}],
+      "div": "<div xmlns=\"http://www.w3.org/1999/xhtml\" id=\"a\"><p>x &amp; <a href='#a'>y</a></p></div>"}}},
+    {"fullUrl": "http://a.example/Patient/p", "resource": {"resourceType": "Patient", "id": "p", "extension":
+     [{"url": "http://hl7.org/fhir/StructureDefinition/narrativeLink", "valueUrl": "Composition/c#a"}]}},
+    {"resource": {"resourceType": "CodeSystem", "url": "http://a", "content": "complete", "count": 2, "property":
+     [{"code": "parent", "type": "code"}], "concept": [{"code": "x", "property": [{"code": "parent", "valueCode": "y"}],
+     "concept": [{"code": "y"}]}]}},
+    {"resource": {"resourceType": "ValueSet", "compose": {"include": [{"system": "http://snomed.info/sct",
+     "filter": [{"property": "constraint", "op": "=", "value": "<< 404684003: 363698007 = *"}]}]}}},
+    {"resource": {"resourceType": "Questionnaire", "url": "http://q", "item": [
+     {"linkId": "1", "type": "group", "item": [{"linkId": "1.1", "type": "quantity", "extension":
+      [{"url": "http://hl7.org/fhir/StructureDefinition/minValue", "valueQuantity": {"value": 1.50, "code": "kg",
+       "system": "http://unitsofmeasure.org"}}]}]},
+     {"linkId": "2", "type": "date", "enableWhen": [{"question": "1.1", "operator": "exists", "answerBoolean": true}]}]}},
+    {"resource": {"resourceType": "QuestionnaireResponse", "questionnaire": "http://q", "status": "completed", "item": [
+     {"linkId": "1", "item": [{"linkId": "1.1", "answer": [{"valueQuantity": {"value": 2.5e3, "code": "g",
+      "system": "http://unitsofmeasure.org"}}]}]}, {"linkId": "2", "answer": [{"valueDate": "2020-02"}]}]}}]}"##;
+
+#[test]
+fn the_sample_of_everything_fails_only_where_it_should() {
+    let places: Vec<String> =
+        errors(EVERYTHING.as_bytes()).into_iter().map(|problem| problem.place.expression).collect();
+    // No version 1 is refused, since none is stated; element "b" is not there; the signature is of something else.
+    assert_eq!(places, ["Bundle.entry[0].resource.text", "Bundle"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn no_mutation_panics(changes in prop::collection::vec((any::<prop::sample::Index>(), 0u8..128), 1..6), cut: prop::sample::Index) {
+        let mut body = EVERYTHING.as_bytes().to_vec();
+        for (at, byte) in changes {
+            let at = at.index(body.len());
+            // Structure stays, so that most mutants are read.
+            if !b"{}[]\",:\\".contains(&body[at]) && !b"\"\\".contains(&byte) && byte >= 32 {
+                body[at] = byte;
+            }
+        }
+        let _ = errors(&body);
+        // A member that is gone: its name no longer means anything.
+        let text = String::from_utf8(body).unwrap();
+        let names: Vec<_> = text.match_indices("\": ").collect();
+        let (at, _) = names[cut.index(names.len())];
+        let _ = errors(format!("{}_{}", &text[..at], &text[at..]).as_bytes());
+    }
 }

@@ -116,6 +116,10 @@ impl<'a> Scanner<'a> {
         let length = name_length(rest).ok_or(Fault::Syntax)?;
         let name = &rest[..length];
         let body = &rest[length..];
+        if body.starts_with('>') {
+            self.at += length + 2;
+            return Ok(Event::Open { name, attributes: "", empty: false });
+        }
         let mut attributes = Attributes::new(body);
         while attributes.next().is_some() {}
         if attributes.fault {
@@ -223,6 +227,12 @@ impl<'a> Iterator for Attributes<'a> {
 
 /// The bytes of the name that the text begins with.
 fn name_length(text: &str) -> Option<usize> {
+    // Nearly all names are ASCII, and end at an ASCII character.
+    let bytes = text.as_bytes();
+    let ascii = bytes.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+    if ascii > 0 && bytes[0].is_ascii_alphabetic() && matches!(bytes.get(ascii), Some(b'>' | b'=' | b'/' | b' ')) {
+        return Some(ascii);
+    }
     let starts = |c: char| c.is_alphabetic() || matches!(c, '_' | ':');
     let goes_on = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':' | '-' | '.' | '\u{b7}');
     if !text.starts_with(starts) {
