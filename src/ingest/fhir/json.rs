@@ -396,7 +396,11 @@ mod tests {
         /// What `serde_json` reads is walked to the end, and nothing else.
         #[test]
         fn the_cursor_and_serde_json_agree_on_what_json_is(text in nearly_json()) {
-            let expected = serde_json::from_str::<serde_json::Value>(&text).is_ok() && !holds_nul(&text);
+            let read = serde_json::from_str::<serde_json::Value>(&text);
+            // A number that no float holds is JSON all the same.
+            let is_huge = read.as_ref().is_err_and(|error| error.to_string().starts_with("number out of range"));
+            let is_json = read.is_ok() || (is_huge && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok());
+            let expected = is_json && !holds_nul(&text);
             prop_assert_eq!(walk(&text), expected, "{:?}", text);
         }
 

@@ -43,22 +43,6 @@ pub fn check_document(bundle: &Object<'_>, problems: &mut Vec<Problem>) {
     }
 }
 
-/// A `fullUrl` that is an address of a REST server must be that of its resource: type and id agree (bundle.html).
-pub fn check_full_urls(bundle: &Object<'_>, problems: &mut Vec<Problem>) {
-    let mut found = Found::new(problems);
-    for (index, node) in bundle.items("entry").into_iter().enumerate() {
-        let Some(entry) = node.object() else { continue };
-        let (Some(full_url), Some(resource)) = (entry.string("fullUrl"), entry.object("resource")) else { continue };
-        let (Some(kind), Some(id)) = (resource.string("resourceType"), resource.string("id")) else { continue };
-        let Some((_, stated, stated_id)) = restful(&full_url) else { continue };
-        if stated != kind || stated_id != id {
-            let place = Place::bundle().member("entry").item(index);
-            let message = "The fullUrl is the address of another resource: it must end with this one's type and id.";
-            found.error("invalid", (&place, node.span().start), message);
-        }
-    }
-}
-
 fn resource<'a>(entries: &[Node<'a>], index: usize) -> Option<Object<'a>> {
     entries.get(index)?.object()?.object("resource")
 }
