@@ -204,9 +204,11 @@ impl Clinic {
     }
 }
 
-/// Items of a category.
-pub fn items<'v>(view: &'v ClinicalView, category: &str) -> &'v Vec<Value> {
-    view.clinical_data[category].as_array().unwrap()
+/// Items of a category, as a reader gets them. They live until the test ends.
+pub fn items(view: &ClinicalView, category: &str) -> &'static Vec<Value> {
+    let items: Vec<Value> =
+        view.clinical_data.categories[category].iter().map(|item| serde_json::to_value(item).unwrap()).collect();
+    Box::leak(Box::new(items))
 }
 
 /// A Bundle of these resources, in which each has the fullUrl `urn:uuid:{id}`.

@@ -4,7 +4,7 @@ use super::{Clinic, bundle, condition, items, patient};
 use chartgate::ids::FindingId;
 use chartgate::ingest::fhir::sample;
 use chartgate::ingest::findings;
-use chartgate::ingest::view::{ClinicalQuery, ViewStatus, clinical};
+use chartgate::ingest::view::{ClinicalQuery, ITEMS_MAX, ViewStatus, clinical};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -104,7 +104,7 @@ async fn a_long_category_has_a_cursor() {
     let rest = clinic
         .unit(move |connection| {
             Box::pin(async move {
-                let query = ClinicalQuery { mrn: "1", system: None, history: false, cursor };
+                let query = ClinicalQuery { mrn: "1", system: None, history: false, cursor, limit: ITEMS_MAX };
                 clinical(connection, organization, query).await
             })
         })
