@@ -1,6 +1,8 @@
 //! The steps of the FHIR workflow on a real database and the embedded S3: what is stored, whose it is, what it says.
 
 mod corpus;
+mod findings;
+mod findings_corpus;
 mod linking;
 mod steps;
 mod view;
@@ -14,6 +16,7 @@ use chartgate::ingest::steps::handlers;
 use chartgate::ingest::view::{ClinicalView, clinical_by_mrn};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use sqlx::Connection as _;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -34,7 +37,7 @@ pub struct Clinic {
     pub organization: OrganizationId,
     handlers: HashMap<&'static str, Arc<dyn StepHandler>>,
     next_seq: AtomicI64,
-    _database: TestDatabase,
+    database: TestDatabase,
 }
 
 /// An accepted payload.
@@ -68,7 +71,12 @@ impl Clinic {
         .await
         .unwrap();
         let handlers = handlers(db.clone(), objects.objects.clone()).into_iter().collect();
-        Self { db, objects, organization, handlers, next_seq: AtomicI64::new(1), _database: database }
+        Self { db, objects, organization, handlers, next_seq: AtomicI64::new(1), database }
+    }
+
+    /// A connection as the owner of everything.
+    pub async fn owner(&self) -> sqlx::PgConnection {
+        sqlx::PgConnection::connect_with(&self.database.options()).await.unwrap()
     }
 
     /// What the intake does, in short.

@@ -27,14 +27,20 @@ pub fn section(object: &Object<'_>) -> &'static str {
     if has("laboratory") {
         return "lab";
     }
-    if object.object("code").is_some_and(|concept| is_vital_sign(&concept)) {
+    if is_vital_sign(object) {
         return "vital";
     }
     let others = [("social-history", "social"), ("survey", "survey"), ("imaging", "imaging")];
-    others.into_iter().find(|(code, _)| has(code)).map_or("other", |(_, section)| section)
+    let declared = others.into_iter().find(|(code, _)| has(code)).map(|(_, section)| section);
+    declared.unwrap_or_else(|| {
+        // A panel of vital signs under a code of its own.
+        if object.objects("component").iter().any(is_vital_sign) { "vital" } else { "other" }
+    })
 }
 
-fn is_vital_sign(concept: &Object<'_>) -> bool {
+/// By the LOINC codings of an Observation's or a component's code.
+fn is_vital_sign(object: &Object<'_>) -> bool {
+    let Some(concept) = object.object("code") else { return false };
     concept.objects("coding").iter().any(|coding| {
         coding.string("system").as_deref() == Some("http://loinc.org")
             && coding.string("code").is_some_and(|code| VITAL_SIGNS.contains(&code.as_ref()))

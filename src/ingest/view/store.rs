@@ -135,27 +135,29 @@ pub async fn sources(
     organization: OrganizationId,
     whose: &Whose,
 ) -> Result<Vec<SourceRow>, DbError> {
-    macro_rules! sources {
-        ($whose:literal) => {
-            concat!(
-                "select source_label as source, count(*) filter (where is_current) as events,
-                        max(created_at) as last_updated
-                 from clinical_events
-                 where organization_id = $1 ",
-                $whose,
-                " group by source_label
-                  order by source_label",
-            )
-        };
-    }
     Ok(match whose {
-        // All of it is in clinical_events_view.
         Whose::Patient(patient) => {
-            let query = sqlx::query_as(sources!("and patient_id = $2"));
+            let query = sqlx::query_as(
+                "select source_label as source, events, last_event_at as last_updated
+                 from patient_event_counts
+                 where organization_id = $1
+                   and patient_id = $2
+                   and events > 0
+                 order by source_label",
+            );
             query.bind(organization).bind(patient).fetch_all(connection).await?
         }
         Whose::Waiting(key) => {
-            let query = sqlx::query_as(sources!("and link_status = 'pending' and subject_key = $2"));
+            let query = sqlx::query_as(
+                "select source_label as source, count(*) filter (where is_current) as events,
+                        max(created_at) as last_updated
+                 from clinical_events
+                 where organization_id = $1
+                   and link_status = 'pending'
+                   and subject_key = $2
+                 group by source_label
+                 order by source_label",
+            );
             query.bind(organization).bind(key).fetch_all(connection).await?
         }
     })
