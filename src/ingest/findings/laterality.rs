@@ -47,9 +47,9 @@ pub fn of(object: &Object<'_>, member: &str) -> Option<&'static str> {
         Some(node) => node.object().into_iter().collect(),
         None => Vec::new(),
     };
-    let mut sides = sites.iter().map(of_concept);
-    let first = sides.next()??;
-    sides.all(|side| side == Some(first)).then_some(first)
+    let mut stated = sites.iter().map(of_concept);
+    let first = stated.next()??;
+    stated.all(|side| side == Some(first)).then_some(first)
 }
 
 fn of_concept(concept: &Object<'_>) -> Option<&'static str> {

@@ -68,7 +68,7 @@ pub struct Code {
 /// A value with its unit. Decimals keep their text.
 #[derive(Clone, Default, PartialEq)]
 pub struct Value {
-    /// quantity, code, string, boolean, integer, range, ratio, datetime, time, period, sampled_data, absent
+    /// quantity, code, string, boolean, integer, range, ratio, datetime, time, period, `sampled_data`, absent
     pub kind: Option<&'static str>,
     /// As written.
     pub text: Option<String>,

@@ -18,6 +18,7 @@ const DETAILS: [&str; 6] = ["hasMember", "derivedFrom", "focus", "specimen", "ef
 
 /// Which kind of observation it is: vital, lab, social, survey, imaging or other. The view shows its sections by the same
 /// word. A declared category counts before the code, so that a blood gas stays a laboratory result.
+#[must_use]
 pub fn section(object: &Object<'_>) -> &'static str {
     let codes = category_codes(object);
     let has = |code: &str| codes.iter().any(|one| one == code);

@@ -3,7 +3,7 @@
 use super::Effective;
 use super::parts::{effective, moment, period_of};
 use crate::ingest::fhir::calendar;
-use crate::ingest::fhir::node::Object;
+use crate::ingest::fhir::node::{Node, Object};
 use crate::ingest::fhir::types::Temporal;
 use time::OffsetDateTime;
 
@@ -49,7 +49,7 @@ fn observation(object: &Object<'_>) -> Effective {
     let stated = effective(object, "effective");
     let Some(timing) = object.object("effectiveTiming").filter(|_| stated.text.is_none()) else { return stated };
     let events = timing.items("event");
-    let first = events.first().and_then(|node| node.string());
+    let first = events.first().and_then(Node::string);
     first.map(|text| moment(text.into_owned(), None)).unwrap_or(stated)
 }
 

@@ -65,7 +65,7 @@ struct Evidence {
 }
 
 #[derive(Serialize)]
-struct Code {
+struct Coding {
     system: Option<String>,
     code: Option<String>,
     display: Option<String>,
@@ -78,7 +78,7 @@ struct Statement {
     category: String,
     kind: String,
     name: Option<String>,
-    code: Option<Code>,
+    code: Option<Coding>,
     codings: Raw,
     value: Option<String>,
     unit: Option<String>,
@@ -227,7 +227,7 @@ fn panel(concept: &Raw, component: &FindingRow) -> Option<Panel> {
 fn statement(finding: FindingRow, evidence: Vec<Evidence>) -> Statement {
     let name = finding.code_text.as_ref().or(finding.display.as_ref()).or(finding.code.as_ref()).cloned();
     let is_coded = finding.code.is_some();
-    let code = Code { system: finding.code_system, code: finding.code, display: finding.display };
+    let code = Coding { system: finding.code_system, code: finding.code, display: finding.display };
     Statement {
         finding_id: finding.id,
         category: finding.category,
