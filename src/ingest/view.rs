@@ -162,28 +162,17 @@ pub async fn clinical(
     let mut patients: Vec<PatientId> = holders.iter().map(|(_, patient)| *patient).collect();
     patients.sort_unstable();
     patients.dedup();
-    let whose = match patients.as_slice() {
-        [patient] => Whose::Patient(*patient),
-        [] => {
-            let keys = store::waiting_keys(connection, organization, number, query.system).await?;
-            match keys.as_slice() {
-                [] => return Ok(empty(ViewStatus::NotFound, query.mrn, Vec::new())),
-                [key] => Whose::Waiting(key.clone()),
-                _ => {
-                    return Ok(empty(
-                        ViewStatus::Ambiguous,
-                        query.mrn,
-                        keys.iter().map(|key| system_of(key)).collect(),
-                    ));
-                }
-            }
-        }
+    let mut systems: Vec<String> = holders.into_iter().map(|(system, _)| system).collect();
+    // Events may wait for somebody who has this number in a system of which no patient is known yet.
+    let mut keys = store::waiting_keys(connection, organization, number, query.system).await?;
+    keys.retain(|key| !systems.contains(&system_of(key)));
+    let whose = match (patients.as_slice(), keys.as_slice()) {
+        ([], []) => return Ok(empty(ViewStatus::NotFound, query.mrn, Vec::new())),
+        ([patient], []) => Whose::Patient(*patient),
+        ([], [key]) => Whose::Waiting(key.clone()),
         _ => {
-            return Ok(empty(
-                ViewStatus::Ambiguous,
-                query.mrn,
-                holders.into_iter().map(|(system, _)| system).collect(),
-            ));
+            systems.extend(keys.iter().map(|key| system_of(key)));
+            return Ok(empty(ViewStatus::Ambiguous, query.mrn, systems));
         }
     };
     build(connection, organization, &query, &whose).await

@@ -225,6 +225,18 @@ async fn both_ndjson_sets_have_the_counts_of_the_independent_script_and_exact_ev
     workers.stop().await;
 }
 
+/// A FHIRPath and a JSON Pointer that go the same way; the path names the element of a choice, the pointer its member.
+fn same_place(fhirpath: &str, pointer: &str) -> bool {
+    let path = fhirpath.replace('[', ".").replace(']', "");
+    let (path, pointer): (Vec<&str>, Vec<&str>) = (path.split('.').collect(), pointer.split('/').collect());
+    let is_same = |(name, member): (&&str, &&str)| {
+        let choice =
+            member.strip_prefix(*name).is_some_and(|data_type| data_type.starts_with(|c: char| c.is_uppercase()));
+        name == member || choice
+    };
+    path[0] == "Bundle" && path.len() == pointer.len() && path[1..].iter().zip(&pointer[1..]).all(is_same)
+}
+
 /// The findings of a Bundle, after every piece of their evidence was checked against the bytes and a full parse.
 fn checked_findings(body: &[u8]) -> Vec<Finding> {
     let tree: Value = serde_json::from_slice(body).unwrap();
@@ -239,6 +251,12 @@ fn checked_findings(body: &[u8]) -> Vec<Finding> {
                 let slice: Value = serde_json::from_slice(&body[evidence.span.clone()]).unwrap();
                 assert_eq!(Some(&slice), tree.pointer(&evidence.pointer), "{}", evidence.pointer);
                 assert!(RULES.contains(&evidence.rule));
+                assert!(
+                    same_place(&evidence.fhirpath, &evidence.pointer),
+                    "{} {}",
+                    evidence.fhirpath,
+                    evidence.pointer
+                );
             }
             for json in [&finding.details, &finding.dosage, &finding.reference_range, &finding.value.json] {
                 assert!(json.as_deref().is_none_or(|text| serde_json::from_str::<Value>(text).is_ok()));
