@@ -12,7 +12,7 @@ use crate::db::{DbError, Scope};
 use crate::engine::jobs_store;
 use crate::ids::{FindingId, OrganizationId, PatientId};
 use crate::ingest::fhir::issue;
-use crate::ingest::findings::store::{self as findings_store, StoredEvidence};
+use crate::ingest::findings::store::{self as findings_store, Provenance, StoredEvidence};
 use crate::ingest::issues::{self, StoredIssue};
 use crate::ingest::payloads::Payloads;
 use crate::ingest::view::{self, ClinicalQuery, ClinicalView, Cursor};
@@ -99,6 +99,8 @@ pub struct ViewParameters {
     history: bool,
     /// One of the answer's `next` cursors: only that category, from there on.
     cursor: Option<String>,
+    /// Items of one category in one answer: 1 to 1,000, which is the default.
+    limit: Option<i64>,
 }
 
 /// Everything known about an MRN, organized by type, each item traceable to the bytes. Always 200; see `status`.
@@ -118,8 +120,8 @@ pub async fn get_clinical(
     Parameters(parameters): Parameters<ViewParameters>,
 ) -> Result<Response, Problem> {
     let organization = caller.organization(&[Role::Reader])?;
-    let request =
-        SearchRequest { mrn, system: parameters.system, history: parameters.history, cursor: parameters.cursor };
+    let ViewParameters { system, history, cursor, limit } = parameters;
+    let request = SearchRequest { mrn, system, history, cursor, limit };
     clinical(&app, caller, organization, request).await
 }
 
@@ -138,6 +140,9 @@ pub struct SearchRequest {
     /// One of the answer's `next` cursors.
     #[serde(default)]
     cursor: Option<String>,
+    /// Items of one category in one answer: 1 to 1,000, which is the default.
+    #[serde(default)]
+    limit: Option<i64>,
 }
 
 /// The clinical view with the MRN in the body.
@@ -172,12 +177,16 @@ async fn clinical(
     }
     let cursor = request.cursor.as_deref().map(str::parse::<Cursor>).transpose();
     let cursor = cursor.map_err(|_| Problem::parameter("cursor", "a cursor of an earlier answer"))?;
+    let limit = request.limit.unwrap_or(view::ITEMS_MAX);
+    if !(1..=view::ITEMS_MAX).contains(&limit) {
+        return Err(Problem::parameter("limit", "a number from 1 to 1000"));
+    }
     let view: ClinicalView = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
                 let (system, history) = (request.system.as_deref(), request.history);
-                let query = ClinicalQuery { mrn: &request.mrn, system, history, cursor };
+                let query = ClinicalQuery { mrn: &request.mrn, system, history, cursor, limit };
                 let view = view::clinical(connection, organization, query).await?;
                 let detail = json!({ "status": view.status, "events": view.event_count });
                 let patient = view.patient.as_ref().and_then(|patient| patient.get("id")?.as_str()?.parse().ok());
@@ -207,23 +216,32 @@ pub async fn get_evidence(
     let organization = caller.organization(&[Role::Reader])?;
     let missing = || Problem::new("finding_not_found", "There is no such finding.");
     let finding: FindingId = finding.parse().map_err(|_| missing())?;
-    let evidence: Vec<StoredEvidence> = app
+    let found: Option<(Provenance, Vec<StoredEvidence>)> = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
-                let evidence = findings_store::evidence(connection, organization, finding).await?;
+                let provenance = findings_store::provenance(connection, organization, finding).await?;
+                let patient = provenance.and_then(|provenance| provenance.patient_id);
                 let resource = finding.to_string();
-                let detail = json!({ "found": !evidence.is_empty() });
-                record_read(connection, organization, &caller, "evidence.read", None, Some(&resource), detail).await?;
-                Ok(evidence)
+                let detail = json!({ "found": provenance.is_some() });
+                let event = "evidence.read";
+                record_read(connection, organization, &caller, event, patient, Some(&resource), detail).await?;
+                let Some(provenance) = provenance else { return Ok(None) };
+                Ok(Some((provenance, findings_store::evidence(connection, organization, finding).await?)))
             })
         })
         .await?;
-    if evidence.is_empty() {
-        return Err(missing());
-    }
+    let (provenance, evidence) = found.ok_or_else(missing)?;
     let shaped: Vec<Value> = evidence.iter().map(shape_evidence).collect();
-    Ok(private(Json(json!({ "findingId": finding, "evidence": shaped })).into_response()))
+    let answer = json!({
+        "findingId": finding,
+        "eventId": provenance.event_id,
+        "jobId": provenance.job_id,
+        "extractorVersion": provenance.extractor_version,
+        "supersededBy": provenance.superseded_by,
+        "evidence": shaped,
+    });
+    Ok(private(Json(answer).into_response()))
 }
 
 /// A quote that is not UTF-8 cannot have been taken from accepted JSON.

@@ -206,14 +206,16 @@ pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[Ne
         "insert into clinical_events
            (organization_id, id, job_id, job_seq, seen_seq, source_label, resource_type, resource_key, content_sha256,
             payload_sha256, entry, byte_start, byte_end, last_updated, category, status, subject_key, patient_id,
-            link_status, is_current, created_at)
+            link_status, is_current, clinical_at, created_at)
          select $1, e.id, $2, $3, $3, $4, e.resource_type, e.resource_key, e.content_sha256,
                 $5, e.entry, e.byte_start, e.byte_end, e.last_updated, e.category, e.status, e.subject_key, e.patient_id,
-                e.link_status, e.is_current, n.now
+                e.link_status, e.is_current, coalesce(e.clinical_at, '0001-01-01 00:00:00+00'), n.now
          from unnest($6::uuid[], $7::text[], $8::text[], $9::bytea[], $10::integer[], $11::bigint[], $12::bigint[],
-                     $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::uuid[], $18::text[], $19::boolean[])
+                     $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::uuid[], $18::text[], $19::boolean[],
+                     $20::timestamptz[])
            with ordinality as e (id, resource_type, resource_key, content_sha256, entry, byte_start, byte_end,
-                                 last_updated, category, status, subject_key, patient_id, link_status, is_current, ordinal)
+                                 last_updated, category, status, subject_key, patient_id, link_status, is_current, clinical_at,
+                                 ordinal)
          cross join (select chartgate_now() as now) n
          order by e.ordinal",
     )
@@ -236,6 +238,7 @@ pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[Ne
     .bind(events.iter().map(|event| event.link.patient()).collect::<Vec<_>>())
     .bind(events.iter().map(|event| event.link.as_str()).collect::<Vec<_>>())
     .bind(events.iter().map(|event| event.is_current).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.incoming.clinical_at).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

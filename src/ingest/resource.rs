@@ -4,6 +4,7 @@ use super::fhir::calendar;
 use super::fhir::node::Object;
 use super::fhir::split::{Entry, Resource};
 use super::fhir::types;
+use super::findings;
 use sha2::{Digest as _, Sha256};
 use std::ops::Range;
 use time::OffsetDateTime;
@@ -23,6 +24,8 @@ pub struct Incoming {
     pub content_sha256: [u8; 32],
     /// `meta.lastUpdated`.
     pub last_updated: Option<OffsetDateTime>,
+    /// The time that it speaks of: what the clinical view sorts by.
+    pub clinical_at: Option<OffsetDateTime>,
     /// Its section of the clinical view.
     pub category: Option<&'static str>,
     /// `status`, or the code of `clinicalStatus`; `entered-in-error` also when `verificationStatus` says so.
@@ -51,6 +54,7 @@ impl Incoming {
             resource_type,
             resource_key,
             last_updated,
+            clinical_at: findings::clinical_at(resource_type, object),
             category: view_category(resource_type, resource),
             status: status(object),
         })
@@ -87,16 +91,11 @@ fn view_category(resource_type: &str, resource: &Resource<'_>) -> Option<&'stati
         "Encounter" => "encounters",
         "DocumentReference" => "documents",
         "DiagnosticReport" => "reports",
-        "Observation" => {
-            let codes = category_codes(&resource.object);
-            if codes.iter().any(|code| code == "vital-signs") {
-                "vitals"
-            } else if codes.iter().any(|code| code == "laboratory") {
-                "labs"
-            } else {
-                "other"
-            }
-        }
+        "Observation" => match findings::observation_section(&resource.object) {
+            "vital" => "vitals",
+            "lab" => "labs",
+            _ => "other",
+        },
         _ => return None,
     })
 }
@@ -129,6 +128,27 @@ mod tests {
         };
         assert_eq!([of("vital-signs"), of("laboratory"), of("survey")], [Some("vitals"), Some("labs"), Some("other")]);
         assert_eq!(incoming(r#"{"resourceType": "CarePlan"}"#).category, None);
+    }
+
+    #[test]
+    fn a_vital_sign_is_one_whatever_its_category_says_unless_that_is_laboratory() {
+        let of = |categories: &str, code: &str| {
+            let code = format!(r#"{{"coding": [{{"system": "http://loinc.org", "code": "{code}"}}]}}"#);
+            incoming(&format!(r#"{{"resourceType": "Observation", "code": {code}{categories}}}"#)).category
+        };
+        let misspelt = r#", "category": [{"coding": [{"code": "vital-sign"}]}]"#;
+        let laboratory = r#", "category": [{"coding": [{"code": "laboratory"}]}]"#;
+        assert_eq!([of("", "8867-4"), of(misspelt, "8867-4")], [Some("vitals"), Some("vitals")]);
+        assert_eq!([of(laboratory, "2708-6"), of(misspelt, "1-8")], [Some("labs"), Some("other")]);
+    }
+
+    #[test]
+    fn an_item_is_sorted_by_its_time_or_else_by_its_record() {
+        let of = |members: &str| incoming(&format!(r#"{{"resourceType": "Condition"{members}}}"#)).clinical_at;
+        let at = calendar::parse_instant("2020-03-01T00:00:00Z");
+        assert_eq!(of(r#", "onsetDateTime": "2020-03", "recordedDate": "2021""#), at);
+        assert_eq!(of(r#", "onsetString": "as a child", "recordedDate": "2020-03-01""#), at);
+        assert_eq!(of(""), None);
     }
 
     #[test]

@@ -5,16 +5,20 @@
 mod item;
 mod store;
 
+pub use self::item::Item;
+use self::store::{EventRow, FindingRow};
 use super::subject::Mrn;
 use crate::db::DbError;
-use crate::ids::{EventId, OrganizationId, PatientId};
+use crate::ids::{EventId, FindingId, OrganizationId, PatientId};
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 
-/// Items of one category in one answer; the next ones are behind the category's cursor.
+/// Items of one category in one answer, at most and unless fewer are asked for; the next ones are behind the category's
+/// cursor.
 pub const ITEMS_MAX: i64 = 1_000;
 
 /// The categories, in the order in which a reader sees them.
@@ -43,9 +47,11 @@ pub struct ClinicalQuery<'q> {
     pub history: bool,
     /// Only this category, behind this item.
     pub cursor: Option<Cursor>,
+    /// Items of one category in one answer: 1 to [`ITEMS_MAX`].
+    pub limit: i64,
 }
 
-/// Where a category goes on: `labs:evt_…`.
+/// Where a category goes on: `labs:evt_…`, behind that item. It does not name the item's time, since cursors stand in URLs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     category: &'static str,
@@ -99,8 +105,8 @@ pub struct ClinicalView {
     pub systems: Vec<String>,
     /// When the newest event was stored.
     pub last_updated: Option<String>,
-    /// `demographics` and one array a category.
-    pub clinical_data: BTreeMap<&'static str, Value>,
+    /// What is known.
+    pub clinical_data: ClinicalData,
     /// All events of the patient, of every type.
     pub event_count: i64,
     /// The labels of the systems that they came from.
@@ -110,11 +116,21 @@ pub struct ClinicalView {
     pub next: BTreeMap<&'static str, String>,
 }
 
+/// What is known of somebody.
+#[derive(Serialize)]
+pub struct ClinicalData {
+    /// Null while the patient is not known.
+    pub demographics: Value,
+    /// One array a category.
+    #[serde(flatten)]
+    pub categories: BTreeMap<&'static str, Vec<Item>>,
+}
+
 /// Whose events are shown.
 enum Whose {
     Patient(PatientId),
-    /// Keys of subjects that are not known yet.
-    Waiting(Vec<String>),
+    /// The key of a subject that is not known yet.
+    Waiting(String),
 }
 
 /// Everything known about a medical record number.
@@ -128,7 +144,8 @@ pub async fn clinical_by_mrn(
     system: Option<&str>,
     history: bool,
 ) -> Result<ClinicalView, DbError> {
-    clinical(connection, organization, ClinicalQuery { mrn, system, history, cursor: None }).await
+    let query = ClinicalQuery { mrn, system, history, cursor: None, limit: ITEMS_MAX };
+    clinical(connection, organization, query).await
 }
 
 /// Everything known about a medical record number, or the next page of one category.
@@ -145,28 +162,17 @@ pub async fn clinical(
     let mut patients: Vec<PatientId> = holders.iter().map(|(_, patient)| *patient).collect();
     patients.sort_unstable();
     patients.dedup();
-    let whose = match patients.as_slice() {
-        [patient] => Whose::Patient(*patient),
-        [] => {
-            let keys = store::waiting_keys(connection, organization, number, query.system).await?;
-            match keys.as_slice() {
-                [] => return Ok(empty(ViewStatus::NotFound, query.mrn, Vec::new())),
-                [_] => Whose::Waiting(keys),
-                _ => {
-                    return Ok(empty(
-                        ViewStatus::Ambiguous,
-                        query.mrn,
-                        keys.iter().map(|key| system_of(key)).collect(),
-                    ));
-                }
-            }
-        }
+    let mut systems: Vec<String> = holders.into_iter().map(|(system, _)| system).collect();
+    // Events may wait for somebody who has this number in a system of which no patient is known yet.
+    let mut keys = store::waiting_keys(connection, organization, number, query.system).await?;
+    keys.retain(|key| !systems.contains(&system_of(key)));
+    let whose = match (patients.as_slice(), keys.as_slice()) {
+        ([], []) => return Ok(empty(ViewStatus::NotFound, query.mrn, Vec::new())),
+        ([patient], []) => Whose::Patient(*patient),
+        ([], [key]) => Whose::Waiting(key.clone()),
         _ => {
-            return Ok(empty(
-                ViewStatus::Ambiguous,
-                query.mrn,
-                holders.into_iter().map(|(system, _)| system).collect(),
-            ));
+            systems.extend(keys.iter().map(|key| system_of(key)));
+            return Ok(empty(ViewStatus::Ambiguous, query.mrn, systems));
         }
     };
     build(connection, organization, &query, &whose).await
@@ -181,38 +187,70 @@ async fn build(
     let mut view = empty(ViewStatus::Found, query.mrn, Vec::new());
     if let Whose::Patient(patient) = whose {
         let patient = store::patient(connection, organization, *patient).await?;
-        view.clinical_data.insert("demographics", patient.demographics());
+        view.clinical_data.demographics = patient.demographics();
         view.patient = Some(patient.summary());
     }
-    let totals = store::totals(connection, organization, whose).await?;
-    view.event_count = totals.events;
-    view.sources = totals.sources;
-    view.last_updated = totals.last_updated.and_then(item::timestamp);
-    let mut events = store::events(connection, organization, whose, query).await?;
-    for category in CATEGORIES {
-        let mut of_category = events.iter().filter(|event| event.category == category);
-        // One more than a page is read, so that a next page is only promised where there is one.
-        let page = usize::try_from(ITEMS_MAX).unwrap_or(usize::MAX);
-        if let (Some(last), Some(_)) = (of_category.nth(page - 1), of_category.next()) {
-            let cursor = Cursor { category, after: last.id };
-            view.next.insert(category, cursor.to_string());
-            let after = last.id;
-            events.retain(|event| event.category != category || event.id >= after);
+    let sources = store::sources(connection, organization, whose).await?;
+    view.event_count = sources.iter().map(|source| source.events).sum();
+    view.last_updated = sources.iter().filter_map(|source| source.last_updated).max().and_then(item::timestamp);
+    view.sources = sources.into_iter().map(|source| source.source).collect();
+    let after = match query.cursor {
+        Some(cursor) => store::position(connection, organization, cursor.after).await?,
+        None => Some(store::BEGINNING),
+    };
+    // Behind an item that the organization does not have there is nothing.
+    let Some(after) = after else { return Ok(view) };
+    let found = store::events(connection, organization, whose, query, after).await?;
+    let events = pages(found, usize::try_from(query.limit).unwrap_or_default(), &mut view.next);
+    let ids: Vec<EventId> = events.iter().map(|event| event.position.id).collect();
+    let findings = store::findings(connection, organization, &ids).await?;
+    let ids: Vec<FindingId> = findings.iter().map(|finding| finding.id).collect();
+    let evidence = store::evidence(connection, organization, &ids).await?;
+    let wanted = unnamed_medications(&events, &findings);
+    let medications = store::medications(connection, organization, &wanted).await?;
+    view.clinical_data.categories.extend(item::by_category(events, item::Parts { findings, evidence, medications }));
+    Ok(view)
+}
+
+/// The first page of each category, newest first. One more than a page was read, so that a next page is only promised
+/// where there is one.
+fn pages(found: Vec<EventRow>, limit: usize, next: &mut BTreeMap<&'static str, String>) -> Vec<EventRow> {
+    let mut by_category: HashMap<&'static str, Vec<EventRow>> = HashMap::new();
+    for event in found {
+        if let Some(category) = CATEGORIES.into_iter().find(|category| *category == event.category) {
+            by_category.entry(category).or_default().push(event);
         }
     }
-    let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
-    let findings = store::findings(connection, organization, &ids).await?;
-    for (category, items) in item::by_category(&events, findings) {
-        view.clinical_data.insert(category, Value::from(items));
+    let mut shown = Vec::new();
+    for (category, mut events) in by_category {
+        events.sort_unstable_by_key(|event| Reverse(event.position));
+        if events.len() > limit {
+            events.truncate(limit);
+            if let Some(last) = events.last() {
+                next.insert(category, Cursor { category, after: last.position.id }.to_string());
+            }
+        }
+        shown.extend(events);
     }
-    Ok(view)
+    shown
+}
+
+/// Medications that findings refer to and that were not in their Bundle.
+fn unnamed_medications(events: &[EventRow], findings: &[FindingRow]) -> Vec<(String, String)> {
+    let mut unnamed = findings.iter().filter(|finding| finding.medication_reference.is_some()).peekable();
+    if unnamed.peek().is_none() {
+        return Vec::new();
+    }
+    let sources: HashMap<EventId, &str> =
+        events.iter().map(|event| (event.position.id, event.source_label.as_str())).collect();
+    unnamed.filter_map(|finding| finding.medication(sources.get(&finding.event_id)?)).collect()
 }
 
 fn empty(status: ViewStatus, mrn: &str, mut systems: Vec<String>) -> ClinicalView {
     systems.sort();
     systems.dedup();
-    let mut clinical_data = BTreeMap::from([("demographics", Value::Null)]);
-    clinical_data.extend(CATEGORIES.map(|category| (category, Value::from(Vec::<Value>::new()))));
+    let categories = CATEGORIES.into_iter().map(|category| (category, Vec::new())).collect();
+    let clinical_data = ClinicalData { demographics: Value::Null, categories };
     ClinicalView {
         status,
         mrn: mrn.to_owned(),

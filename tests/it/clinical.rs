@@ -1,6 +1,8 @@
 //! The steps of the FHIR workflow on a real database and the embedded S3: what is stored, whose it is, what it says.
 
 mod corpus;
+mod findings;
+mod findings_corpus;
 mod linking;
 mod steps;
 mod validator;
@@ -15,6 +17,7 @@ use chartgate::ingest::steps::handlers;
 use chartgate::ingest::view::{ClinicalView, clinical_by_mrn};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use sqlx::Connection as _;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -35,7 +38,7 @@ pub struct Clinic {
     pub organization: OrganizationId,
     handlers: HashMap<&'static str, Arc<dyn StepHandler>>,
     next_seq: AtomicI64,
-    _database: TestDatabase,
+    database: TestDatabase,
 }
 
 /// An accepted payload.
@@ -69,7 +72,12 @@ impl Clinic {
         .await
         .unwrap();
         let handlers = handlers(db.clone(), objects.objects.clone()).into_iter().collect();
-        Self { db, objects, organization, handlers, next_seq: AtomicI64::new(1), _database: database }
+        Self { db, objects, organization, handlers, next_seq: AtomicI64::new(1), database }
+    }
+
+    /// A connection as the owner of everything.
+    pub async fn owner(&self) -> sqlx::PgConnection {
+        sqlx::PgConnection::connect_with(&self.database.options()).await.unwrap()
     }
 
     /// What the intake does, in short.
@@ -205,9 +213,11 @@ impl Clinic {
     }
 }
 
-/// Items of a category.
-pub fn items<'v>(view: &'v ClinicalView, category: &str) -> &'v Vec<Value> {
-    view.clinical_data[category].as_array().unwrap()
+/// Items of a category, as a reader gets them. They live until the test ends.
+pub fn items(view: &ClinicalView, category: &str) -> &'static Vec<Value> {
+    let items: Vec<Value> =
+        view.clinical_data.categories[category].iter().map(|item| serde_json::to_value(item).unwrap()).collect();
+    Box::leak(Box::new(items))
 }
 
 /// A Bundle of these resources, in which each has the fullUrl `urn:uuid:{id}`.

@@ -71,6 +71,7 @@ const ROWS: &[(&str, &str)] = &[
            content_sha256, payload_sha256, byte_start, byte_end, link_status, is_current, created_at)
          values ($1, gen_random_uuid(), gen_random_uuid(), 1, 1, 'default', 'Patient', 'p', sha256('x'), sha256('x'), 0, 1, 'none', true, now())",
     ),
+    ("patient_event_counts", "insert into patient_event_counts values ($1, gen_random_uuid(), 'default', 1, now())"),
     (
         "patients",
         "insert into patients (organization_id, id, event_seq, created_at, updated_at) values ($1, gen_random_uuid(), 1, now(), now())",

@@ -193,6 +193,71 @@ mod tests {
         assert_eq!(parse("2020-01-01", Temporal::Instant), None);
     }
 
+    /// What an independent library makes of a date: the start of what is stated, in UTC.
+    fn independent_date(year: i16, month: i8, day: i8) -> Option<jiff::Timestamp> {
+        let midnight = jiff::civil::Date::new(year, month, day).ok()?.at(0, 0, 0, 0);
+        Some(midnight.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    }
+
+    fn nanoseconds(text: &str) -> Option<(i128, Precision)> {
+        parse(text, Temporal::DateTime).map(|moment| (moment.at.unix_timestamp_nanos(), moment.precision))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn dates_are_those_of_an_independent_calendar(year in 1i16..=9999, month in 0i8..=13, day in 0i8..=32) {
+            let expected = |at: Option<jiff::Timestamp>, precision| at.map(|at| (at.as_nanosecond(), precision));
+            let day_of = independent_date(year, month, day);
+            prop_assert_eq!(nanoseconds(&format!("{year:04}-{month:02}-{day:02}")), expected(day_of, Precision::Day));
+            let month_of = independent_date(year, month, 1);
+            prop_assert_eq!(nanoseconds(&format!("{year:04}-{month:02}")), expected(month_of, Precision::Month));
+            let year_of = independent_date(year, 1, 1);
+            prop_assert_eq!(nanoseconds(&format!("{year:04}")), expected(year_of, Precision::Year));
+        }
+
+        /// Leap days, hours and minutes out of range, leap seconds, fractions, every offset.
+        #[test]
+        fn instants_are_those_of_an_independent_library(
+            date in (2i16..9999, 1i8..=12, prop_oneof![1i8..=31, 28i8..=30]),
+            clock in (0u8..=25, 0u8..=61, 0u8..=62),
+            fraction in prop::option::of("[0-9]{1,9}"),
+            offset in prop_oneof![Just(None), (any::<bool>(), 0u8..=15, 0u8..=60).prop_map(Some)],
+        ) {
+            let ((year, month, day), (hour, minute, second)) = (date, clock);
+            let zone = offset.map_or_else(|| "Z".to_owned(), |(is_east, hours, minutes)| {
+                format!("{}{hours:02}:{minutes:02}", if is_east { '+' } else { '-' })
+            });
+            let fraction = fraction.map(|digits| format!(".{digits}")).unwrap_or_default();
+            let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}{zone}");
+            // Looser than FHIR in two places: hour 24 and offsets beyond 14:00.
+            let is_fhir = hour < 24 && offset.is_none_or(|(_, hours, minutes)| hours < 14 || (hours == 14 && minutes == 0));
+            // A leap second is the last second of its minute there too, but its fraction is not kept.
+            let text = if second == 60 { text.replace(&fraction, "") } else { text };
+            let expected = text.parse::<jiff::Timestamp>().ok().filter(|_| is_fhir);
+            prop_assert_eq!(
+                nanoseconds(&text),
+                expected.map(|at| (at.as_nanosecond(), Precision::Second)),
+                "{}", text
+            );
+        }
+    }
+
+    #[test]
+    fn leap_years_and_the_widest_offsets_are_right() {
+        for (text, expected) in [
+            ("2000-02-29", Some("2000-02-29T00:00:00Z")),
+            ("1900-02-29", None),
+            ("2024-02-29T23:59:59-14:00", Some("2024-03-01T13:59:59Z")),
+            ("2024-02-29T00:00:00+14:00", Some("2024-02-28T10:00:00Z")),
+            ("2024-02-29T00:00:00+14:01", None),
+        ] {
+            let expected = expected.map(|text: &str| text.parse::<jiff::Timestamp>().unwrap().as_nanosecond());
+            assert_eq!(nanoseconds(text).map(|(at, _)| at), expected, "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_text_panics(text: String, tail in "[0-9TZ:.+-]{0,30}") {

@@ -3,13 +3,19 @@
 //! [`of_resource`] is pure; [`store`] holds the SQL.
 
 mod acts;
+mod decimal;
+mod interpretation;
+mod laterality;
 mod medication;
 mod observation;
 mod parts;
 mod problem;
 pub mod store;
+mod times;
 
+pub use observation::section as observation_section;
 pub use store::{StoredEvidence, evidence};
+pub use times::clinical_at;
 
 use super::fhir::path::Place;
 use super::fhir::split::{Bundle, Resource};
@@ -17,8 +23,29 @@ use std::collections::HashMap;
 use std::ops::Range;
 use time::OffsetDateTime;
 
-/// Version of the extraction rules; written with every finding.
-pub const EXTRACTOR_VERSION: i32 = 1;
+/// Version of the extraction rules; written with every finding. Raise it when the rules find more or find otherwise: what
+/// is extracted again then supersedes what an older version found.
+pub const EXTRACTOR_VERSION: i32 = 2;
+
+/// The rules that evidence names; docs/clinical.md says what each one takes.
+pub const RULES: [&str; 16] = [
+    "observation.code",
+    "observation.value",
+    "observation.range",
+    "observation.component",
+    "problem.code",
+    "allergy.code",
+    "medication.code",
+    "medication.reference",
+    "immunization.vaccine",
+    "procedure.code",
+    "report.code",
+    "report.conclusion",
+    "encounter.type",
+    "encounter.class",
+    "document.type",
+    "resource",
+];
 
 /// Bytes of a quote that are kept; the payload itself has the rest.
 pub const QUOTE_BYTES_MAX: usize = 2_000;
@@ -41,7 +68,7 @@ pub struct Code {
 /// A value with its unit. Decimals keep their text.
 #[derive(Clone, Default, PartialEq)]
 pub struct Value {
-    /// quantity, code, string, boolean, integer, range, ratio, datetime, absent, other
+    /// quantity, code, string, boolean, integer, range, ratio, datetime, time, period, `sampled_data`, absent
     pub kind: Option<&'static str>,
     /// As written.
     pub text: Option<String>,
@@ -110,10 +137,14 @@ pub struct Finding {
     pub clinical_status: Option<String>,
     /// Of conditions and allergies.
     pub verification_status: Option<String>,
-    /// Severity or criticality.
+    /// How bad it is or was; of allergies the worst reaction.
     pub severity: Option<String>,
+    /// How bad it may become: of allergies.
+    pub criticality: Option<String>,
     /// As JSON text.
     pub body_site: Option<String>,
+    /// left, right, bilateral
+    pub laterality: Option<&'static str>,
     /// When it was.
     pub effective: Effective,
     /// When it was issued or recorded, as written.
@@ -124,8 +155,12 @@ pub struct Finding {
     pub encounter: Option<String>,
     /// Dose, route, frequency, sig: as JSON text.
     pub dosage: Option<String>,
-    /// Of allergies, as JSON text.
+    /// Of allergies and immunizations, as JSON text.
     pub reactions: Option<String>,
+    /// `Medication/id`, where the medication is not said in this Bundle.
+    pub medication_reference: Option<String>,
+    /// Members without a field of their own, as one JSON object.
+    pub details: Option<String>,
     /// It says that something is not so, or was not done.
     pub negated: bool,
     /// At least one.
@@ -148,13 +183,17 @@ impl Finding {
             clinical_status: None,
             verification_status: None,
             severity: None,
+            criticality: None,
             body_site: None,
+            laterality: None,
             effective: Effective::default(),
             issued: None,
             performer: None,
             encounter: None,
             dosage: None,
             reactions: None,
+            medication_reference: None,
+            details: None,
             negated: false,
             evidence: Vec::new(),
         }
@@ -208,6 +247,7 @@ pub fn of_resource(entry: u32, resource: &Resource<'_>, medications: &Medication
         "MedicationRequest" => vec![medication::request(object, &place, medications)],
         "MedicationStatement" => vec![medication::statement(object, &place, medications)],
         "MedicationAdministration" => vec![medication::administration(object, &place, medications)],
+        "Medication" => vec![medication::medication(object, &place)],
         "Immunization" => vec![acts::immunization(object, &place)],
         "Procedure" => vec![acts::procedure(object, &place)],
         "Encounter" => vec![acts::encounter(object, &place)],

@@ -1,6 +1,7 @@
 //! Observation: one finding for its own value, one for each component.
 
-use super::{Finding, Value, parts};
+use super::interpretation::interpret;
+use super::{Finding, Value, laterality, parts, times};
 use crate::ingest::fhir::node::{Kind, Node, Object};
 use crate::ingest::fhir::path::Place;
 use crate::ingest::resource::category_codes;
@@ -12,36 +13,73 @@ const VITAL_SIGNS: [&str; 19] = [
     "85354-9", "55284-4", "8480-6", "8462-4", "8478-0", "72514-3", "3141-9", "8287-5",
 ];
 
+/// Members that are kept as they are.
+const DETAILS: [&str; 6] = ["hasMember", "derivedFrom", "focus", "specimen", "effectiveTiming", "note"];
+
+/// Which kind of observation it is: vital, lab, social, survey, imaging or other. The view shows its sections by the same
+/// word. A declared category counts before the code, so that a blood gas stays a laboratory result.
+#[must_use]
+pub fn section(object: &Object<'_>) -> &'static str {
+    let codes = category_codes(object);
+    let has = |code: &str| codes.iter().any(|one| one == code);
+    if has("vital-signs") {
+        return "vital";
+    }
+    if has("laboratory") {
+        return "lab";
+    }
+    if is_vital_sign(object) {
+        return "vital";
+    }
+    let others = [("social-history", "social"), ("survey", "survey"), ("imaging", "imaging")];
+    let declared = others.into_iter().find(|(code, _)| has(code)).map(|(_, section)| section);
+    declared.unwrap_or_else(|| {
+        // A panel of vital signs under a code of its own.
+        if object.objects("component").iter().any(is_vital_sign) { "vital" } else { "other" }
+    })
+}
+
+/// By the LOINC codings of an Observation's or a component's code.
+fn is_vital_sign(object: &Object<'_>) -> bool {
+    let Some(concept) = object.object("code") else { return false };
+    concept.objects("coding").iter().any(|coding| {
+        coding.string("system").as_deref() == Some("http://loinc.org")
+            && coding.string("code").is_some_and(|code| VITAL_SIGNS.contains(&code.as_ref()))
+    })
+}
+
 pub fn findings(object: &Object<'_>, place: &Place) -> Vec<Finding> {
     let base = base(object);
     let mut findings = Vec::new();
-    let components = object.objects("component");
+    let components = object.items("component");
     let value = value(object, place);
     if value.is_some() || components.is_empty() {
         let mut own = base.clone();
-        describe(&mut own, object, place);
+        describe(&mut own, object);
+        if let Some(concept) = object.object("code") {
+            own.evidence.push(parts::evidence(concept.node(), &place.member("code"), "observation.code"));
+        }
         if let Some((value, node, place)) = value {
             own.value = value;
             own.evidence.push(parts::evidence(node, &place, "observation.value"));
-            interpret(&mut own, object);
         }
+        interpret(&mut own, object, place);
         findings.push(own);
     }
     let list = place.member("component");
     // Items that are no objects are counted all the same, so that the place is right.
-    for (index, node) in object.items("component").iter().enumerate() {
+    for (index, node) in components.iter().enumerate() {
         let Some(component) = node.object() else { continue };
         let place = list.item(index);
         let mut part = base.clone();
         part.component_of = parts::member_json(object, "code");
         part.ordinal = i32::try_from(index + 1).unwrap_or(i32::MAX);
-        describe(&mut part, &component, &place);
+        part.evidence.push(parts::evidence(*node, &place, "observation.component"));
+        describe(&mut part, &component);
         if let Some((value, _, _)) = self::value(&component, &place) {
             part.value = value;
-            interpret(&mut part, &component);
         }
-        part.category = if is_vital_sign(&part) { "vital" } else { base.category };
-        part.evidence = vec![parts::evidence(*node, &place, "observation.component")];
+        interpret(&mut part, &component, &place);
         findings.push(part);
     }
     findings
@@ -49,44 +87,30 @@ pub fn findings(object: &Object<'_>, place: &Place) -> Vec<Finding> {
 
 /// What all findings of the resource have in common.
 fn base(object: &Object<'_>) -> Finding {
-    let codes = category_codes(object);
-    let has = |code: &str| codes.iter().any(|one| one == code);
-    let category = if has("vital-signs") {
-        "vital"
-    } else if has("laboratory") {
-        "lab"
-    } else if has("social-history") {
-        "social"
-    } else if has("survey") {
-        "survey"
-    } else if has("imaging") {
-        "imaging"
-    } else {
-        "other"
-    };
-    let mut finding = Finding::new(category, "measurement");
+    let mut finding = Finding::new(section(object), "measurement");
     finding.status = object.owned("status");
-    finding.effective = parts::effective(object, "effective");
-    finding.issued = object.owned("issued");
+    finding.effective = times::of("Observation", object);
+    finding.issued = times::issued("Observation", object);
     finding.performer = parts::member_json(object, "performer");
     finding.encounter = parts::reference(object, "encounter");
     finding.body_site = parts::member_json(object, "bodySite");
+    finding.laterality = laterality::of(object, "bodySite");
+    let mut details = parts::Details::of(object, &DETAILS);
+    // Most observations have the one category that is a column anyway.
+    if finding.category == "other" || object.items("category").len() > 1 {
+        details.member(object, "category");
+    }
+    if object.items("interpretation").len() > 1 {
+        details.member(object, "interpretation");
+    }
+    finding.details = details.json();
     finding
 }
 
-fn describe(finding: &mut Finding, object: &Object<'_>, place: &Place) {
+fn describe(finding: &mut Finding, object: &Object<'_>) {
     if let Some(concept) = object.object("code") {
         finding.code = parts::code(&concept);
-        finding.evidence.push(parts::evidence(concept.node(), &place.member("code"), "observation.code"));
     }
-    if is_vital_sign(finding) {
-        finding.category = "vital";
-    }
-}
-
-fn is_vital_sign(finding: &Finding) -> bool {
-    let is_loinc = finding.code.system.as_deref() == Some("http://loinc.org");
-    is_loinc && finding.code.code.as_deref().is_some_and(|code| VITAL_SIGNS.contains(&code))
 }
 
 /// `value[x]`, or else why there is none; with the bytes that say so.
@@ -107,13 +131,14 @@ fn value<'a>(object: &Object<'a>, place: &Place) -> Option<(Value, Node<'a>, Pla
 
 fn typed(member: &str, node: Node<'_>) -> Option<Value> {
     let text = |kind: &'static str, text: String| Value { kind: Some(kind), text: Some(text), ..Value::default() };
-    let whole = |kind: &'static str| Value { kind: Some(kind), json: parts::json(node), ..Value::default() };
+    let whole = |kind: &'static str| {
+        (node.kind() == Kind::Object).then(|| Value { kind: Some(kind), json: parts::json(node), ..Value::default() })
+    };
     Some(match member {
         "valueQuantity" => parts::quantity(&node.object()?),
         "valueCodeableConcept" => {
-            let concept = node.object()?;
-            let code = parts::code(&concept);
-            Value { text: code.text.or(code.display).or(code.code), ..whole("code") }
+            let code = parts::code(&node.object()?);
+            Value { text: code.text.or(code.display).or(code.code), ..whole("code")? }
         }
         "valueString" => text("string", node.string()?.into_owned()),
         "valueBoolean" => text("boolean", node.boolean()?.to_string()),
@@ -121,54 +146,12 @@ fn typed(member: &str, node: Node<'_>) -> Option<Value> {
             let written = node.number()?;
             Value { number: parts::number(written), ..text("integer", written.to_owned()) }
         }
-        "valueTime" | "valueDateTime" => text("datetime", node.string()?.into_owned()),
-        "valueRange" => whole("range"),
-        "valueRatio" => whole("ratio"),
-        "valuePeriod" | "valueSampledData" if node.kind() == Kind::Object => whole("other"),
+        "valueTime" => text("time", node.string()?.into_owned()),
+        "valueDateTime" => text("datetime", node.string()?.into_owned()),
+        "valueRange" => whole("range")?,
+        "valueRatio" => whole("ratio")?,
+        "valuePeriod" => whole("period")?,
+        "valueSampledData" => whole("sampled_data")?,
         _ => return None,
     })
-}
-
-/// The declared interpretation; one is derived only where nothing is declared and one normal range clearly applies.
-fn interpret(finding: &mut Finding, object: &Object<'_>) {
-    finding.reference_range = parts::member_json(object, "referenceRange");
-    if let Some(declared) = object.objects("interpretation").iter().find_map(parts::concept_word) {
-        finding.interpretation = Some(declared);
-        finding.interpretation_source = Some("declared");
-    } else if let Some(derived) = derive(&finding.value, &object.objects("referenceRange")) {
-        finding.interpretation = Some(derived.to_owned());
-        finding.interpretation_source = Some("derived");
-    }
-}
-
-/// L, N or H by exactly one normal range in the same unit, its bounds included; never a critical flag.
-fn derive(value: &Value, ranges: &[Object<'_>]) -> Option<&'static str> {
-    let [range] = ranges else { return None };
-    let is_normal = parts::word(range, "type").is_none_or(|code| code == "normal");
-    if !is_normal || range.get("appliesTo").is_some() || range.get("age").is_some() || value.kind != Some("quantity") {
-        return None;
-    }
-    let number: f64 = value.number.as_deref()?.parse().ok()?;
-    let bound = |member: &str| -> Option<Option<f64>> {
-        let Some(object) = range.object(member) else { return Some(None) };
-        let bound = parts::quantity(&object);
-        let same_unit = match (&bound.ucum, &value.ucum) {
-            (Some(one), Some(other)) => one == other,
-            _ => bound.unit == value.unit,
-        };
-        if !same_unit || bound.comparator.is_some() {
-            return None;
-        }
-        Some(Some(bound.number?.parse().ok()?))
-    };
-    let (low, high) = (bound("low")?, bound("high")?);
-    match (value.comparator.as_deref(), low, high) {
-        (_, None, None) => None,
-        (None, Some(low), _) if number < low => Some("L"),
-        (None, _, Some(high)) if number > high => Some("H"),
-        (None, _, _) => Some("N"),
-        (Some("<"), Some(low), _) if number <= low => Some("L"),
-        (Some(">"), _, Some(high)) if number >= high => Some("H"),
-        _ => None,
-    }
 }

@@ -9,7 +9,7 @@ use crate::ingest::fhir::types::Temporal;
 /// Bytes of JSON that are copied into one column; more stays in the payload.
 const JSON_BYTES_MAX: usize = 64 * 1024;
 
-/// Digits in a row, and digits of an exponent, that `numeric` is given. Its own limits lie at 131,072 and 16,383.
+/// Digits of a number, and digits of an exponent, that `numeric` is given. Its own limits lie at 131,072 and 16,383.
 const DIGITS_MAX: usize = 300;
 const EXPONENT_DIGITS_MAX: usize = 3;
 
@@ -17,38 +17,73 @@ pub fn evidence(node: Node<'_>, place: &Place, rule: &'static str) -> Evidence {
     Evidence { span: node.span(), pointer: place.pointer.clone(), fhirpath: place.expression.clone(), rule }
 }
 
-/// A JSON value for a `jsonb` column: bounded, and without numbers that `numeric` cannot hold.
+/// A JSON value for a column, as written and bounded.
 pub fn json(node: Node<'_>) -> Option<String> {
-    (node.text().len() <= JSON_BYTES_MAX && numbers_fit(node.text())).then(|| node.text().to_owned())
+    (node.text().len() <= JSON_BYTES_MAX).then(|| node.text().to_owned())
+}
+
+/// Members of a resource as one JSON object, each as written; together bounded like one value.
+#[derive(Default)]
+pub struct Details {
+    text: String,
+}
+
+impl Details {
+    /// Those of these members that are there.
+    pub fn of(object: &Object<'_>, members: &[&str]) -> Self {
+        let mut details = Self::default();
+        for member in members {
+            details.member(object, member);
+        }
+        details
+    }
+
+    /// One more member, if it is there.
+    pub fn member(&mut self, object: &Object<'_>, member: &str) {
+        if let Some(node) = object.get(member).filter(|node| node.kind() != Kind::Null) {
+            self.raw(member, node.text());
+        }
+    }
+
+    /// JSON values under a name; nothing, if there are none.
+    pub fn list(&mut self, name: &str, values: impl Iterator<Item = String>) {
+        let values: Vec<String> = values.collect();
+        if !values.is_empty() {
+            self.raw(name, &format!("[{}]", values.join(",")));
+        }
+    }
+
+    /// A JSON value under a name that needs no escape. What does not fit stays in the payload.
+    pub fn raw(&mut self, name: &str, value: &str) {
+        if self.text.len() + name.len() + value.len() + "{,\"\":}".len() > JSON_BYTES_MAX {
+            return;
+        }
+        self.text.push(if self.text.is_empty() { '{' } else { ',' });
+        self.text.push('"');
+        self.text.push_str(name);
+        self.text.push_str("\":");
+        self.text.push_str(value);
+    }
+
+    /// The object, if it has members.
+    pub fn json(mut self) -> Option<String> {
+        if self.text.is_empty() {
+            return None;
+        }
+        self.text.push('}');
+        Some(self.text)
+    }
 }
 
 /// A number for a `numeric` column.
 pub fn number(text: &str) -> Option<String> {
-    numbers_fit(text).then(|| text.to_owned())
+    number_fits(text).then(|| text.to_owned())
 }
 
-fn numbers_fit(text: &str) -> bool {
-    let (mut in_string, mut escaped, mut in_exponent) = (false, false, false);
-    let mut digits = 0;
-    for byte in text.bytes() {
-        if in_string {
-            (in_string, escaped) = (escaped || byte != b'"', !escaped && byte == b'\\');
-            continue;
-        }
-        match byte {
-            b'0'..=b'9' => digits += 1,
-            b'e' | b'E' => (in_exponent, digits) = (digits > 0, 0),
-            b'+' | b'-' | b'.' => digits = 0,
-            _ => {
-                in_string = byte == b'"';
-                (in_exponent, digits) = (false, 0);
-            }
-        }
-        if digits > if in_exponent { EXPONENT_DIGITS_MAX } else { DIGITS_MAX } {
-            return false;
-        }
-    }
-    true
+fn number_fits(text: &str) -> bool {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, ""));
+    let digits = |part: &str| part.bytes().filter(u8::is_ascii_digit).count();
+    digits(mantissa) <= DIGITS_MAX && digits(exponent) <= EXPONENT_DIGITS_MAX
 }
 
 pub fn code(concept: &Object<'_>) -> Code {
@@ -131,13 +166,22 @@ mod tests {
 
     #[test]
     fn numbers_that_numeric_cannot_hold_are_left_in_the_payload() {
-        for fits in
-            ["1", "-0.10", "1.2E+2", "1e-300", r#"{"a": "1e99999", "b": [1, 2]}"#, r#""\"1e99999""#, r#"{"e9999": 1}"#]
-        {
-            assert!(numbers_fit(fits), "{fits}");
+        for fits in ["1", "-0.10", "1.2E+2", "1e-300", &"9".repeat(300)] {
+            assert!(number_fits(fits), "{fits}");
         }
-        for does_not in ["1e1000", "[1E+99999]", r#"{"a": "\\", "b": 1e9999}"#, &"9".repeat(301)] {
-            assert!(!numbers_fit(does_not), "{does_not}");
+        for does_not in ["1e1000", "1E+99999", "1e-0001", &"9".repeat(301), &format!("0.{}", "1".repeat(300))] {
+            assert!(!number_fits(does_not), "{does_not}");
         }
+    }
+
+    #[test]
+    fn details_are_as_written_and_bounded() {
+        let big = "x".repeat(JSON_BYTES_MAX);
+        let body = format!(r#"{{"a": [1.20E+2,  "\u00e9"], "none": null, "big": "{big}", "b": {{}}}}"#);
+        let object = Node::parse(body.as_bytes()).unwrap().object().unwrap();
+        let mut details = Details::of(&object, &["a", "none", "absent", "big", "b"]);
+        details.list("c", ["1".to_owned(), "{}".to_owned()].into_iter());
+        assert_eq!(details.json().unwrap(), r#"{"a":[1.20E+2,  "\u00e9"],"b":{},"c":[1,{}]}"#);
+        assert_eq!(Details::of(&object, &["absent"]).json(), None);
     }
 }

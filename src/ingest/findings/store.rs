@@ -2,7 +2,8 @@
 
 use super::{EXTRACTOR_VERSION, Finding, QUOTE_BYTES_MAX};
 use crate::db::DbError;
-use crate::ids::{EventId, FindingId, OrganizationId};
+use crate::ids::{EventId, FindingId, JobId, OrganizationId, PatientId};
+use crate::ingest::events::Origin;
 use sqlx::PgConnection;
 use std::collections::HashSet;
 
@@ -19,92 +20,152 @@ pub struct NewFinding<'f> {
     pub finding: &'f Finding,
 }
 
-/// Store the findings of events that have none yet, with their evidence. Running it again changes nothing.
+/// What was stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// New findings.
+    pub new: u64,
+    /// Findings of older extractor versions that they take the place of.
+    pub superseded: u64,
+}
+
+/// Store the findings of events that have none of this extractor version (or a newer one) yet, with their evidence;
+/// those of older versions are superseded. Running it again changes nothing.
 ///
 /// # Errors
 /// A [`DbError`].
 pub async fn insert(
     connection: &mut PgConnection,
-    organization: OrganizationId,
-    payload_sha256: &[u8],
+    origin: &Origin,
     body: &[u8],
     findings: Vec<NewFinding<'_>>,
-) -> Result<u64, DbError> {
+) -> Result<Stored, DbError> {
     let events: Vec<EventId> = findings.iter().map(|row| row.event).collect();
-    let done: HashSet<EventId> = with_findings(connection, organization, &events).await?.into_iter().collect();
+    let versions = versions_of(connection, origin.organization, &events).await?;
+    let done: HashSet<EventId> =
+        versions.iter().filter(|(_, version)| *version >= EXTRACTOR_VERSION).map(|(event, _)| *event).collect();
+    let outdated: Vec<EventId> =
+        versions.iter().filter(|(_, version)| *version < EXTRACTOR_VERSION).map(|(event, _)| *event).collect();
     let rows: Vec<NewFinding<'_>> = findings.into_iter().filter(|row| !done.contains(&row.event)).collect();
-    let mut inserted = 0;
+    let mut new = 0;
     for rows in rows.chunks(ROWS_MAX) {
-        let stored: HashSet<FindingId> = insert_rows(connection, organization, rows).await?.into_iter().collect();
-        inserted += u64::try_from(stored.len()).unwrap_or(u64::MAX);
+        let stored: HashSet<FindingId> = insert_rows(connection, origin, rows).await?.into_iter().collect();
+        new += u64::try_from(stored.len()).unwrap_or(u64::MAX);
         let fresh: Vec<&NewFinding<'_>> = rows.iter().filter(|row| stored.contains(&row.id)).collect();
-        insert_evidence(connection, organization, payload_sha256, body, &fresh).await?;
+        insert_evidence(connection, origin, body, &fresh).await?;
     }
-    Ok(inserted)
+    let superseded = supersede(connection, origin.organization, &outdated).await?;
+    Ok(Stored { new, superseded })
 }
 
-/// Those of these events that have findings.
-async fn with_findings(
+/// The newest extractor version of those of these events that have findings.
+async fn versions_of(
     connection: &mut PgConnection,
     organization: OrganizationId,
     events: &[EventId],
-) -> Result<Vec<EventId>, DbError> {
-    let query = sqlx::query_scalar(
-        "select k.event_id
+) -> Result<Vec<(EventId, i32)>, DbError> {
+    let query = sqlx::query_as(
+        "select k.event_id, f.extractor_version
          from (select distinct event_id from unnest($2::uuid[]) as u (event_id)) k
          cross join lateral (
-           select event_id
+           select extractor_version
            from findings
            where organization_id = $1
              and event_id = k.event_id
-           -- Also keeps the planner at one index lookup an event.
+           -- By the unique key, which also keeps the planner at one index lookup an event.
+           order by extractor_version desc
            limit 1
          ) f",
     );
     Ok(query.bind(organization).bind(events).fetch_all(connection).await?)
 }
 
-async fn insert_rows(
+/// Findings of older versions point to the newer one of the same ordinal, or else to the newer version's first.
+async fn supersede(
     connection: &mut PgConnection,
     organization: OrganizationId,
+    events: &[EventId],
+) -> Result<u64, DbError> {
+    if events.is_empty() {
+        return Ok(0);
+    }
+    let query = sqlx::query(
+        "update findings old
+         set superseded_by = n.id
+         from (
+           select o.id as old_id, f.id
+           from unnest($2::uuid[]) as k (event_id)
+           cross join lateral (
+             select id, ordinal, superseded_by
+             from findings
+             where organization_id = $1
+               and event_id = k.event_id
+               and extractor_version < $3
+             offset 0
+           ) o
+           cross join lateral (
+             select id
+             from findings
+             where organization_id = $1
+               and event_id = k.event_id
+               and extractor_version = $3
+             order by ordinal = o.ordinal desc, ordinal
+             limit 1
+           ) f
+           where o.superseded_by is null
+         ) n
+         where old.organization_id = $1
+           and old.id = n.old_id",
+    );
+    let done = query.bind(organization).bind(events).bind(EXTRACTOR_VERSION).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+async fn insert_rows(
+    connection: &mut PgConnection,
+    origin: &Origin,
     rows: &[NewFinding<'_>],
 ) -> Result<Vec<FindingId>, DbError> {
     let query = sqlx::query_scalar(
         "insert into findings
-           (organization_id, extractor_version, created_at,
+           (organization_id, extractor_version, job_id, created_at,
             id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, value_type,
             value_text, value_number, value_code, comparator, unit, ucum, reference_range, interpretation,
             interpretation_source, status, clinical_status, verification_status, severity, body_site, effective_text,
             effective_end_text, effective_at, effective_precision, issued, performer, encounter_reference, dosage,
-            reactions, negated, component_of)
-         select $1, $2, n.now,
-                f.id, f.event_id, f.ordinal, f.category, f.kind, f.code_system, f.code, f.display, f.codings::jsonb,
-                f.code_text, f.value_type, f.value_text, f.value_number::numeric, f.value_code::jsonb, f.comparator,
-                f.unit, f.ucum, f.reference_range::jsonb, f.interpretation, f.interpretation_source, f.status,
-                f.clinical_status, f.verification_status, f.severity, f.body_site::jsonb, f.effective_text,
-                f.effective_end_text, f.effective_at, f.effective_precision, f.issued, f.performer::jsonb,
-                f.encounter_reference, f.dosage::jsonb, f.reactions::jsonb, f.negated, f.component_of::jsonb
+            reactions, negated, component_of, criticality, laterality, medication_reference, details)
+         select $1, $2, $3, n.now,
+                f.id, f.event_id, f.ordinal, f.category, f.kind, f.code_system, f.code, f.display, f.codings::json,
+                f.code_text, f.value_type, f.value_text, f.value_number::numeric, f.value_code::json, f.comparator,
+                f.unit, f.ucum, f.reference_range::json, f.interpretation, f.interpretation_source, f.status,
+                f.clinical_status, f.verification_status, f.severity, f.body_site::json, f.effective_text,
+                f.effective_end_text, f.effective_at, f.effective_precision, f.issued, f.performer::json,
+                f.encounter_reference, f.dosage::json, f.reactions::json, f.negated, f.component_of::json,
+                f.criticality, f.laterality, f.medication_reference, f.details::json
          from unnest(
-                     $3::uuid[], $4::uuid[], $5::integer[], $6::text[], $7::text[], $8::text[], $9::text[],
-                     $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
-                     $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[],
-                     $24::text[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::timestamptz[],
-                     $31::text[], $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::boolean[], $38::text[]
+                     $4::uuid[], $5::uuid[], $6::integer[], $7::text[], $8::text[], $9::text[], $10::text[],
+                     $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
+                     $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[],
+                     $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[], $31::timestamptz[],
+                     $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::text[], $38::boolean[],
+                     $39::text[], $40::text[], $41::text[], $42::text[], $43::text[]
          ) as f (
                   id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, value_type,
                   value_text, value_number, value_code, comparator, unit, ucum, reference_range, interpretation,
                   interpretation_source, status, clinical_status, verification_status, severity, body_site,
                   effective_text, effective_end_text, effective_at, effective_precision, issued, performer,
-                  encounter_reference, dosage, reactions, negated, component_of
+                  encounter_reference, dosage, reactions, negated, component_of, criticality, laterality,
+                  medication_reference, details
          )
          cross join (select chartgate_now() as now) n
          -- Another job of the same resource was faster.
-         on conflict (organization_id, event_id, ordinal) do nothing
+         on conflict (organization_id, event_id, extractor_version, ordinal) do nothing
          returning id",
     );
     let query = query
-        .bind(organization)
+        .bind(origin.organization)
         .bind(EXTRACTOR_VERSION)
+        .bind(origin.job)
         .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.event).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.ordinal).collect::<Vec<_>>())
@@ -140,14 +201,17 @@ async fn insert_rows(
         .bind(rows.iter().map(|row| row.finding.dosage.as_deref()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.reactions.as_deref()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.negated).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.finding.component_of.as_deref()).collect::<Vec<_>>());
+        .bind(rows.iter().map(|row| row.finding.component_of.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.criticality.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.laterality).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.medication_reference.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.finding.details.as_deref()).collect::<Vec<_>>());
     Ok(query.fetch_all(connection).await?)
 }
 
 async fn insert_evidence(
     connection: &mut PgConnection,
-    organization: OrganizationId,
-    payload_sha256: &[u8],
+    origin: &Origin,
     body: &[u8],
     rows: &[&NewFinding<'_>],
 ) -> Result<(), DbError> {
@@ -176,8 +240,8 @@ async fn insert_evidence(
          from unnest($3::uuid[], $4::integer[], $5::bigint[], $6::bigint[], $7::bytea[], $8::text[], $9::text[], $10::text[])
            as e (finding_id, ordinal, byte_start, byte_end, quote, pointer, fhirpath, rule)",
     )
-    .bind(organization)
-    .bind(payload_sha256)
+    .bind(origin.organization)
+    .bind(&origin.payload_sha256)
     .bind(findings)
     .bind(ordinals)
     .bind(starts)
@@ -229,6 +293,42 @@ pub async fn evidence(
          order by ordinal",
     );
     Ok(query.bind(organization).bind(finding).fetch_all(connection).await?)
+}
+
+/// Where a finding stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Provenance {
+    /// The event that says it.
+    pub event_id: EventId,
+    /// The job whose payload its evidence quotes.
+    pub job_id: JobId,
+    /// Whose it is, if that is known.
+    pub patient_id: Option<PatientId>,
+    /// The rules that took it.
+    pub extractor_version: i32,
+    /// The finding of a newer extractor that takes its place.
+    pub superseded_by: Option<FindingId>,
+}
+
+/// Where a finding stands; none if the organization has no such finding.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn provenance(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    finding: FindingId,
+) -> Result<Option<Provenance>, DbError> {
+    let query = sqlx::query_as(
+        "select f.event_id, coalesce(f.job_id, e.job_id) as job_id, e.patient_id, f.extractor_version, f.superseded_by
+         from findings f
+         join clinical_events e
+           on e.organization_id = $1
+          and e.id = f.event_id
+         where f.organization_id = $1
+           and f.id = $2",
+    );
+    Ok(query.bind(organization).bind(finding).fetch_optional(connection).await?)
 }
 
 /// Where a quote of at most [`QUOTE_BYTES_MAX`] bytes ends: never inside a UTF-8 character.

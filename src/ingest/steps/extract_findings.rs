@@ -1,13 +1,15 @@
 //! `fhir.extract_findings`: what the stored events say, with the bytes that say it.
 
-use super::super::findings::{self, Finding, Medications, store};
+use super::super::findings::store::{self, Stored};
+use super::super::findings::{self, EXTRACTOR_VERSION, Finding, Medications};
 use super::super::resource::Incoming;
 use super::super::{events, fhir::split, payloads::Payloads};
 use super::{compute, not_a_bundle, origin};
+use crate::audit::{self, Action, Actor, Record};
 use crate::db::DbError;
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
 use crate::ids::FindingId;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::sync::Arc;
 
@@ -63,7 +65,24 @@ impl Extraction {
             rows.extend(findings.iter().map(|finding| store::NewFinding { id: FindingId::new(), event, finding }));
         }
         let total = rows.len();
-        let new = store::insert(connection, organization, &self.origin.payload_sha256, &self.body, rows).await?;
-        Ok(json!({"findings": total, "new": new}).as_object().cloned().unwrap_or_default())
+        let stored = store::insert(connection, &self.origin, &self.body, rows).await?;
+        let facts = json!({"findings": total, "new": stored.new, "superseded": stored.superseded});
+        if stored != Stored::default() {
+            self.audit(connection, &facts).await?;
+        }
+        Ok(facts.as_object().cloned().unwrap_or_default())
+    }
+
+    /// One record for the change of the finding sets of this payload's events.
+    async fn audit(&self, connection: &mut PgConnection, facts: &Value) -> Result<(), DbError> {
+        let actor = Actor::internal("step:extract_findings");
+        let record = Record {
+            job: Some(self.origin.job),
+            step: Some("extract_findings"),
+            body_sha256: Some(&self.origin.payload_sha256),
+            detail: Some(json!({"counts": facts, "extractor_version": EXTRACTOR_VERSION})),
+            ..Record::new(self.origin.organization, "findings.stored", Action::Create, &actor)
+        };
+        audit::append(connection, record).await
     }
 }

@@ -1,10 +1,13 @@
 //! The shape of an item: one resource, with its components inside and the evidence of each statement.
+//!
+//! JSON of a payload goes into the answer as it was written, unread: a dose of `1.20` stays `1.20`.
 
 use super::CATEGORIES;
-use super::store::{EventRow, FindingRow};
-use crate::ids::EventId;
-use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use super::store::{EventRow, EvidenceRow, FindingRow, MedicationRow, Raw};
+use crate::ids::{EventId, FindingId};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -13,97 +16,282 @@ pub fn timestamp(at: OffsetDateTime) -> Option<String> {
     at.to_offset(time::UtcOffset::UTC).format(&Rfc3339).ok()
 }
 
-/// The items of each category, newest event first.
-pub fn by_category(events: &[EventRow], findings: Vec<FindingRow>) -> HashMap<&'static str, Vec<Value>> {
-    let mut by_event: HashMap<EventId, Vec<FindingRow>> = HashMap::new();
+/// A resource in the view.
+#[derive(Serialize)]
+pub struct Item {
+    event_id: EventId,
+    resource_type: String,
+    resource_id: Option<String>,
+    status: Option<String>,
+    is_current: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    superseded_by: Option<EventId>,
+    source: String,
+    last_updated: Option<String>,
+    received_at: Option<String>,
+    resource: Bytes,
+    #[serde(flatten)]
+    statement: Option<Statement>,
+    #[serde(flatten)]
+    panel: Option<Panel>,
+    components: Vec<Statement>,
+}
+
+/// Where a resource stands.
+#[derive(Serialize)]
+struct Bytes {
+    sha256: String,
+    start: i64,
+    end: i64,
+    pointer: Option<String>,
+}
+
+/// A panel without a value of its own has a name all the same.
+#[derive(Serialize)]
+struct Panel {
+    name: Option<String>,
+    code: Value,
+    effective: Option<String>,
+}
+
+/// Where a statement stands.
+#[derive(Serialize)]
+struct Evidence {
+    sha256: String,
+    start: i64,
+    end: i64,
+    pointer: String,
+    fhirpath: String,
+}
+
+#[derive(Serialize)]
+struct Coding {
+    system: Option<String>,
+    code: Option<String>,
+    display: Option<String>,
+}
+
+/// A finding. What is not said is not shown, except what every statement has.
+#[derive(Serialize)]
+struct Statement {
+    finding_id: FindingId,
+    category: String,
+    kind: String,
+    name: Option<String>,
+    code: Option<Coding>,
+    codings: Raw,
+    value: Option<String>,
+    unit: Option<String>,
+    effective: Option<String>,
+    negated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_detail: Option<Raw>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comparator: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ucum: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference_range: Option<Raw>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interpretation: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interpretation_source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clinical_status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verification_status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    severity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    criticality: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_site: Option<Raw>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    laterality: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effective_end: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effective_precision: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issued: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    performer: Option<Raw>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encounter: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dosage: Option<Raw>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reactions: Option<Raw>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    medication_reference: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Raw>,
+    evidence: Vec<Evidence>,
+}
+
+/// What the items of an answer are made of.
+pub struct Parts {
+    pub findings: Vec<FindingRow>,
+    pub evidence: Vec<EvidenceRow>,
+    /// What `Medication/id` of a source means.
+    pub medications: HashMap<(String, String), MedicationRow>,
+}
+
+/// The items of each category, in the order of the events.
+pub fn by_category(events: Vec<EventRow>, parts: Parts) -> BTreeMap<&'static str, Vec<Item>> {
+    let Parts { findings, evidence, medications } = parts;
+    let mut evidence_of: HashMap<FindingId, Vec<Evidence>> = HashMap::with_capacity(findings.len());
+    for row in evidence {
+        evidence_of.entry(row.finding_id).or_default().push(Evidence {
+            sha256: hex::encode(&row.payload_sha256),
+            start: row.byte_start,
+            end: row.byte_end,
+            pointer: row.pointer,
+            fhirpath: row.fhirpath,
+        });
+    }
+    let mut by_event: HashMap<EventId, Vec<FindingRow>> = HashMap::with_capacity(events.len());
     for finding in findings {
         by_event.entry(finding.event_id).or_default().push(finding);
     }
-    let mut categories: HashMap<&'static str, Vec<Value>> = HashMap::new();
+    let mut categories: BTreeMap<&'static str, Vec<Item>> = BTreeMap::new();
     for event in events {
         let Some(category) = CATEGORIES.into_iter().find(|category| *category == event.category) else { continue };
-        let findings = by_event.remove(&event.id).unwrap_or_default();
-        categories.entry(category).or_default().push(item(event, findings));
+        let findings = newest_extraction(by_event.remove(&event.position.id).unwrap_or_default());
+        let statement = |mut finding: FindingRow| {
+            let mut evidence = evidence_of.remove(&finding.id).unwrap_or_default();
+            if let Some(medication) = finding.medication(&event.source_label).and_then(|key| medications.get(&key)) {
+                finding.name_by(medication);
+                evidence.extend(medication.evidence());
+            }
+            (finding, evidence)
+        };
+        let statements: Vec<_> = findings.into_iter().map(statement).collect();
+        let item = item(event, statements);
+        categories.entry(category).or_default().push(item);
     }
     categories
 }
 
-fn item(event: &EventRow, findings: Vec<FindingRow>) -> Value {
-    let mut item = Map::new();
-    let mut put = |key: &str, value: Value| {
-        item.insert(key.to_owned(), value);
-    };
-    // A resource without an id of its own has a key that only means something inside.
-    let id = (!event.resource_key.starts_with('#')).then_some(&event.resource_key);
-    put("event_id", json!(event.id));
-    put("resource_type", json!(event.resource_type));
-    put("resource_id", json!(id));
-    put("status", json!(event.status));
-    put("is_current", json!(event.is_current));
-    put("source", json!(event.source_label));
-    put("last_updated", json!(event.last_updated.and_then(timestamp)));
-    put("received_at", json!(timestamp(event.created_at)));
-    let sha256 = hex::encode(&event.payload_sha256);
-    let pointer = event.entry.map(|entry| format!("/entry/{entry}/resource"));
-    put("resource", json!({"sha256": sha256, "start": event.byte_start, "end": event.byte_end, "pointer": pointer}));
-    let (own, components): (Vec<_>, Vec<_>) = findings.into_iter().partition(|finding| finding.ordinal == 0);
-    if own.is_empty()
-        && let Some(panel) = components.first().and_then(|component| component.component_of.as_ref())
-    {
-        // A panel without a value of its own has a name all the same.
-        put("name", panel_name(panel));
-        put("code", panel["coding"][0].clone());
-        put("effective", json!(components[0].effective_text));
-    }
-    for finding in own {
-        item.extend(statement(&finding));
-    }
-    item.insert("components".to_owned(), components.iter().map(|one| Value::from(statement(one))).collect());
-    Value::from(item)
+/// Two programs of different versions may have extracted an event at the same instant: the newer one is believed.
+fn newest_extraction(mut findings: Vec<FindingRow>) -> Vec<FindingRow> {
+    let newest = findings.iter().map(|finding| finding.extractor_version).max();
+    findings.retain(|finding| Some(finding.extractor_version) == newest);
+    findings
 }
 
-fn panel_name(concept: &Value) -> Value {
-    let text = concept["text"].as_str();
+fn item(event: EventRow, statements: Vec<(FindingRow, Vec<Evidence>)>) -> Item {
+    let (mut own, mut components, mut panel) = (None, Vec::new(), None);
+    for (finding, evidence) in statements {
+        if finding.ordinal == 0 {
+            own = Some(statement(finding, evidence));
+        } else {
+            if panel.is_none() {
+                panel = finding.component_of.as_ref().and_then(|concept| self::panel(concept, &finding));
+            }
+            components.push(statement(finding, evidence));
+        }
+    }
+    Item {
+        event_id: event.position.id,
+        resource_type: event.resource_type,
+        // A resource without an id of its own has a key that only means something inside.
+        resource_id: Some(event.resource_key).filter(|key| !key.starts_with('#')),
+        status: event.status,
+        is_current: event.is_current,
+        superseded_by: event.superseded_by,
+        source: event.source_label,
+        last_updated: event.last_updated.and_then(timestamp),
+        received_at: timestamp(event.created_at),
+        resource: Bytes {
+            sha256: hex::encode(&event.payload_sha256),
+            start: event.byte_start,
+            end: event.byte_end,
+            pointer: event.entry.map(|entry| format!("/entry/{entry}/resource")),
+        },
+        panel: panel.filter(|_| own.is_none()),
+        statement: own,
+        components,
+    }
+}
+
+fn panel(concept: &Raw, component: &FindingRow) -> Option<Panel> {
+    let concept: Value = serde_json::from_str(concept.get()).ok()?;
     let coding = &concept["coding"][0];
-    json!(text.or_else(|| coding["display"].as_str()).or_else(|| coding["code"].as_str()))
+    let name = [&concept["text"], &coding["display"], &coding["code"]].into_iter().find_map(Value::as_str);
+    Some(Panel { name: name.map(str::to_owned), code: coding.clone(), effective: component.effective_text.clone() })
 }
 
-fn statement(finding: &FindingRow) -> Map<String, Value> {
-    let name = finding.code_text.as_ref().or(finding.display.as_ref()).or(finding.code.as_ref());
-    let code = json!({"system": finding.code_system, "code": finding.code, "display": finding.display});
-    let all = [
-        ("finding_id", json!(finding.id)),
-        ("kind", json!(finding.kind)),
-        ("name", json!(name)),
-        ("code", if finding.code.is_some() { code } else { Value::Null }),
-        ("codings", finding.codings.clone()),
-        ("value_type", json!(finding.value_type)),
-        ("value", json!(finding.value_text)),
-        ("value_detail", json!(finding.value_code)),
-        ("comparator", json!(finding.comparator)),
-        ("unit", json!(finding.unit)),
-        ("ucum", json!(finding.ucum)),
-        ("reference_range", json!(finding.reference_range)),
-        ("interpretation", json!(finding.interpretation)),
-        ("interpretation_source", json!(finding.interpretation_source)),
-        ("clinical_status", json!(finding.clinical_status)),
-        ("verification_status", json!(finding.verification_status)),
-        ("severity", json!(finding.severity)),
-        ("body_site", json!(finding.body_site)),
-        ("effective", json!(finding.effective_text)),
-        ("effective_end", json!(finding.effective_end_text)),
-        ("issued", json!(finding.issued)),
-        ("performer", json!(finding.performer)),
-        ("encounter", json!(finding.encounter_reference)),
-        ("dosage", json!(finding.dosage)),
-        ("reactions", json!(finding.reactions)),
-        ("negated", json!(finding.negated)),
-        ("evidence", finding.evidence.clone()),
-    ];
-    // What is not said is not shown, except what every statement has.
-    let always = ["finding_id", "name", "code", "value", "unit", "effective", "evidence"];
-    all.into_iter()
-        .filter(|(key, value)| !value.is_null() || always.contains(key))
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect()
+fn statement(finding: FindingRow, evidence: Vec<Evidence>) -> Statement {
+    let name = finding.code_text.as_ref().or(finding.display.as_ref()).or(finding.code.as_ref()).cloned();
+    let is_coded = finding.code.is_some();
+    let code = Coding { system: finding.code_system, code: finding.code, display: finding.display };
+    Statement {
+        finding_id: finding.id,
+        category: finding.category,
+        kind: finding.kind,
+        name,
+        code: is_coded.then_some(code),
+        codings: finding.codings.0,
+        value: finding.value_text,
+        unit: finding.unit,
+        effective: finding.effective_text,
+        negated: finding.negated,
+        value_type: finding.value_type,
+        value_detail: finding.value_code.map(|json| json.0),
+        comparator: finding.comparator,
+        ucum: finding.ucum,
+        reference_range: finding.reference_range.map(|json| json.0),
+        interpretation: finding.interpretation,
+        interpretation_source: finding.interpretation_source,
+        clinical_status: finding.clinical_status,
+        verification_status: finding.verification_status,
+        severity: finding.severity,
+        criticality: finding.criticality,
+        body_site: finding.body_site.map(|json| json.0),
+        laterality: finding.laterality,
+        effective_end: finding.effective_end_text,
+        effective_precision: finding.effective_precision,
+        issued: finding.issued,
+        performer: finding.performer.map(|json| json.0),
+        encounter: finding.encounter_reference,
+        dosage: finding.dosage.map(|json| json.0),
+        reactions: finding.reactions.map(|json| json.0),
+        medication_reference: finding.medication_reference,
+        details: finding.details.map(|json| json.0),
+        evidence,
+    }
+}
+
+impl FindingRow {
+    /// The medication that it speaks of and does not name itself: source and id.
+    pub fn medication(&self, source: &str) -> Option<(String, String)> {
+        let id = self.medication_reference.as_deref()?.strip_prefix("Medication/")?;
+        Some((source.to_owned(), id.to_owned()))
+    }
+
+    fn name_by(&mut self, medication: &MedicationRow) {
+        self.code_system.clone_from(&medication.code_system);
+        self.code.clone_from(&medication.code);
+        self.display.clone_from(&medication.display);
+        self.codings = medication.codings.clone();
+        // What the resource itself says to people stays if the medication has no text.
+        if medication.code_text.is_some() {
+            self.code_text.clone_from(&medication.code_text);
+        }
+    }
+}
+
+impl MedicationRow {
+    fn evidence(&self) -> impl Iterator<Item = Evidence> + '_ {
+        self.evidence.iter().map(|row| Evidence {
+            sha256: hex::encode(&row.payload_sha256),
+            start: row.byte_start,
+            end: row.byte_end,
+            pointer: row.pointer.clone(),
+            fhirpath: row.fhirpath.clone(),
+        })
+    }
 }

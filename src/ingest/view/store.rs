@@ -1,11 +1,16 @@
 //! SQL of the clinical view.
 
-use super::{CATEGORIES, ClinicalQuery, ITEMS_MAX, Whose, waiting_key};
+use super::{CATEGORIES, ClinicalQuery, Whose, waiting_key};
 use crate::db::DbError;
 use crate::ids::{EventId, FindingId, OrganizationId, PatientId};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use sqlx::types::Json;
+use std::collections::HashMap;
 use time::OffsetDateTime;
+use time::macros::datetime;
+use uuid::Uuid;
 
 /// Who has this number, by system. At most a hundred: more systems are no answer to anybody.
 pub async fn holders(
@@ -110,40 +115,85 @@ pub async fn patient(
     Ok(query.bind(organization).bind(patient).fetch_one(connection).await?)
 }
 
-/// Counts over all events.
+/// JSON as it was written.
+pub type Raw = Box<RawValue>;
+
+/// The events of one source.
 #[derive(sqlx::FromRow)]
-pub struct Totals {
+pub struct SourceRow {
+    /// The label.
+    pub source: String,
     /// Current versions of all types.
     pub events: i64,
     /// When the newest was stored.
     pub last_updated: Option<OffsetDateTime>,
-    /// Labels.
-    pub sources: Vec<String>,
 }
 
-/// Counts over all events of a patient, or of those who wait.
-pub async fn totals(
+/// Counts over all events of a patient, or of those who wait, by source.
+pub async fn sources(
     connection: &mut PgConnection,
     organization: OrganizationId,
     whose: &Whose,
-) -> Result<Totals, DbError> {
-    let (patient, keys) = arguments(whose);
+) -> Result<Vec<SourceRow>, DbError> {
+    Ok(match whose {
+        Whose::Patient(patient) => {
+            let query = sqlx::query_as(
+                "select source_label as source, events, last_event_at as last_updated
+                 from patient_event_counts
+                 where organization_id = $1
+                   and patient_id = $2
+                   and events > 0
+                 order by source_label",
+            );
+            query.bind(organization).bind(patient).fetch_all(connection).await?
+        }
+        Whose::Waiting(key) => {
+            let query = sqlx::query_as(
+                "select source_label as source, count(*) filter (where is_current) as events,
+                        max(created_at) as last_updated
+                 from clinical_events
+                 where organization_id = $1
+                   and link_status = 'pending'
+                   and subject_key = $2
+                 group by source_label
+                 order by source_label",
+            );
+            query.bind(organization).bind(key).fetch_all(connection).await?
+        }
+    })
+}
+
+/// Before the first item of a category. No item stands here: FHIR's years end with 9999.
+pub const BEGINNING: Position = Position { at: datetime!(9999-12-31 23:59:59.999999 UTC), id: EventId(Uuid::max()) };
+
+/// An item's place in its category: newest first, then the higher id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::FromRow)]
+pub struct Position {
+    #[sqlx(rename = "clinical_at")]
+    pub at: OffsetDateTime,
+    pub id: EventId,
+}
+
+/// Where an item stands; none, if the organization has no such event.
+pub async fn position(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: EventId,
+) -> Result<Option<Position>, DbError> {
     let query = sqlx::query_as(
-        "select count(*) filter (where is_current) as events,
-                max(created_at) as last_updated,
-                coalesce(array_agg(distinct source_label), '{}') as sources
+        "select clinical_at, id
          from clinical_events
          where organization_id = $1
-           and (($2::uuid is not null and patient_id = $2)
-             or ($2::uuid is null and link_status = 'pending' and subject_key = any ($3)))",
+           and id = $2",
     );
-    Ok(query.bind(organization).bind(patient).bind(keys).fetch_one(connection).await?)
+    Ok(query.bind(organization).bind(event).fetch_optional(connection).await?)
 }
 
 /// An event to be shown.
 #[derive(sqlx::FromRow)]
 pub struct EventRow {
-    pub id: EventId,
+    #[sqlx(flatten)]
+    pub position: Position,
     pub category: String,
     pub resource_type: String,
     pub resource_key: String,
@@ -156,53 +206,80 @@ pub struct EventRow {
     pub byte_start: i64,
     pub byte_end: i64,
     pub entry: Option<i32>,
+    /// The current version of the resource, if this is an older one.
+    pub superseded_by: Option<EventId>,
 }
 
-/// The newest events of each category, one more than a page; or those of the cursor's category behind it.
+/// The newest events of each category, one more than a page; or those of one category behind a position. With history
+/// up to twice as many of a category: current and older versions are read apart.
 pub async fn events(
     connection: &mut PgConnection,
     organization: OrganizationId,
     whose: &Whose,
     query: &ClinicalQuery<'_>,
+    after: Position,
 ) -> Result<Vec<EventRow>, DbError> {
-    let (patient, keys) = arguments(whose);
+    // One lookup in clinical_events_view for each category and currency, which stops at the page's end. The texts are
+    // apart so that each has the plan of its own shape, also when it is planned once for all values.
+    macro_rules! events {
+        ($whose:literal, $shown:literal) => {
+            concat!(
+                "select e.*, n.id as superseded_by
+                 from unnest($3::text[]) as c (category)
+                 cross join unnest($4::boolean[]) as v (is_current)
+                 cross join lateral (
+                   select id, clinical_at, category, resource_type, resource_key, status, source_label, last_updated,
+                          created_at, is_current, payload_sha256, byte_start, byte_end, entry
+                   from clinical_events
+                   where organization_id = $1 ",
+                $whose,
+                "    and category = c.category
+                     and is_current = v.is_current
+                     and (clinical_at, id) < ($5, $6) ",
+                $shown,
+                "  order by clinical_at desc, id desc
+                   limit $7
+                 ) e
+                 left join lateral (
+                   select id
+                   from clinical_events
+                   where organization_id = $1
+                     and source_label = e.source_label
+                     and resource_type = e.resource_type
+                     and resource_key = e.resource_key
+                     and is_current
+                     and not e.is_current
+                   offset 0
+                 ) n on true",
+            )
+        };
+    }
+    macro_rules! for_whose {
+        ($whose:literal) => {
+            if query.history {
+                events!($whose, "")
+            } else {
+                // What was never so leaves the current view; resolved and not done stay, with their status.
+                events!(
+                    $whose,
+                    "and status is distinct from 'entered-in-error' and status is distinct from 'cancelled'"
+                )
+            }
+        };
+    }
     let categories: Vec<&str> = match &query.cursor {
         Some(cursor) => vec![cursor.category],
         None => CATEGORIES.to_vec(),
     };
-    let sql = "select e.*
-         from unnest($4::text[]) as c (category)
-         cross join lateral (
-           select id, category, resource_type, resource_key, status, source_label, last_updated, created_at, is_current,
-                  payload_sha256, byte_start, byte_end, entry
-           from clinical_events
-           where organization_id = $1
-             and (($2::uuid is not null and patient_id = $2)
-               or ($2::uuid is null and link_status = 'pending' and subject_key = any ($3)))
-             and category = c.category
-             -- What was never so leaves the current view; resolved and not done stay, with their status.
-             and ($5 or (is_current and status is distinct from 'entered-in-error' and status is distinct from 'cancelled'))
-             and ($6::uuid is null or id < $6)
-           order by id desc
-           limit $7
-         ) e";
-    Ok(sqlx::query_as(sql)
-        .bind(organization)
-        .bind(patient)
-        .bind(keys)
-        .bind(categories)
-        .bind(query.history)
-        .bind(query.cursor.map(|cursor| cursor.after))
-        .bind(ITEMS_MAX + 1)
-        .fetch_all(connection)
-        .await?)
-}
-
-fn arguments(whose: &Whose) -> (Option<PatientId>, &[String]) {
-    match whose {
-        Whose::Patient(patient) => (Some(*patient), &[]),
-        Whose::Waiting(keys) => (None, keys),
-    }
+    let currency = if query.history { vec![true, false] } else { vec![true] };
+    let select = match whose {
+        Whose::Patient(patient) => sqlx::query_as(for_whose!("and patient_id = $2")).bind(organization).bind(patient),
+        Whose::Waiting(key) => {
+            sqlx::query_as(for_whose!("and link_status = 'pending' and subject_key = $2")).bind(organization).bind(key)
+        }
+    };
+    let select = select.bind(categories).bind(currency).bind(after.at).bind(after.id).bind(query.limit + 1);
+    Ok(select.fetch_all(connection).await?)
 }
 
 /// A finding to be shown.
@@ -211,65 +288,161 @@ pub struct FindingRow {
     pub id: FindingId,
     pub event_id: EventId,
     pub ordinal: i32,
+    pub category: String,
     pub kind: String,
     pub code_system: Option<String>,
     pub code: Option<String>,
     pub display: Option<String>,
-    pub codings: Value,
+    pub codings: Json<Raw>,
     pub code_text: Option<String>,
-    pub component_of: Option<Value>,
+    pub component_of: Option<Json<Raw>>,
     pub value_type: Option<String>,
     pub value_text: Option<String>,
-    pub value_code: Option<Value>,
+    pub value_code: Option<Json<Raw>>,
     pub comparator: Option<String>,
     pub unit: Option<String>,
     pub ucum: Option<String>,
-    pub reference_range: Option<Value>,
+    pub reference_range: Option<Json<Raw>>,
     pub interpretation: Option<String>,
     pub interpretation_source: Option<String>,
     pub clinical_status: Option<String>,
     pub verification_status: Option<String>,
     pub severity: Option<String>,
-    pub body_site: Option<Value>,
+    pub criticality: Option<String>,
+    pub body_site: Option<Json<Raw>>,
+    pub laterality: Option<String>,
     pub effective_text: Option<String>,
     pub effective_end_text: Option<String>,
+    pub effective_precision: Option<String>,
     pub issued: Option<String>,
-    pub performer: Option<Value>,
+    pub performer: Option<Json<Raw>>,
     pub encounter_reference: Option<String>,
-    pub dosage: Option<Value>,
-    pub reactions: Option<Value>,
+    pub dosage: Option<Json<Raw>>,
+    pub reactions: Option<Json<Raw>>,
+    pub medication_reference: Option<String>,
+    pub details: Option<Json<Raw>>,
     pub negated: bool,
-    /// An array of `{sha256, start, end, pointer, fhirpath}`.
-    pub evidence: Value,
+    pub extractor_version: i32,
 }
 
-/// The findings of these events, with their evidence.
+/// The findings of these events.
 pub async fn findings(
     connection: &mut PgConnection,
     organization: OrganizationId,
     events: &[EventId],
 ) -> Result<Vec<FindingRow>, DbError> {
     let query = sqlx::query_as(
-        "select f.*,
-                (select coalesce(jsonb_agg(jsonb_build_object(
-                          'sha256', encode(e.payload_sha256, 'hex'), 'start', e.byte_start, 'end', e.byte_end,
-                          'pointer', e.pointer, 'fhirpath', e.fhirpath) order by e.ordinal), '[]')
-                 from finding_evidence e
-                 where e.organization_id = $1
-                   and e.finding_id = f.id) as evidence
+        "select f.*
          from unnest($2::uuid[]) as k (event_id)
          cross join lateral (
-           select id, event_id, ordinal, kind, code_system, code, display, codings, code_text, component_of, value_type,
-                  value_text, value_code, comparator, unit, ucum, reference_range, interpretation, interpretation_source,
-                  clinical_status, verification_status, severity, body_site, effective_text, effective_end_text, issued,
-                  performer, encounter_reference, dosage, reactions, negated
+           select id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, component_of,
+                  value_type, value_text, value_code, comparator, unit, ucum, reference_range, interpretation,
+                  interpretation_source, clinical_status, verification_status, severity, criticality, body_site,
+                  laterality, effective_text, effective_end_text, effective_precision, issued, performer,
+                  encounter_reference, dosage, reactions, medication_reference, details, negated, extractor_version
            from findings
            where organization_id = $1
              and event_id = k.event_id
-           -- One index lookup an event, whatever the planner believes of the table's size.
+             and superseded_by is null
+           -- One index lookup an event, whatever the planner believes of the table's size; in that index's order.
+           order by extractor_version, ordinal
            offset 0
-         ) f
-         order by f.event_id, f.ordinal",
+         ) f",
     );
     Ok(query.bind(organization).bind(events).fetch_all(connection).await?)
+}
+
+/// The bytes of a finding.
+#[derive(sqlx::FromRow)]
+pub struct EvidenceRow {
+    pub finding_id: FindingId,
+    pub payload_sha256: Vec<u8>,
+    pub byte_start: i64,
+    pub byte_end: i64,
+    pub pointer: String,
+    pub fhirpath: String,
+}
+
+/// The evidence of these findings.
+pub async fn evidence(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    findings: &[FindingId],
+) -> Result<Vec<EvidenceRow>, DbError> {
+    let query = sqlx::query_as(
+        "select e.*
+         from unnest($2::uuid[]) as k (finding_id)
+         cross join lateral (
+           select finding_id, payload_sha256, byte_start, byte_end, pointer, fhirpath
+           from finding_evidence
+           where organization_id = $1
+             and finding_id = k.finding_id
+           -- As above, in the order of the primary key.
+           order by ordinal
+           offset 0
+         ) e",
+    );
+    Ok(query.bind(organization).bind(findings).fetch_all(connection).await?)
+}
+
+/// What a Medication is.
+#[derive(sqlx::FromRow)]
+pub struct MedicationRow {
+    source_label: String,
+    resource_key: String,
+    finding_id: FindingId,
+    pub code_system: Option<String>,
+    pub code: Option<String>,
+    pub display: Option<String>,
+    pub codings: Json<Raw>,
+    pub code_text: Option<String>,
+    #[sqlx(skip)]
+    pub evidence: Vec<EvidenceRow>,
+}
+
+/// The current versions of Medications, by source and id, with their evidence.
+pub async fn medications(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    wanted: &[(String, String)],
+) -> Result<HashMap<(String, String), MedicationRow>, DbError> {
+    if wanted.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let (sources, ids): (Vec<&str>, Vec<&str>) = wanted.iter().map(|(source, id)| (&**source, &**id)).unzip();
+    let query = sqlx::query_as(
+        "select e.source_label, e.resource_key, f.*
+         from (select distinct source_label, resource_key
+               from unnest($2::text[], $3::text[]) as u (source_label, resource_key)) k
+         cross join lateral (
+           select id, source_label, resource_key
+           from clinical_events
+           where organization_id = $1
+             and source_label = k.source_label
+             and resource_type = 'Medication'
+             and resource_key = k.resource_key
+             and is_current
+             and status is distinct from 'entered-in-error'
+           offset 0
+         ) e
+         cross join lateral (
+           select id as finding_id, code_system, code, display, codings, code_text
+           from findings
+           where organization_id = $1
+             and event_id = e.id
+           order by extractor_version desc, ordinal
+           limit 1
+         ) f",
+    );
+    let rows: Vec<MedicationRow> = query.bind(organization).bind(sources).bind(ids).fetch_all(&mut *connection).await?;
+    let findings: Vec<FindingId> = rows.iter().map(|row| row.finding_id).collect();
+    let mut evidence: HashMap<FindingId, Vec<EvidenceRow>> = HashMap::new();
+    for row in self::evidence(connection, organization, &findings).await? {
+        evidence.entry(row.finding_id).or_default().push(row);
+    }
+    let medications = rows.into_iter().map(|mut row| {
+        row.evidence = evidence.remove(&row.finding_id).unwrap_or_default();
+        ((std::mem::take(&mut row.source_label), std::mem::take(&mut row.resource_key)), row)
+    });
+    Ok(medications.collect())
 }

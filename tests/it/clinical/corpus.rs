@@ -78,6 +78,7 @@ async fn synthea_patients_have_the_counts_of_the_independent_script() {
     }
     check_counts(&clinic, &expected["bundles"]).await;
     check_evidence(&clinic, &bundles).await;
+    assert_eq!(clinic.count(super::view::MISCOUNTED).await, 0);
     // The same resources in other bytes: nothing new.
     let stored = clinic.count("select count(*) from clinical_events").await;
     let findings = clinic.count("select count(*) from findings").await;

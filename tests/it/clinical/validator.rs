@@ -29,8 +29,7 @@ fn without_comments(expression: &str) -> String {
 
 fn cases(directory: &Path) -> Vec<Case> {
     let directory = directory.join("hl7-validator-cases");
-    let expected: Vec<Value> =
-        serde_json::from_slice(&fs::read(directory.join("_expected.json")).unwrap()).unwrap();
+    let expected: Vec<Value> = serde_json::from_slice(&fs::read(directory.join("_expected.json")).unwrap()).unwrap();
     let case = |case: &Value| {
         let issues = case["issues"].as_array().unwrap();
         let errors = issues.iter().filter(|issue| issue["severity"] == "error" || issue["severity"] == "fatal");
@@ -214,8 +213,7 @@ fn the_committed_table_is_what_the_generator_makes() {
     let docs = fs::read_to_string(root.join("docs/validation.md")).unwrap();
     let (_, section) = docs.split_once("## Invariants that are not checked").unwrap();
     let named: BTreeSet<&str> = section.split("\n## ").next().unwrap().split('`').skip(1).step_by(2).collect();
-    let keys: BTreeSet<&str> =
-        generated.untranslated.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    let keys: BTreeSet<&str> = generated.untranslated.iter().map(|line| line.split(' ').next().unwrap()).collect();
     let checks = sources(&root.join("src/ingest/fhir"));
     let in_table = |key: &str| committed.contains(&format!("\nI {key} "));
     let left: BTreeSet<&str> = keys.into_iter().filter(|key| !mentions(&checks, key) && !in_table(key)).collect();
