@@ -144,8 +144,8 @@ begin
   end loop;
 end $$;
 
--- Patients that are there already: one statement each, from their row. (The owner sees rows only while row-level
--- security is not forced.)
+-- Patients that are there already: one statement for each current Patient resource, with what the patient's row says.
+-- (The owner sees rows only while row-level security is not forced.)
 alter table patients no force row level security;
 alter table patient_identifiers no force row level security;
 alter table clinical_events no force row level security;
@@ -157,17 +157,20 @@ insert into patient_statements
    aliases, replaces, replaced_by, family, given, birth_date, gender, postal_codes, phones, status, method, patient_id, created_at)
 select p.organization_id, gen_random_uuid(), e.source_label,
        case when starts_with(e.resource_key, '#') then '' else e.resource_key end,
-       sha256(convert_to(p.id::text, 'UTF8')), e.job_seq, coalesce(e.entry, 0), e.id,
+       sha256(convert_to(e.id::text, 'UTF8')), e.job_seq, coalesce(e.entry, 0), e.id,
        coalesce(i.systems, '{}'), coalesce(i.values, '{}'), '{}', '{}', '{}',
        p.family, p.given, p.birth_date, p.gender, '{}', '{}', 'linked', 'new_patient', p.id, p.created_at
-from patients p
-join clinical_events e on e.organization_id = p.organization_id and e.id = p.event_id
+from clinical_events e
+join patients p on p.organization_id = e.organization_id and p.id = e.patient_id
 left join lateral (
   select array_agg(system order by system, value) as systems, array_agg(value order by system, value) as values
   from patient_identifiers
   where organization_id = p.organization_id
     and patient_id = p.id
-) i on true;
+) i on true
+where e.resource_type = 'Patient'
+  and e.is_current
+  and e.link_status = 'linked';
 
 insert into patient_statement_keys (organization_id, key, statement_id, kind)
 select s.organization_id, 'mrn:' || replace(replace(k.system, '%', '%25'), '|', '%7C') || '|' || k.value, s.id, 'mrn'
