@@ -76,6 +76,7 @@ create index link_decisions_by_statement on link_decisions (organization_id, sta
 create index link_decisions_by_anchor on link_decisions (organization_id, anchor_id);
 create index link_decisions_superseding on link_decisions (organization_id, supersedes) where supersedes is not null;
 create index link_decisions_by_patient on link_decisions (organization_id, patient_id);
+create index link_decisions_by_event on link_decisions (organization_id, event_id) where event_id is not null;
 create trigger link_decisions_append_only before update or delete or truncate on link_decisions
   for each statement execute function refuse_change();
 

@@ -369,11 +369,6 @@ pub struct Refolded {
 }
 
 impl Refolded {
-    /// The statement that was planned so.
-    pub fn statement(&self, planned: &Statement) -> Option<&Statement> {
-        self.statements.iter().find(|statement| statement.is_same(planned))
-    }
-
     /// Link the events that depend on what changed, except those `created` with the right link, bring the patients up to date, and open and close reviews. Returns the
     /// decisions on events that were made.
     pub async fn finish(&mut self, connection: &mut PgConnection, created: &HashSet<EventId>) -> Result<Vec<Decision>, DbError> {

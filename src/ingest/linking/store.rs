@@ -447,3 +447,65 @@ pub async fn record_decision(
     .await?;
     Ok(id)
 }
+
+/// The merge by which a patient went, if it has not been taken back: the decision, and whose statements it joined.
+pub async fn active_merge(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    patient: PatientId,
+) -> Result<Option<(DecisionId, StatementId, StatementId)>, DbError> {
+    let query = sqlx::query_as(
+        "select d.id, d.statement_id, d.anchor_id
+         from link_decisions d
+         where d.organization_id = $1
+           and d.patient_id = $2
+           and d.kind = 'merge'
+           and not exists (select 1 from link_decisions later
+                           where later.organization_id = $1 and later.supersedes = d.id)
+         order by d.id desc
+         limit 1",
+    );
+    Ok(query.bind(organization).bind(patient).fetch_optional(connection).await?)
+}
+
+/// Events that a person gave to this patient, and that nobody took away since.
+pub async fn events_given(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    patient: PatientId,
+) -> Result<Vec<EventId>, DbError> {
+    let query = sqlx::query_scalar(
+        "select distinct d.event_id
+         from link_decisions d
+         join clinical_events e on e.organization_id = $1 and e.id = d.event_id and e.link_pinned and e.link_status = 'linked'
+         where d.organization_id = $1
+           and d.patient_id = $2
+           and d.kind = 'event_link'
+           and not exists (select 1 from link_decisions later
+                           where later.organization_id = $1
+                             and later.event_id = d.event_id
+                             and later.kind in ('event_link', 'event_unlink')
+                             and later.id > d.id)",
+    );
+    Ok(query.bind(organization).bind(patient).fetch_all(connection).await?)
+}
+
+/// All versions of an event's resource: id, whether a person decided, status, patient.
+pub async fn versions_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: EventId,
+) -> Result<Vec<(EventId, bool, String, Option<PatientId>)>, DbError> {
+    let query = sqlx::query_as(
+        "select v.id, v.link_pinned, v.link_status, v.patient_id
+         from clinical_events e
+         join clinical_events v
+           on v.organization_id = e.organization_id
+          and v.source_label = e.source_label
+          and v.resource_type = e.resource_type
+          and v.resource_key = e.resource_key
+         where e.organization_id = $1
+           and e.id = $2",
+    );
+    Ok(query.bind(organization).bind(event).fetch_all(connection).await?)
+}
