@@ -134,9 +134,9 @@ impl Plan {
             let is_patient = planned.person.is_some();
             match kept.last_mut().filter(|last| last.bytes() == planned.bytes()) {
                 Some(last) => {
-                    // The statement was made where it stood first, and by whatever name.
+                    // The statement was made where it stood first, and by all its names.
                     if let (Some(last), Some(planned)) = (&mut last.person, planned.person) {
-                        last.statement.said.place = last.statement.said.place.min(planned.statement.said.place);
+                        last.statement.absorb(&planned.statement);
                     }
                 }
                 None => kept.push(planned),
@@ -183,9 +183,10 @@ impl Plan {
     fn statements(&self) -> Vec<Statement> {
         let mut statements: Vec<Statement> = Vec::new();
         for (_, person) in self.people() {
-            let place = person.statement.said.place;
             match statements.iter_mut().find(|one| one.is_same(&person.statement)) {
-                Some(one) => one.said.place = one.said.place.min(place),
+                Some(one) => {
+                    one.absorb(&person.statement);
+                }
                 None => statements.push(person.statement.clone()),
             }
         }

@@ -31,6 +31,13 @@ impl Mrn {
     pub fn key(&self) -> String {
         format!("mrn:{}|{}", encode(&self.system), self.value)
     }
+
+    /// The number of such a key.
+    #[must_use]
+    pub fn of_key(key: &str) -> Option<Self> {
+        let (system, value) = key.strip_prefix("mrn:")?.split_once('|')?;
+        Some(Self { system: system.replace("%7C", "|").replace("%25", "%"), value: value.to_owned() })
+    }
 }
 
 /// The first part of a key: without the separator, so that two subjects never have the same key.
@@ -489,6 +496,11 @@ mod tests {
         let mrn = |system: &str, value: &str| Mrn { system: system.to_owned(), value: value.to_owned() }.key();
         assert_ne!(mrn("a|b", "c"), mrn("a", "b|c"));
         assert_ne!(mrn("a%7Cb", "c"), mrn("a|b", "c"));
+        for (system, value) in [("urn:a|b%7C", "1|2"), ("", ""), ("%25", "%")] {
+            let mrn = Mrn { system: system.to_owned(), value: value.to_owned() };
+            assert!(Mrn::of_key(&mrn.key()) == Some(mrn));
+        }
+        assert!(Mrn::of_key("ref:a|Patient/b").is_none());
     }
 
     #[test]

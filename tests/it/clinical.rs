@@ -2,6 +2,9 @@
 
 mod corpus;
 mod linking;
+mod linking_decisions;
+mod linking_order;
+mod linking_rules;
 mod steps;
 mod view;
 

@@ -3,8 +3,8 @@
 use super::dependents_store::{self as dependents, Affected};
 use super::fold::{self, Folded, Placement, Rulings};
 use super::resolve::{Book, Question};
-use super::statement::{Statement, status_of};
-use super::{questions, store};
+use super::statement::{Statement, keys_fingerprint, status_of};
+use super::{questions, reviews_store as reviews, store};
 use crate::db::DbError;
 use crate::ids::{EventId, OrganizationId, PatientId, StatementId};
 use crate::ingest::events::LinkStatus;
@@ -46,8 +46,8 @@ pub struct Cluster {
     pub pins: Vec<(StatementId, PatientId)>,
     /// Who has which number, as stored.
     pub holders: HashMap<Mrn, PatientId>,
-    /// Statements that were stored with a later place.
-    earlier: BTreeSet<StatementId>,
+    /// Stored statements that go by more names now, or were accepted earlier than was known.
+    grown: BTreeSet<StatementId>,
 }
 
 /// What the fold changed.
@@ -87,7 +87,7 @@ impl Cluster {
             needed.extend(beside.iter().cloned());
             if needed.is_subset(&locked) {
                 patients::keep_subjects(connection).await?;
-                return Self::build(connection, organization, (seeds, statements, decisions), numbers, beside).await;
+                return Self::build(connection, organization, (seeds, statements, decisions), numbers, &beside).await;
             }
             patients::unlock_subjects(connection).await?;
             locked.extend(needed);
@@ -100,26 +100,25 @@ impl Cluster {
         organization: OrganizationId,
         (seeds, mut statements, decisions): (Seeds, Vec<Statement>, Vec<store::DecisionRow>),
         numbers: &BTreeSet<Mrn>,
-        beside: Vec<String>,
+        beside: &[String],
     ) -> Result<Self, DbError> {
-        let mut earlier = BTreeSet::new();
+        let mut grown = BTreeSet::new();
         for arriving in seeds.arriving {
             match statements.iter_mut().find(|stored| stored.is_same(&arriving)) {
-                Some(stored) if arriving.said.place < stored.said.place => {
-                    stored.said.place = arriving.said.place;
-                    if !stored.is_new {
-                        earlier.insert(stored.said.id);
+                Some(stored) => {
+                    if stored.absorb(&arriving) && !stored.is_new {
+                        grown.insert(stored.said.id);
                     }
                 }
-                Some(_) => {}
                 None => statements.push(arriving),
             }
         }
         let inside: HashSet<StatementId> = statements.iter().map(|statement| statement.said.id).collect();
-        let named: Vec<String> = seeds.named.into_iter().chain(beside).collect();
+        let named: Vec<String> = seeds.named.into_iter().chain(beside.iter().cloned()).collect();
         let mut named = store::by_keys(connection, organization, &named, &NAMED).await?;
         named.retain(|statement| !inside.contains(&statement.said.id));
         let mut numbers = numbers.clone();
+        numbers.extend(beside.iter().filter_map(|key| Mrn::of_key(key)));
         numbers.extend(statements.iter().flat_map(|statement| statement.said.numbers.iter().cloned()));
         let holders = patients::by_mrn(connection, organization, &numbers).await?;
         let (mut rulings, mut pins) = (Rulings::default(), Vec::new());
@@ -137,7 +136,7 @@ impl Cluster {
                 rulings.by_fingerprint.insert(fingerprint.clone(), ruling);
             }
         }
-        Ok(Self { organization, statements, named, rulings, pins, holders, earlier })
+        Ok(Self { organization, statements, named, rulings, pins, holders, grown })
     }
 
     /// Fold, and write what changed: statements and holders at once; the rest by [`Refolded::finish`], when the events of
@@ -145,7 +144,7 @@ impl Cluster {
     pub async fn refold(mut self, connection: &mut PgConnection) -> Result<Refolded, DbError> {
         let organization = self.organization;
         // Nothing arrived and nothing was decided: what is stored is what the fold would say.
-        let is_quiet = self.earlier.is_empty()
+        let is_quiet = self.grown.is_empty()
             && self.statements.iter().all(|statement| !statement.is_new)
             && self.rulings.by_fingerprint.is_empty()
             && self.pins.is_empty();
@@ -184,6 +183,7 @@ impl Cluster {
             };
             store::insert(connection, organization, &pick(&inserted)).await?;
             store::update(connection, organization, &pick(&updated)).await?;
+            store::add_names(connection, organization, &pick(&self.grown)).await?;
             let news: BTreeMap<Mrn, PatientId> = given
                 .iter()
                 .filter(|(mrn, patient)| self.holders.get(mrn) != Some(patient))
@@ -245,7 +245,7 @@ impl Cluster {
             let (status, method) = status_of(*placement, groups);
             if statement.is_new {
                 inserted.insert(statement.said.id);
-            } else if statement.status != status || self.earlier.contains(&statement.said.id) {
+            } else if statement.status != status || self.grown.contains(&statement.said.id) {
                 updated.insert(statement.said.id);
             }
             if statement.is_new || statement.status != status || matches!(status, LinkStatus::Review) {
@@ -277,7 +277,7 @@ impl Cluster {
             statement.named_by().any(|key| places.get(&key).is_some_and(|places| places.len() > 1))
         };
         let ambiguous = self.statements.iter().filter(news).any(is_ambiguous);
-        let thorough = moved || holders_moved || ambiguous || !self.earlier.is_empty();
+        let thorough = moved || holders_moved || ambiguous || !self.grown.is_empty();
         let concerned = self.statements.iter().filter(|statement| thorough || news(statement));
         let keys: BTreeSet<String> = concerned.clone().flat_map(Statement::named_by).collect();
         refolded.affected.keys = keys.into_iter().collect();
@@ -381,7 +381,7 @@ impl Refolded {
         if !nothing {
             let found = dependents::find(connection, organization, &self.affected).await?;
             let heirs: HashMap<PatientId, Option<PatientId>> = self.emptied.iter().copied().collect();
-            let mut moves = Vec::new();
+            let (mut moves, mut settled) = (Vec::new(), Vec::new());
             // What was stored just now has the right link already.
             for dependent in found.into_iter().filter(|dependent| !created.contains(&dependent.id)) {
                 let before = dependent.status();
@@ -396,6 +396,9 @@ impl Refolded {
                 if resolved.status == before {
                     continue;
                 }
+                if before == LinkStatus::Review && !dependent.keys.is_empty() {
+                    settled.push(keys_fingerprint(&dependent.keys.iter().cloned().collect()));
+                }
                 let method = match (before, resolved.status) {
                     _ if resolved.method == "decision" => "decision",
                     (LinkStatus::Pending, LinkStatus::Linked(_)) if resolved.method != "mrt" => "arrival",
@@ -405,6 +408,7 @@ impl Refolded {
                 decisions.push(Decision { event: dependent.id, status: resolved.status, method });
             }
             dependents::relink(connection, organization, &moves).await?;
+            reviews::supersede_settled(connection, organization, &settled).await?;
         }
         patients::refresh(connection, organization, &self.changes.touched).await?;
         patients::set_merged(connection, organization, &self.emptied).await?;

@@ -176,6 +176,12 @@ impl Fold<'_> {
         let placement = match self.rulings.by_fingerprint.get(&said.fingerprint) {
             Some(Ruling::Reject) => Placement::Rejected,
             Some(Ruling::Unlink) => Placement::Review("unlinked"),
+            // Decided to be the same person as one that it is itself the first statement of: that is a patient of its own.
+            Some(Ruling::Link(anchor)) if *anchor == said.id => {
+                let group = self.found(index);
+                self.add(group, index);
+                Placement::Linked(group, "decision")
+            }
             Some(Ruling::NewPatient) => {
                 let group = match self.decided.get(said.fingerprint.as_slice()) {
                     Some(group) => self.root(*group),

@@ -174,6 +174,40 @@ pub async fn supersede(
     Ok(())
 }
 
+/// Questions about these keys that no event asks any more.
+pub async fn supersede_settled(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    fingerprints: &[Vec<u8>],
+) -> Result<(), DbError> {
+    if fingerprints.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update reviews r
+         set status = 'superseded', decided_at = chartgate_now()
+         where r.organization_id = $1
+           and r.fingerprint = any ($2)
+           and r.status = 'open'
+           and r.subject_keys is not null
+           and not exists (
+             select 1
+             from unnest(r.subject_keys) as k (key)
+             cross join lateral (select id from clinical_events
+                                 where organization_id = $1 and link_status = 'review' and subject_key = k.key
+                                 offset 0) e
+             where array(select s.key from event_subjects s
+                         where s.organization_id = $1 and s.event_id = e.id
+                         -- As Rust sorts them.
+                         order by s.key collate \"C\") = r.subject_keys)",
+    )
+    .bind(organization)
+    .bind(fingerprints)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// A person answered.
 pub async fn decide(
     connection: &mut PgConnection,

@@ -4,7 +4,7 @@ use super::fold::{Placement, Said};
 use crate::ids::{EventId, PatientId, StatementId};
 use crate::ingest::demographics::{Demographics, fold};
 use crate::ingest::events::LinkStatus;
-use crate::ingest::subject::Mrn;
+use crate::ingest::subject::{Mrn, encode};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
@@ -65,6 +65,10 @@ impl Statement {
         let said = &self.said;
         let mut keys: BTreeSet<(String, KeyKind)> = said.numbers.iter().map(|mrn| (mrn.key(), KeyKind::Mrn)).collect();
         keys.extend(said.identity.iter().map(|key| (key.clone(), KeyKind::Identity)));
+        if keys.is_empty() {
+            // With neither number nor id it is found by its place only, when it is processed again.
+            keys.insert((format!("own:{}|{}", encode(&self.source), self.resource_key), KeyKind::Identity));
+        }
         keys.extend(self.aliases.iter().map(|key| (key.clone(), KeyKind::Alias)));
         keys.extend(said.replaces.iter().chain(&said.replaced_by).map(|key| (key.clone(), KeyKind::Link)));
         keys
@@ -93,6 +97,16 @@ impl Statement {
         self.source == other.source
             && self.resource_key == other.resource_key
             && self.said.fingerprint == other.said.fingerprint
+    }
+
+    /// Take over by what other names the same statement goes, and where it was accepted first. True if that says more.
+    pub fn absorb(&mut self, other: &Self) -> bool {
+        let before = (self.aliases.len(), self.said.replaces.len(), self.said.replaced_by.len(), self.said.place);
+        self.aliases.extend(other.aliases.iter().cloned());
+        self.said.replaces.extend(other.said.replaces.iter().cloned());
+        self.said.replaced_by.extend(other.said.replaced_by.iter().cloned());
+        self.said.place = self.said.place.min(other.said.place);
+        before != (self.aliases.len(), self.said.replaces.len(), self.said.replaced_by.len(), self.said.place)
     }
 
     /// The patient, as stored.

@@ -182,7 +182,6 @@ pub async fn insert(
     if statements.is_empty() {
         return Ok(());
     }
-    let mut keys: Vec<(String, StatementId, &'static str)> = Vec::new();
     for statement in statements {
         let said = &statement.said;
         let (systems, values): (Vec<&str>, Vec<&str>) =
@@ -220,20 +219,8 @@ pub async fn insert(
         .bind(statement.patient())
         .execute(&mut *connection)
         .await?;
-        keys.extend(statement.keys().into_iter().map(|(key, kind)| (key, said.id, kind.as_str())));
     }
-    sqlx::query(
-        "insert into patient_statement_keys (organization_id, key, statement_id, kind)
-         select $1, k.key, k.statement_id, k.kind
-         from unnest($2::text[], $3::uuid[], $4::text[]) as k (key, statement_id, kind)",
-    )
-    .bind(organization)
-    .bind(keys.iter().map(|(key, _, _)| key.as_str()).collect::<Vec<_>>())
-    .bind(keys.iter().map(|(_, statement, _)| *statement).collect::<Vec<_>>())
-    .bind(keys.iter().map(|(_, _, kind)| *kind).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
+    insert_keys(connection, organization, statements).await
 }
 
 /// Stored statements that moved, or that were accepted earlier than was known.
@@ -261,6 +248,60 @@ pub async fn update(
     .bind(statements.iter().map(|one| one.status.as_str()).collect::<Vec<_>>())
     .bind(statements.iter().map(|one| one.method.as_str()).collect::<Vec<_>>())
     .bind(statements.iter().map(|one| one.patient()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Stored statements that go by more names than was known.
+pub async fn add_names(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    statements: &[&Statement],
+) -> Result<(), DbError> {
+    for statement in statements {
+        let said = &statement.said;
+        let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
+        sqlx::query(
+            "update patient_statements
+             set aliases = $3, replaces = $4, replaced_by = $5
+             where organization_id = $1
+               and id = $2",
+        )
+        .bind(organization)
+        .bind(said.id)
+        .bind(list(&statement.aliases))
+        .bind(list(&said.replaces))
+        .bind(list(&said.replaced_by))
+        .execute(&mut *connection)
+        .await?;
+    }
+    insert_keys(connection, organization, statements).await
+}
+
+async fn insert_keys(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    statements: &[&Statement],
+) -> Result<(), DbError> {
+    let of = |statement: &&Statement| {
+        let id = statement.said.id;
+        statement.keys().into_iter().map(move |(key, kind)| (key, id, kind.as_str())).collect::<Vec<_>>()
+    };
+    let keys: Vec<(String, StatementId, &'static str)> = statements.iter().flat_map(of).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into patient_statement_keys (organization_id, key, statement_id, kind)
+         select $1, k.key, k.statement_id, k.kind
+         from unnest($2::text[], $3::uuid[], $4::text[]) as k (key, statement_id, kind)
+         on conflict do nothing",
+    )
+    .bind(organization)
+    .bind(keys.iter().map(|(key, _, _)| key.as_str()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(_, statement, _)| *statement).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(_, _, kind)| *kind).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

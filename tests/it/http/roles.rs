@@ -18,6 +18,9 @@ fn allowed(operation: &str) -> &'static [Role] {
         "getJob" | "getTimeline" | "getIssues" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" => &[Role::Reader],
+        "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent" | "linkEvent" => {
+            &[Role::Admin]
+        }
         "createOrganization" | "listWorkers" => &[Role::Platform],
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "getOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
@@ -33,6 +36,10 @@ struct Belongings {
     finding: String,
     mrn: String,
     operation: String,
+    review: String,
+    patient: String,
+    other_patient: String,
+    event: String,
     key: String,
     organization: String,
 }
@@ -48,6 +55,19 @@ impl Belongings {
         let retry = json!({"filter": {"errorCode": "none"}, "reason": "nothing matches"});
         let (status, operation) = app.post(&organization.admin, "/v1/admin/jobs/retry", &retry).await;
         assert_eq!(status, 202, "{operation}");
+        // Two patients with one number between them, and a third about whom somebody must be asked.
+        let person = |id: &str, mrn: &str, born: &str| crate::clinical::patient(id, mrn, born);
+        let people = [person("one", "r1", "1950"), person("two", "r2", "1950"), person("three", "r1", "1999")];
+        let people = crate::clinical::bundle("batch", &people).to_string();
+        let people = job_of(&app.submit_as(&organization.sender, None, people.into()).await.1);
+        app.wait_for(&people, "succeeded").await;
+        let patient_of = async |mrn: &str| {
+            let view = get(app, &organization.reader, &format!("/ingest/clinical/{mrn}")).await.json();
+            view["patient"]["id"].as_str().unwrap().to_owned()
+        };
+        let (patient, other_patient) = (patient_of("r1").await, patient_of("r2").await);
+        let reviews = get(app, &organization.admin, "/v1/admin/reviews").await.json();
+        let review = &reviews["reviews"][0];
         let key = create_key(&app.app, Some(organization.id), Role::Sender).await;
         Self {
             job,
@@ -55,6 +75,10 @@ impl Belongings {
             finding: finding.to_owned(),
             mrn,
             operation: operation["operationId"].as_str().unwrap().to_owned(),
+            review: review["reviewId"].as_str().unwrap().to_owned(),
+            event: review["eventId"].as_str().unwrap().to_owned(),
+            patient,
+            other_patient,
             key: key.split('_').nth(1).unwrap().to_owned(),
             organization: organization.id.to_string(),
         }
@@ -67,6 +91,9 @@ impl Belongings {
             .replace("{findingId}", &self.finding)
             .replace("{mrn}", &self.mrn)
             .replace("{operationId}", &self.operation)
+            .replace("{reviewId}", &self.review)
+            .replace("{patientId}", &self.patient)
+            .replace("{eventId}", &self.event)
             .replace("{keyId}", &self.key)
             .replace("{organizationId}", &self.organization)
             .replace("{code}", "forbidden")
@@ -78,6 +105,10 @@ impl Belongings {
             "createOrganization" => json!({"name": JobId::new().to_string()}),
             "retryJobs" => json!({"ids": [self.job], "reason": "x"}),
             "retryJob" => json!({"reason": "x"}),
+            "decideReview" => json!({"decision": "reject", "reason": "x"}),
+            "mergePatient" => json!({"into": self.other_patient, "reason": "x"}),
+            "unmergePatient" | "unlinkEvent" => json!({"reason": "x"}),
+            "linkEvent" => json!({"patient": self.other_patient, "reason": "x"}),
             "putSettings" => json!({"mrnSystems": ["urn:x"]}),
             "createKey" => json!({"role": "sender", "organization": self.organization}),
             _ => json!({}),
@@ -85,8 +116,18 @@ impl Belongings {
     }
 
     /// What must stand in no answer to somebody else.
-    fn secrets(&self) -> [&str; 6] {
-        [&self.job, &self.payload, &self.finding, &self.operation, &self.key, &self.organization]
+    fn secrets(&self) -> [&str; 9] {
+        [
+            &self.job,
+            &self.payload,
+            &self.finding,
+            &self.operation,
+            &self.key,
+            &self.organization,
+            &self.review,
+            &self.patient,
+            &self.event,
+        ]
     }
 }
 
