@@ -187,7 +187,9 @@ async fn list(client: &Client, status: &str, limit: usize, json: bool) -> anyhow
 }
 
 fn show(review: &Value) {
-    for (name, key) in [("review", "reviewId"), ("status", "status"), ("reason", "reason"), ("kind", "kind"), ("event", "eventId")] {
+    for (name, key) in
+        [("review", "reviewId"), ("status", "status"), ("reason", "reason"), ("kind", "kind"), ("event", "eventId")]
+    {
         out::line(&format!("{name:<9}{}", text(&review[key])));
     }
     out::line(&format!("waiting  {} events", review["waiting"]));

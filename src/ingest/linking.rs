@@ -68,7 +68,13 @@ struct Person {
 }
 
 impl Person {
-    fn of(origin: &Origin, incoming: &Incoming, resource: &Resource<'_>, full_url: Option<&str>, rules: &MrnRules) -> Self {
+    fn of(
+        origin: &Origin,
+        incoming: &Incoming,
+        resource: &Resource<'_>,
+        full_url: Option<&str>,
+        rules: &MrnRules,
+    ) -> Self {
         let source = &origin.source;
         let numbers = subject::patient_mrns(&resource.object, rules);
         let (replaces, replaced_by) = subject::patient_links(&resource.object, source);
@@ -224,7 +230,8 @@ impl Plan {
                 link.take(refolded.book.of_statement(statement, planned.person.is_some()));
             } else if let Some(outside) = planned.outside() {
                 let mut keys = outside.keys(&self.origin.source);
-                let seq = versions.unchanged(index).map_or(self.origin.seq, |stored| stored.first_seq.min(self.origin.seq));
+                let seq =
+                    versions.unchanged(index).map_or(self.origin.seq, |stored| stored.first_seq.min(self.origin.seq));
                 let all: BTreeSet<String> = keys.iter().cloned().collect();
                 let mut resolved = refolded.book.of_keys(connection, organization, &all, seq).await?;
                 if let Some(mut question) = resolved.question.take().filter(|_| versions.unchanged(index).is_none()) {
@@ -239,10 +246,15 @@ impl Plan {
             }
             // A person's decision about a version holds for the next one about the same subject.
             let before = versions.before[index].filter(|before| before.link_pinned && planned.person.is_none());
-            let same_subject = before
-                .filter(|before| before.subject_key == link.key && before.statement_id == link.statement);
+            let same_subject =
+                before.filter(|before| before.subject_key == link.key && before.statement_id == link.statement);
             if let Some(before) = same_subject {
-                link.take(Some(Resolved { status: before.status(), method: "decision", is_pinned: true, question: None }));
+                link.take(Some(Resolved {
+                    status: before.status(),
+                    method: "decision",
+                    is_pinned: true,
+                    question: None,
+                }));
             }
             links.push(link);
         }
@@ -298,7 +310,8 @@ impl Plan {
                 link.status = stored.status();
             }
         }
-        let completed = relinked.iter().filter(|decision| decision.method == "arrival" || decision.method == "mrt").count();
+        let completed =
+            relinked.iter().filter(|decision| decision.method == "arrival" || decision.method == "mrt").count();
         decisions.extend(relinked);
         let actor = Actor::internal("step:link_patient");
         patients::record_links(connection, organization, &actor.name, &decisions).await?;
@@ -321,7 +334,8 @@ impl Plan {
             let earlier = versions.unchanged(index).filter(|stored| stored.first_seq > self.origin.seq);
             if let Some(stored) = earlier {
                 let (key, statement) = (link.key.as_deref(), link.statement);
-                dependents_store::set_first(connection, organization, stored.id, self.origin.seq, key, statement).await?;
+                dependents_store::set_first(connection, organization, stored.id, self.origin.seq, key, statement)
+                    .await?;
                 refolded.affected.events.push(stored.id);
             }
             if earlier.is_some() || versions.unchanged(index).is_none() {
@@ -413,7 +427,14 @@ struct Link {
 
 impl Default for Link {
     fn default() -> Self {
-        Self { status: LinkStatus::None, method: "none", is_pinned: false, statement: None, key: None, more: Vec::new() }
+        Self {
+            status: LinkStatus::None,
+            method: "none",
+            is_pinned: false,
+            statement: None,
+            key: None,
+            more: Vec::new(),
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //! Whatever is handed out has the hash that it was accepted with. The payloads of the last jobs stay in memory, so that
 //! the steps of one job fetch them once.
 
-use crate::db::{Db, DbError, Scope};
 use super::subject::MrnRules;
+use crate::db::{Db, DbError, Scope};
 use crate::engine::handler::StepError;
 use crate::ids::{JobId, OrganizationId};
 use crate::objects::{ObjectError, Objects};

@@ -2,9 +2,9 @@
 //! knows comes in `linking`.
 
 use super::fhir::calendar;
-use super::fhir::types::Temporal;
 use super::fhir::node::Object;
 use super::fhir::split::{Bundle, Resource};
+use super::fhir::types::Temporal;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use time::OffsetDateTime;
@@ -94,7 +94,9 @@ impl MrnRules {
         match calendar::parse_instant(&end) {
             Some(instant) => instant < accepted_at,
             // As precise as it was written: `2019` ends with 2019.
-            None => end.get(..end.len().min(10)).is_some_and(|end| *end < *accepted_at.date().to_string().get(..end.len()).unwrap_or_default()),
+            None => end
+                .get(..end.len().min(10))
+                .is_some_and(|end| *end < *accepted_at.date().to_string().get(..end.len()).unwrap_or_default()),
         }
     }
 
@@ -107,7 +109,8 @@ impl MrnRules {
         }
         let retired = matches!(identifier.string("use").as_deref(), Some("old")) || self.has_ended(identifier);
         // 500 characters: an index row must fit a page, and no real number comes near.
-        let usable = !system.is_empty() && system.len() + value.len() <= 500 && !retired && !self.is_placeholder(&value);
+        let usable =
+            !system.is_empty() && system.len() + value.len() <= 500 && !retired && !self.is_placeholder(&value);
         usable.then_some(Mrn { system, value })
     }
 
@@ -406,7 +409,8 @@ mod tests {
         };
         let plain = MrnRules::default();
         let folded = MrnRules { folded_systems: vec!["urn:s".to_owned()], ..MrnRules::default() };
-        let refusing = MrnRules { placeholders: vec!["123456".to_owned(), "Walk-In".to_owned()], ..MrnRules::default() };
+        let refusing =
+            MrnRules { placeholders: vec!["123456".to_owned(), "Walk-In".to_owned()], ..MrnRules::default() };
         for (value, rules, expected) in [
             (" Ab-01 2 ", &plain, Some("Ab-01 2")),
             // Full-width digits are digits (NFKC).

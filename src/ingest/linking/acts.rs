@@ -89,8 +89,7 @@ async fn anchor(
     organization: OrganizationId,
     patient: PatientId,
 ) -> Result<Anchor, ActError> {
-    let patient =
-        patients::survivor(connection, organization, patient).await?.ok_or(ActError::PatientNotFound)?;
+    let patient = patients::survivor(connection, organization, patient).await?.ok_or(ActError::PatientNotFound)?;
     let statements = store::of_patients(connection, organization, &[patient]).await?;
     let statement = statements.first().ok_or(ActError::PatientNotFound)?.said.id;
     Ok(Anchor { patient, statement })
@@ -196,7 +195,9 @@ pub async fn decide(
         _ => None,
     };
     if seen.statement_id.is_none() && answer == Answer::NewPatient {
-        return Err(ActError::NotPossible("Only a Patient resource can be a new patient; choose a patient, or reject."));
+        return Err(ActError::NotPossible(
+            "Only a Patient resource can be a new patient; choose a patient, or reject.",
+        ));
     }
     let own = match seen.statement_id {
         Some(statement) => store::by_ids(connection, organization, &[statement]).await?.pop(),
@@ -297,8 +298,7 @@ pub async fn merge(
         return Err(ActError::NotPossible("`into` must be another patient."));
     }
     let stays = anchor(connection, organization, into).await?;
-    let current =
-        patients::survivor(connection, organization, patient).await?.ok_or(ActError::PatientNotFound)?;
+    let current = patients::survivor(connection, organization, patient).await?.ok_or(ActError::PatientNotFound)?;
     if current == stays.patient {
         // Done already; or the other way round, which is another wish.
         let is_done = patient != current;
@@ -392,8 +392,16 @@ pub async fn place_event(
     } else {
         place_versions(connection, organization, &found, anchor.as_ref(), by).await?
     };
-    record_act(connection, organization, act, by, &event.to_string(), whose.or(found.patient_id), json!({ "events": relinked }))
-        .await?;
+    record_act(
+        connection,
+        organization,
+        act,
+        by,
+        &event.to_string(),
+        whose.or(found.patient_id),
+        json!({ "events": relinked }),
+    )
+    .await?;
     Ok(Done { patient: whose, relinked })
 }
 

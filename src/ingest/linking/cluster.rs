@@ -287,7 +287,8 @@ impl Cluster {
             refolded.affected.patients = before.union(&now).copied().collect();
         }
         refolded.changes.touched.extend(concerned_patients(&self.statements, &refolded.before));
-        refolded.emptied = before.difference(&now).copied().map(|patient| (patient, self.heir(patient, &refolded.before))).collect();
+        refolded.emptied =
+            before.difference(&now).copied().map(|patient| (patient, self.heir(patient, &refolded.before))).collect();
     }
 
     /// Where the statements of a patient went, if they all went to one.
@@ -371,7 +372,11 @@ pub struct Refolded {
 impl Refolded {
     /// Link the events that depend on what changed, except those `created` with the right link, bring the patients up to date, and open and close reviews. Returns the
     /// decisions on events that were made.
-    pub async fn finish(&mut self, connection: &mut PgConnection, created: &HashSet<EventId>) -> Result<Vec<Decision>, DbError> {
+    pub async fn finish(
+        &mut self,
+        connection: &mut PgConnection,
+        created: &HashSet<EventId>,
+    ) -> Result<Vec<Decision>, DbError> {
         let organization = self.organization;
         let mut decisions = Vec::new();
         let nothing = self.affected.keys.is_empty()

@@ -294,8 +294,7 @@ impl Fold<'_> {
             // Both have numbers of a system, and none in common: renumbered or reused.
             let differs = |mrn: &Mrn| {
                 let mut of_system = facet.numbers.iter().filter(|other| other.system == mrn.system).peekable();
-                let shares =
-                    |other: &Mrn| said.numbers.contains(other);
+                let shares = |other: &Mrn| said.numbers.contains(other);
                 of_system.peek().is_some() && !of_system.any(shares)
             };
             said.numbers.iter().any(differs).then_some("mrn_changed")

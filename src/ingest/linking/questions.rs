@@ -61,7 +61,8 @@ pub async fn ask(
     }
     let fingerprints: BTreeSet<&[u8]> =
         statements.iter().map(|statement| statement.said.fingerprint.as_slice()).collect();
-    let stored = reviews::by_fingerprints(connection, organization, &fingerprints.into_iter().collect::<Vec<_>>()).await?;
+    let stored =
+        reviews::by_fingerprints(connection, organization, &fingerprints.into_iter().collect::<Vec<_>>()).await?;
     let mut asked: BTreeSet<(Vec<u8>, bool)> = BTreeSet::new();
     for review in wanted {
         if !asked.insert((review.fingerprint.clone(), review.is_blocking)) {
@@ -69,7 +70,9 @@ pub async fn ask(
         }
         // A proposal that a person declined is not made again.
         let declined = |one: &reviews::Review| {
-            one.fingerprint.as_deref() == Some(&review.fingerprint) && one.status == "decided" && one.reason == review.reason
+            one.fingerprint.as_deref() == Some(&review.fingerprint)
+                && one.status == "decided"
+                && one.reason == review.reason
         };
         if review.is_blocking || !stored.iter().any(declined) {
             reviews::open(connection, organization, &review).await?;
@@ -134,12 +137,7 @@ pub async fn ask_about_events(
     Ok(())
 }
 
-fn review(
-    statement: &Statement,
-    reason: &'static str,
-    is_blocking: bool,
-    scored: &[(PatientId, Score)],
-) -> NewReview {
+fn review(statement: &Statement, reason: &'static str, is_blocking: bool, scored: &[(PatientId, Score)]) -> NewReview {
     let candidates: Vec<Value> = scored
         .iter()
         .take(CANDIDATES_MAX)

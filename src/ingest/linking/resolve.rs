@@ -54,10 +54,8 @@ impl Resolved {
 impl Book {
     /// From clusters, from statements beside them, and from who has which number.
     pub fn new(statements: &[Statement], beside: &[Statement], holders: &HashMap<Mrn, PatientId>) -> Self {
-        let mut book = Self {
-            holders: holders.iter().map(|(mrn, patient)| (mrn.key(), *patient)).collect(),
-            ..Self::default()
-        };
+        let mut book =
+            Self { holders: holders.iter().map(|(mrn, patient)| (mrn.key(), *patient)).collect(), ..Self::default() };
         for statement in statements.iter().chain(beside) {
             book.by_id.insert(statement.said.id, (statement.status, statement.method.clone()));
             let references =
@@ -96,11 +94,8 @@ impl Book {
         let mut found: BTreeSet<PatientId> = BTreeSet::new();
         let (mut by_number, mut by_reference) = (false, false);
         for key in keys {
-            let patient = if key.starts_with("mrn:") {
-                self.holders.get(key).copied()
-            } else {
-                self.as_of(key, first_seq)
-            };
+            let patient =
+                if key.starts_with("mrn:") { self.holders.get(key).copied() } else { self.as_of(key, first_seq) };
             found.extend(patient);
             by_number |= patient.is_some() && key.starts_with("mrn:");
             by_reference |= patient.is_some() && key.starts_with("ref:");

@@ -39,7 +39,8 @@ pub struct Review {
     pub decided_at: Option<OffsetDateTime>,
 }
 
-const COLUMNS: &str = "id, status, reason, is_blocking, event_id, fingerprint, statement_id, subject_keys, candidates, decision,
+const COLUMNS: &str =
+    "id, status, reason, is_blocking, event_id, fingerprint, statement_id, subject_keys, candidates, decision,
        decided_by, patient_id, created_at, decided_at";
 
 /// A page of an organization's reviews, newest first, behind a cursor.

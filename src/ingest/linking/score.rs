@@ -67,10 +67,10 @@ pub struct Score {
 type Weights = (f64, f64, f64);
 
 const FIELDS: [(&str, Weights, fn(&Statement, &Statement) -> Option<Agreement>); 7] = [
-    ("mrn", (10.0, 0.0, 0.0), |a, b| {
-        (!a.said.numbers.is_disjoint(&b.said.numbers)).then_some(Agreement::Agrees)
+    ("mrn", (10.0, 0.0, 0.0), |a, b| (!a.said.numbers.is_disjoint(&b.said.numbers)).then_some(Agreement::Agrees)),
+    ("birthDate", (11.0, 4.0, -8.0), |a, b| {
+        dates(a.said.person.birth_date.as_deref()?, b.said.person.birth_date.as_deref()?)
     }),
-    ("birthDate", (11.0, 4.0, -8.0), |a, b| dates(a.said.person.birth_date.as_deref()?, b.said.person.birth_date.as_deref()?)),
     ("family", (8.0, 5.0, -4.0), |a, b| names(a.said.person.family.as_deref()?, b.said.person.family.as_deref()?)),
     ("given", (6.0, 4.0, -7.0), |a, b| names(a.said.person.given.first()?, b.said.person.given.first()?)),
     ("gender", (1.0, 0.0, -5.0), |a, b| {

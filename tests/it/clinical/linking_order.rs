@@ -44,7 +44,8 @@ struct Messages {
 fn messages(seed: u64) -> Messages {
     let mut rng = StdRng::seed_from_u64(seed);
     let count = rng.random_range(4..12);
-    let people = ["Shaw Amy 1987-02-20", "Shaw Amy 1987", "Bell Bo 1950-01-01", "Shaw Bea 1987-02-20", "Shaw Amy 1990-05-05"];
+    let people =
+        ["Shaw Amy 1987-02-20", "Shaw Amy 1987", "Bell Bo 1950-01-01", "Shaw Bea 1987-02-20", "Shaw Amy 1990-05-05"];
     let numbers = ["h|1", "h|2", "g|1", "g|3", "h|000"];
     let ids = ["a", "b", "c"];
     let mut bodies = Vec::new();
@@ -128,7 +129,10 @@ async fn state(clinic: &Clinic) -> (BTreeMap<String, String>, Vec<String>) {
 }
 
 /// What one has and the other has not.
-fn difference(found: &(BTreeMap<String, String>, Vec<String>), expected: &(BTreeMap<String, String>, Vec<String>)) -> String {
+fn difference(
+    found: &(BTreeMap<String, String>, Vec<String>),
+    expected: &(BTreeMap<String, String>, Vec<String>),
+) -> String {
     let lines = |(links, more): &(BTreeMap<String, String>, Vec<String>)| -> BTreeSet<String> {
         links.iter().map(|(name, whose)| format!("{name}: {whose}")).chain(more.iter().cloned()).collect()
     };
@@ -166,7 +170,10 @@ async fn any_order_and_any_interleaving_ends_in_the_same_links() {
             let again: Vec<Accepted> = accepted.iter().filter(|_| rng.random_bool(0.3)).copied().collect();
             accepted.extend(again);
             accepted.shuffle(&mut rng);
-            let context = format!("seed {seed}, round {round}, order {:?}", accepted.iter().map(|one| one.seq).collect::<Vec<_>>());
+            let context = format!(
+                "seed {seed}, round {round}, order {:?}",
+                accepted.iter().map(|one| one.seq).collect::<Vec<_>>()
+            );
             if round < 2 {
                 for one in accepted {
                     link(&clinic, one).await;
@@ -189,8 +196,11 @@ async fn any_order_and_any_interleaving_ends_in_the_same_links() {
 #[tokio::test]
 async fn a_message_accepted_first_and_processed_last_takes_its_place() {
     let clinic = Clinic::open().await;
-    let first = clinic.accept(bundle("batch", &[person("a", &["h|1"], "Shaw Amy 1987-02-20")]).to_string().as_bytes(), "ehr").await;
-    let second = bundle("batch", &[person("b", &["h|1"], "Bell Bo 1950-01-01"), about("c", "urn:uuid:b"), about("d", "id:h|1")]);
+    let first = clinic
+        .accept(bundle("batch", &[person("a", &["h|1"], "Shaw Amy 1987-02-20")]).to_string().as_bytes(), "ehr")
+        .await;
+    let second =
+        bundle("batch", &[person("b", &["h|1"], "Bell Bo 1950-01-01"), about("c", "urn:uuid:b"), about("d", "id:h|1")]);
     clinic.ingest_from(second.to_string().as_bytes(), "ehr").await.unwrap();
     assert_eq!(clinic.view("1").await.patient.unwrap()["birth_date"], "1950-01-01");
     clinic.process(first).await.unwrap();
@@ -199,7 +209,12 @@ async fn a_message_accepted_first_and_processed_last_takes_its_place() {
     // What names the number follows it; what is about the other resource waits with it.
     let statuses = "select count(*) from clinical_events where (resource_key, link_status) in (('a', 'linked'), ('b', 'review'), ('c', 'pending'), ('d', 'linked'))";
     assert_eq!(clinic.count(statuses).await, 4);
-    assert_eq!(clinic.count("select count(*) from reviews where status = 'open' and reason = 'name' or reason = 'birth_date'").await, 1);
+    assert_eq!(
+        clinic
+            .count("select count(*) from reviews where status = 'open' and reason = 'name' or reason = 'birth_date'")
+            .await,
+        1
+    );
     // The history tells it: linked first, then taken away.
     let history = "select count(*) from patient_links l join patient_links o on o.id = l.supersedes join clinical_events e on e.id = l.event_id
                    where e.resource_key = 'b' and o.status = 'linked' and l.status = 'review'";
@@ -215,7 +230,14 @@ async fn many_jobs_at_once_about_one_patient_end_in_one_patient() {
         for part in 0..6 {
             let number = format!("h|9{round}");
             let body = match part {
-                0 | 1 => bundle("batch", &[person(&format!("p{round}-{part}"), &[&number, &format!("g{part}|{round}")], "Shaw Amy 1987-02-20")]),
+                0 | 1 => bundle(
+                    "batch",
+                    &[person(
+                        &format!("p{round}-{part}"),
+                        &[&number, &format!("g{part}|{round}")],
+                        "Shaw Amy 1987-02-20",
+                    )],
+                ),
                 2 | 3 => bundle("batch", &[about(&format!("c{round}-{part}"), &format!("id:{number}"))]),
                 _ => bundle("batch", &[about(&format!("c{round}-{part}"), &format!("Patient/p{round}-{}", part - 4))]),
             };

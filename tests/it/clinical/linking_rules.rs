@@ -102,30 +102,98 @@ type Rule = (&'static str, Vec<(&'static str, Vec<Value>)>, &'static str, &'stat
 fn identifier_rules() -> Vec<Rule> {
     let one = |resources: Vec<Value>| vec![("ehr", resources)];
     vec![
-        ("same number, two sources", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("lab", vec![person("b", &["h|1"], AMY)])], "a=A b=A", ""),
-        ("same value, another system", one(vec![person("a", &["h|1"], AMY), person("b", &["g|1"], "Bell Bo 1950-01-01")]), "a=A b=B", ""),
-        ("leading zeros are significant", one(vec![person("a", &["h|0042"], AMY), person("b", &["h|42"], AMY)]), "a=A b=B", ""),
+        (
+            "same number, two sources",
+            vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("lab", vec![person("b", &["h|1"], AMY)])],
+            "a=A b=A",
+            "",
+        ),
+        (
+            "same value, another system",
+            one(vec![person("a", &["h|1"], AMY), person("b", &["g|1"], "Bell Bo 1950-01-01")]),
+            "a=A b=B",
+            "",
+        ),
+        (
+            "leading zeros are significant",
+            one(vec![person("a", &["h|0042"], AMY), person("b", &["h|42"], AMY)]),
+            "a=A b=B",
+            "",
+        ),
         ("case is significant", one(vec![person("a", &["h|x1"], AMY), person("b", &["h|X1"], AMY)]), "a=A b=B", ""),
-        ("in a configured system neither case nor hyphens are", one(vec![person("a", &["f|x-1"], AMY), person("b", &["f|X 1"], AMY)]), "a=A b=A", ""),
-        ("a configured system needs no type", one(vec![person("a", &["-:u|1"], AMY), person("b", &["u|1"], AMY)]), "a=A b=A", ""),
-        ("another system without a type is no MRN", one(vec![person("a", &["-:h|1"], AMY), person("b", &["-:h|1"], AMY)]), "a=A b=B", ""),
-        ("SSN, account, visit, license, passport are no MRNs", one(vec![
-            person("a", &["SS:h|1", "AN:h|2", "VN:h|3", "DL:h|4", "PPN:h|5"], AMY),
-            person("b", &["SS:h|1", "AN:h|2", "VN:h|3", "DL:h|4", "PPN:h|5"], AMY),
-        ]), "a=A b=B", ""),
-        ("placeholders are nobody's", one(vec![person("a", &["h|000"], AMY), person("b", &["h|000"], AMY), person("c", &["h|UNKNOWN"], AMY), person("d", &["h|UNKNOWN"], AMY)]), "a=A b=B c=C d=D", ""),
-        ("nor are those of the organization", one(vec![person("a", &["h|123456"], AMY), person("b", &["h|123456"], AMY)]), "a=A b=B", ""),
-        ("retired numbers join nobody", one(vec![
-            person("a", &["h|1"], AMY),
-            with(person("b", &[], AMY), json!({"identifier": [with(identifier("h|1"), json!({"use": "old"}))]})),
-            with(person("c", &[], AMY), json!({"identifier": [with(identifier("h|1"), json!({"period": {"end": "2001"}}))]})),
-        ]), "a=A b=B c=C", ""),
-        ("a temporary number joins no patients", one(vec![person("a", &["MRT:h|t1"], AMY), person("b", &["MRT:h|t1"], AMY)]), "a=A b=B", ""),
-        ("a temporary number finds its patient within the source", vec![
-            ("ehr", vec![with(about("c", "x"), json!({"subject": {"identifier": identifier("MRT:h|t1")}}))]),
-            ("lab", vec![with(about("d", "x"), json!({"subject": {"identifier": identifier("MRT:h|t1")}}))]),
-            ("ehr", vec![person("a", &["MRT:h|t1"], AMY)]),
-        ], "c=A a=A d=pending", ""),
+        (
+            "in a configured system neither case nor hyphens are",
+            one(vec![person("a", &["f|x-1"], AMY), person("b", &["f|X 1"], AMY)]),
+            "a=A b=A",
+            "",
+        ),
+        (
+            "a configured system needs no type",
+            one(vec![person("a", &["-:u|1"], AMY), person("b", &["u|1"], AMY)]),
+            "a=A b=A",
+            "",
+        ),
+        (
+            "another system without a type is no MRN",
+            one(vec![person("a", &["-:h|1"], AMY), person("b", &["-:h|1"], AMY)]),
+            "a=A b=B",
+            "",
+        ),
+        (
+            "SSN, account, visit, license, passport are no MRNs",
+            one(vec![
+                person("a", &["SS:h|1", "AN:h|2", "VN:h|3", "DL:h|4", "PPN:h|5"], AMY),
+                person("b", &["SS:h|1", "AN:h|2", "VN:h|3", "DL:h|4", "PPN:h|5"], AMY),
+            ]),
+            "a=A b=B",
+            "",
+        ),
+        (
+            "placeholders are nobody's",
+            one(vec![
+                person("a", &["h|000"], AMY),
+                person("b", &["h|000"], AMY),
+                person("c", &["h|UNKNOWN"], AMY),
+                person("d", &["h|UNKNOWN"], AMY),
+            ]),
+            "a=A b=B c=C d=D",
+            "",
+        ),
+        (
+            "nor are those of the organization",
+            one(vec![person("a", &["h|123456"], AMY), person("b", &["h|123456"], AMY)]),
+            "a=A b=B",
+            "",
+        ),
+        (
+            "retired numbers join nobody",
+            one(vec![
+                person("a", &["h|1"], AMY),
+                with(person("b", &[], AMY), json!({"identifier": [with(identifier("h|1"), json!({"use": "old"}))]})),
+                with(
+                    person("c", &[], AMY),
+                    json!({"identifier": [with(identifier("h|1"), json!({"period": {"end": "2001"}}))]}),
+                ),
+            ]),
+            "a=A b=B c=C",
+            "",
+        ),
+        (
+            "a temporary number joins no patients",
+            one(vec![person("a", &["MRT:h|t1"], AMY), person("b", &["MRT:h|t1"], AMY)]),
+            "a=A b=B",
+            "",
+        ),
+        (
+            "a temporary number finds its patient within the source",
+            vec![
+                ("ehr", vec![with(about("c", "x"), json!({"subject": {"identifier": identifier("MRT:h|t1")}}))]),
+                ("lab", vec![with(about("d", "x"), json!({"subject": {"identifier": identifier("MRT:h|t1")}}))]),
+                ("ehr", vec![person("a", &["MRT:h|t1"], AMY)]),
+            ],
+            "c=A a=A d=pending",
+            "",
+        ),
     ]
 }
 
@@ -135,43 +203,225 @@ fn subject_rules() -> Vec<Rule> {
     vec![
         ("in the Bundle by fullUrl", one(vec![person("a", &["h|1"], AMY), about("c", "urn:uuid:a")]), "c=A a=A", ""),
         ("in the Bundle by type and id", one(vec![about("c", "Patient/a"), person("a", &["h|1"], AMY)]), "c=A a=A", ""),
-        ("the id within the source", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("ehr", vec![about("c", "Patient/a")]), ("lab", vec![about("d", "Patient/a")])], "c=A a=A d=pending", ""),
-        ("by number across sources", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("lab", vec![about("d", "id:h|1")])], "a=A d=A", ""),
-        ("by number, before the patient", vec![("lab", vec![about("d", "id:h|1")]), ("ehr", vec![person("a", &["h|1"], AMY)])], "a=A d=A", ""),
-        ("a contained patient's number", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("lab", vec![with(about("d", "#x"), json!({ "contained": contained }))])], "a=A d=A", ""),
+        (
+            "the id within the source",
+            vec![
+                ("ehr", vec![person("a", &["h|1"], AMY)]),
+                ("ehr", vec![about("c", "Patient/a")]),
+                ("lab", vec![about("d", "Patient/a")]),
+            ],
+            "c=A a=A d=pending",
+            "",
+        ),
+        (
+            "by number across sources",
+            vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("lab", vec![about("d", "id:h|1")])],
+            "a=A d=A",
+            "",
+        ),
+        (
+            "by number, before the patient",
+            vec![("lab", vec![about("d", "id:h|1")]), ("ehr", vec![person("a", &["h|1"], AMY)])],
+            "a=A d=A",
+            "",
+        ),
+        (
+            "a contained patient's number",
+            vec![
+                ("ehr", vec![person("a", &["h|1"], AMY)]),
+                ("lab", vec![with(about("d", "#x"), json!({ "contained": contained }))]),
+            ],
+            "a=A d=A",
+            "",
+        ),
         ("nobody yet", one(vec![about("c", "Patient/a"), about("d", "id:h|1")]), "c=pending d=pending", ""),
-        ("number and reference agree", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("ehr", vec![about("c", "Patient/a id:h|1")])], "c=A a=A", ""),
-        ("number and reference disagree, one question for all", vec![
-            ("ehr", vec![person("a", &["h|1"], AMY), person("b", &["h|2"], AMY)]),
-            ("ehr", vec![about("c", "Patient/a id:h|2"), about("d", "Patient/a id:h|2")]),
-        ], "c=review d=review a=A b=B", "several_patients"),
-        ("and also when the second is known later", vec![
-            ("ehr", vec![about("c", "Patient/a id:h|2")]),
-            ("ehr", vec![person("b", &["h|2"], AMY)]),
-            ("ehr", vec![person("a", &["h|1"], AMY)]),
-        ], "c=review a=A b=B", "several_patients"),
-        ("display says nothing", one(vec![person("a", &["h|1"], AMY), with(about("c", "x"), json!({"subject": {"display": "Amy Shaw"}}))]), "c=none a=A", ""),
+        (
+            "number and reference agree",
+            vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("ehr", vec![about("c", "Patient/a id:h|1")])],
+            "c=A a=A",
+            "",
+        ),
+        (
+            "number and reference disagree, one question for all",
+            vec![
+                ("ehr", vec![person("a", &["h|1"], AMY), person("b", &["h|2"], AMY)]),
+                ("ehr", vec![about("c", "Patient/a id:h|2"), about("d", "Patient/a id:h|2")]),
+            ],
+            "c=review d=review a=A b=B",
+            "several_patients",
+        ),
+        (
+            "and also when the second is known later",
+            vec![
+                ("ehr", vec![about("c", "Patient/a id:h|2")]),
+                ("ehr", vec![person("b", &["h|2"], AMY)]),
+                ("ehr", vec![person("a", &["h|1"], AMY)]),
+            ],
+            "c=review a=A b=B",
+            "several_patients",
+        ),
+        (
+            "display says nothing",
+            one(vec![person("a", &["h|1"], AMY), with(about("c", "x"), json!({"subject": {"display": "Amy Shaw"}}))]),
+            "c=none a=A",
+            "",
+        ),
     ]
 }
 
 fn contradiction_rules() -> Vec<Rule> {
     let one = |resources: Vec<Value>| vec![("ehr", resources)];
     vec![
-        ("birth date, and who is about it waits", one(vec![person("a", &["h|1"], AMY), person("b", &["h|1"], "Shaw Amy 1990-01-01"), about("c", "urn:uuid:b"), about("d", "Patient/b")]), "c=pending d=pending a=A b=review", "birth_date"),
-        ("a year is not another day", one(vec![person("a", &["h|1"], AMY), person("b", &["h|1"], "Shaw Amy 1987")]), "a=A b=A", ""),
-        ("both names", one(vec![person("a", &["h|1"], AMY), person("b", &["h|1"], "Bell Bo 1987-02-20")]), "a=A b=review", "name"),
-        ("one name may change", one(vec![person("a", &["h|1"], AMY), person("b", &["h|1"], "Bell Amy 1987-02-20")]), "a=A b=A", ""),
-        ("a reused id", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("ehr", vec![about("c", "Patient/a")]), ("ehr", vec![person("a", &["h|2"], AMY)]), ("ehr", vec![about("d", "Patient/a")])], "c=A d=pending a=A a=review", "mrn_changed"),
-        ("two patients, joined too late", one(vec![person("a", &["h|1"], AMY), person("b", &["g|2"], AMY), person("c", &["h|1", "g|2"], AMY)]), "a=A b=B c=review", "several_patients"),
-        ("the same question is asked once", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("ehr", vec![person("b", &["h|1"], "Shaw Amy 1990-01-01")]), ("lab", vec![person("b", &["h|1"], "SHAW AMY 1990-01-01")])], "a=A b=review b=review", "birth_date"),
-        ("neither id nor number waits, and is not asked about", vec![("ehr", vec![with(person("", &[], "Bell Bo 1950-01-01"), json!({"active": true}))])], "=pending", ""),
-        ("unless it resembles somebody", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("ehr", vec![person("", &[], AMY)])], "=pending a=A", "no_identity"),
-        ("the same number elsewhere and the same person, perhaps: linked, and proposed", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("lab", vec![person("b", &["g|1"], AMY)])], "a=A b=B", "possible_duplicate"),
-        ("replaced-by joins two of a source", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("ehr", vec![person("b", &["h|2"], AMY)]), ("ehr", vec![with(person("a", &["h|1"], AMY), json!({"link": [{"other": {"reference": "Patient/b"}, "type": "replaced-by"}]}))])], "a=A a=A b=A", ""),
-        ("replaces, before the other is known", vec![("ehr", vec![with(person("b", &["h|2"], AMY), json!({"link": [{"other": {"reference": "Patient/a"}, "type": "replaces"}]}))]), ("ehr", vec![person("a", &["h|1"], AMY)])], "a=A b=A", ""),
-        ("not in another source", vec![("lab", vec![person("a", &["h|1"], AMY)]), ("ehr", vec![with(person("b", &["h|2"], AMY), json!({"link": [{"other": {"reference": "Patient/a"}, "type": "replaces"}]}))])], "b=A a=B", ""),
-        ("not if they contradict: a question", vec![("ehr", vec![person("a", &["h|1"], "Bell Bo 1950-01-01")]), ("ehr", vec![with(person("b", &["h|2"], AMY), json!({"link": [{"other": {"reference": "Patient/a"}, "type": "replaces"}]}))])], "a=A b=B", "link_contradicts"),
-        ("seealso and refer mean nothing", vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("ehr", vec![with(person("b", &["h|2"], AMY), json!({"link": [{"other": {"reference": "Patient/a"}, "type": "seealso"}, {"other": {"reference": "Patient/a"}, "type": "refer"}]}))])], "a=A b=B", ""),
+        (
+            "birth date, and who is about it waits",
+            one(vec![
+                person("a", &["h|1"], AMY),
+                person("b", &["h|1"], "Shaw Amy 1990-01-01"),
+                about("c", "urn:uuid:b"),
+                about("d", "Patient/b"),
+            ]),
+            "c=pending d=pending a=A b=review",
+            "birth_date",
+        ),
+        (
+            "a year is not another day",
+            one(vec![person("a", &["h|1"], AMY), person("b", &["h|1"], "Shaw Amy 1987")]),
+            "a=A b=A",
+            "",
+        ),
+        (
+            "both names",
+            one(vec![person("a", &["h|1"], AMY), person("b", &["h|1"], "Bell Bo 1987-02-20")]),
+            "a=A b=review",
+            "name",
+        ),
+        (
+            "one name may change",
+            one(vec![person("a", &["h|1"], AMY), person("b", &["h|1"], "Bell Amy 1987-02-20")]),
+            "a=A b=A",
+            "",
+        ),
+        (
+            "a reused id",
+            vec![
+                ("ehr", vec![person("a", &["h|1"], AMY)]),
+                ("ehr", vec![about("c", "Patient/a")]),
+                ("ehr", vec![person("a", &["h|2"], AMY)]),
+                ("ehr", vec![about("d", "Patient/a")]),
+            ],
+            "c=A d=pending a=A a=review",
+            "mrn_changed",
+        ),
+        (
+            "two patients, joined too late",
+            one(vec![person("a", &["h|1"], AMY), person("b", &["g|2"], AMY), person("c", &["h|1", "g|2"], AMY)]),
+            "a=A b=B c=review",
+            "several_patients",
+        ),
+        (
+            "the same question is asked once",
+            vec![
+                ("ehr", vec![person("a", &["h|1"], AMY)]),
+                ("ehr", vec![person("b", &["h|1"], "Shaw Amy 1990-01-01")]),
+                ("lab", vec![person("b", &["h|1"], "SHAW AMY 1990-01-01")]),
+            ],
+            "a=A b=review b=review",
+            "birth_date",
+        ),
+        (
+            "neither id nor number waits, and is not asked about",
+            vec![("ehr", vec![with(person("", &[], "Bell Bo 1950-01-01"), json!({"active": true}))])],
+            "=pending",
+            "",
+        ),
+        (
+            "unless it resembles somebody",
+            vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("ehr", vec![person("", &[], AMY)])],
+            "=pending a=A",
+            "no_identity",
+        ),
+        (
+            "the same number elsewhere and the same person, perhaps: linked, and proposed",
+            vec![("ehr", vec![person("a", &["h|1"], AMY)]), ("lab", vec![person("b", &["g|1"], AMY)])],
+            "a=A b=B",
+            "possible_duplicate",
+        ),
+        (
+            "replaced-by joins two of a source",
+            vec![
+                ("ehr", vec![person("a", &["h|1"], AMY)]),
+                ("ehr", vec![person("b", &["h|2"], AMY)]),
+                (
+                    "ehr",
+                    vec![with(
+                        person("a", &["h|1"], AMY),
+                        json!({"link": [{"other": {"reference": "Patient/b"}, "type": "replaced-by"}]}),
+                    )],
+                ),
+            ],
+            "a=A a=A b=A",
+            "",
+        ),
+        (
+            "replaces, before the other is known",
+            vec![
+                (
+                    "ehr",
+                    vec![with(
+                        person("b", &["h|2"], AMY),
+                        json!({"link": [{"other": {"reference": "Patient/a"}, "type": "replaces"}]}),
+                    )],
+                ),
+                ("ehr", vec![person("a", &["h|1"], AMY)]),
+            ],
+            "a=A b=A",
+            "",
+        ),
+        (
+            "not in another source",
+            vec![
+                ("lab", vec![person("a", &["h|1"], AMY)]),
+                (
+                    "ehr",
+                    vec![with(
+                        person("b", &["h|2"], AMY),
+                        json!({"link": [{"other": {"reference": "Patient/a"}, "type": "replaces"}]}),
+                    )],
+                ),
+            ],
+            "b=A a=B",
+            "",
+        ),
+        (
+            "not if they contradict: a question",
+            vec![
+                ("ehr", vec![person("a", &["h|1"], "Bell Bo 1950-01-01")]),
+                (
+                    "ehr",
+                    vec![with(
+                        person("b", &["h|2"], AMY),
+                        json!({"link": [{"other": {"reference": "Patient/a"}, "type": "replaces"}]}),
+                    )],
+                ),
+            ],
+            "a=A b=B",
+            "link_contradicts",
+        ),
+        (
+            "seealso and refer mean nothing",
+            vec![
+                ("ehr", vec![person("a", &["h|1"], AMY)]),
+                (
+                    "ehr",
+                    vec![with(
+                        person("b", &["h|2"], AMY),
+                        json!({"link": [{"other": {"reference": "Patient/a"}, "type": "seealso"}, {"other": {"reference": "Patient/a"}, "type": "refer"}]}),
+                    )],
+                ),
+            ],
+            "a=A b=B",
+            "",
+        ),
     ]
 }
 
@@ -188,11 +438,18 @@ async fn every_rule_gives_its_links_and_its_questions() {
             clinic.step(accepted, "link_patient", toml::Table::new()).await.unwrap();
         }
         // Resources without an id are named by their bytes.
-        let found: Vec<String> = outcome(&clinic)
-            .await
-            .split(' ')
-            .map(|word| if word.starts_with('#') { format!("={}", word.split('=').nth(1).unwrap()) } else { word.to_owned() })
-            .collect();
+        let found: Vec<String> =
+            outcome(&clinic)
+                .await
+                .split(' ')
+                .map(|word| {
+                    if word.starts_with('#') {
+                        format!("={}", word.split('=').nth(1).unwrap())
+                    } else {
+                        word.to_owned()
+                    }
+                })
+                .collect();
         let asked = reasons(&clinic).await;
         if (found.join(" ").as_str(), asked.as_str()) != (links, questions) {
             faults.push(format!("{name}: {} [{asked}], expected {links} [{questions}]", found.join(" ")));
@@ -217,7 +474,9 @@ async fn candidates_are_scored_without_values() {
     clinic.ingest(&bundle("batch", &[person("b", &["h|1"], "Schmitt Anna 1987-02-21")])).await;
     let candidates: Value = clinic
         .unit(|connection| {
-            Box::pin(async move { Ok(sqlx::query_scalar("select candidates from reviews").fetch_one(connection).await?) })
+            Box::pin(
+                async move { Ok(sqlx::query_scalar("select candidates from reviews").fetch_one(connection).await?) },
+            )
         })
         .await;
     let text = candidates.to_string();

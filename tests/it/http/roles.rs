@@ -2,6 +2,7 @@
 //! fails here until somebody has said who may use it.
 
 use super::{call, get, sha256, small};
+use crate::clinical::{bundle, patient};
 use crate::support::app::{TestApp, TestOrganization, create_key, job_of};
 use chartgate::auth::Role;
 use chartgate::ids::{JobId, OperationId};
@@ -18,9 +19,8 @@ fn allowed(operation: &str) -> &'static [Role] {
         "getJob" | "getTimeline" | "getIssues" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" => &[Role::Reader],
-        "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent" | "linkEvent" => {
-            &[Role::Admin]
-        }
+        "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent"
+        | "linkEvent" => &[Role::Admin],
         "createOrganization" | "listWorkers" => &[Role::Platform],
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "getOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
@@ -55,19 +55,6 @@ impl Belongings {
         let retry = json!({"filter": {"errorCode": "none"}, "reason": "nothing matches"});
         let (status, operation) = app.post(&organization.admin, "/v1/admin/jobs/retry", &retry).await;
         assert_eq!(status, 202, "{operation}");
-        // Two patients with one number between them, and a third about whom somebody must be asked.
-        let person = |id: &str, mrn: &str, born: &str| crate::clinical::patient(id, mrn, born);
-        let people = [person("one", "r1", "1950"), person("two", "r2", "1950"), person("three", "r1", "1999")];
-        let people = crate::clinical::bundle("batch", &people).to_string();
-        let people = job_of(&app.submit_as(&organization.sender, None, people.into()).await.1);
-        app.wait_for(&people, "succeeded").await;
-        let patient_of = async |mrn: &str| {
-            let view = get(app, &organization.reader, &format!("/ingest/clinical/{mrn}")).await.json();
-            view["patient"]["id"].as_str().unwrap().to_owned()
-        };
-        let (patient, other_patient) = (patient_of("r1").await, patient_of("r2").await);
-        let reviews = get(app, &organization.admin, "/v1/admin/reviews").await.json();
-        let review = &reviews["reviews"][0];
         let key = create_key(&app.app, Some(organization.id), Role::Sender).await;
         Self {
             job,
@@ -75,13 +62,28 @@ impl Belongings {
             finding: finding.to_owned(),
             mrn,
             operation: operation["operationId"].as_str().unwrap().to_owned(),
-            review: review["reviewId"].as_str().unwrap().to_owned(),
-            event: review["eventId"].as_str().unwrap().to_owned(),
-            patient,
-            other_patient,
+            review: String::new(),
+            event: String::new(),
+            patient: String::new(),
+            other_patient: String::new(),
             key: key.split('_').nth(1).unwrap().to_owned(),
             organization: organization.id.to_string(),
         }
+    }
+
+    /// Two patients, and a third about whom somebody must be asked.
+    async fn with_people(mut self, app: &TestApp, organization: &TestOrganization) -> Self {
+        let people = [patient("one", "r1", "1950"), patient("two", "r2", "1950"), patient("three", "r1", "1999")];
+        let job = job_of(&app.submit_as(&organization.sender, None, bundle("batch", &people).to_string()).await.1);
+        app.wait_for(&job, "succeeded").await;
+        let reviews = get(app, &organization.admin, "/v1/admin/reviews").await.json();
+        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{reviews:#}")).to_owned();
+        self.review = text(&reviews["reviews"][0]["reviewId"]);
+        self.event = text(&reviews["reviews"][0]["eventId"]);
+        self.patient = text(&reviews["reviews"][0]["candidates"][0]["patient"]);
+        let view = get(app, &organization.reader, "/ingest/clinical/r2").await.json();
+        self.other_patient = text(&view["patient"]["id"]);
+        self
     }
 
     fn path(&self, template: &str) -> String {
@@ -148,7 +150,7 @@ async fn every_route_answers_each_role_of_each_organization_as_it_may() {
     let app = TestApp::start().await;
     let other = app.organization("Other Hospital").await;
     let workers = app.workers();
-    let own = Belongings::of(&app, &app.organization, 1).await;
+    let own = Belongings::of(&app, &app.organization, 1).await.with_people(&app, &app.organization).await;
     Belongings::of(&app, &other, 2).await;
     workers.stop().await;
     let denied_before = app.count("select count(*) from audit_records where event = 'access.denied'").await;
@@ -216,7 +218,7 @@ async fn every_route_answers_each_role_of_each_organization_as_it_may() {
 /// An allowed role of another organization: nothing of ours, whether it asks for a list or for an id.
 fn check_foreign(own: &Belongings, template: &str, operation: &str, answer: &super::Answer, context: &str) {
     let text = String::from_utf8_lossy(&answer.body);
-    for secret in own.secrets() {
+    for secret in own.secrets().into_iter().filter(|secret| !secret.is_empty()) {
         assert!(!text.contains(secret), "{context}: {text}");
     }
     match operation {

@@ -74,7 +74,11 @@ fn rules_one_by_one() {
         ),
         (
             "every statement counts, not the newest only",
-            vec![said(1, "a", &["h|1"], amy), said(2, "a", &["h|1"], "shaw amy 1987"), said(3, "b", &["h|1"], "shaw amy 1987-03-01")],
+            vec![
+                said(1, "a", &["h|1"], amy),
+                said(2, "a", &["h|1"], "shaw amy 1987"),
+                said(3, "b", &["h|1"], "shaw amy 1987-03-01"),
+            ],
             vec!["0", "0", "birth_date"],
         ),
         ("neither number nor id", vec![said(1, "", &[], amy), said(2, "", &[], amy)], vec!["pending", "pending"]),
