@@ -466,8 +466,8 @@ async fn place_versions(
         };
         store::record_decision(connection, organization, &by.actor.name, &row).await?;
     }
-    let moves: Vec<_> = moved.iter().map(|event| (*event, status, true)).collect();
-    dependents::relink(connection, organization, &moves).await?;
+    let placed: Vec<_> = moved.iter().map(|event| (*event, status, true)).collect();
+    dependents::relink(connection, organization, &placed).await?;
     let decisions: Vec<Decision> =
         moved.iter().map(|event| Decision { event: *event, status, method: "decision" }).collect();
     record(connection, organization, &decisions, by).await?;

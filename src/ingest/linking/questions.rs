@@ -142,7 +142,7 @@ fn review(statement: &Statement, reason: &'static str, is_blocking: bool, scored
         .iter()
         .take(CANDIDATES_MAX)
         .map(|(patient, score)| {
-            json!({"patient": patient, "score": score.score, "grade": score.grade, "reasons": score.reasons})
+            json!({"patient": patient, "score": score.probability, "grade": score.grade, "reasons": score.reasons})
         })
         .collect();
     NewReview {
@@ -162,12 +162,14 @@ fn scored(statement: &Statement, others: &[Statement], patients: &BTreeSet<Patie
     for other in others.iter().filter(|other| other.said.id != statement.said.id) {
         let Some(patient) = other.patient().filter(|patient| patients.contains(patient)) else { continue };
         let score = score(statement, other);
-        if best.get(&patient).is_none_or(|known| (score.grade, score.score) > (known.grade, known.score)) {
+        if best.get(&patient).is_none_or(|known| (score.grade, score.probability) > (known.grade, known.probability)) {
             best.insert(patient, score);
         }
     }
     let mut scored: Vec<(PatientId, Score)> = best.into_iter().collect();
-    scored.sort_by(|(_, one), (_, other)| other.grade.cmp(&one.grade).then(other.score.total_cmp(&one.score)));
+    scored.sort_by(|(_, one), (_, other)| {
+        other.grade.cmp(&one.grade).then(other.probability.total_cmp(&one.probability))
+    });
     scored
 }
 

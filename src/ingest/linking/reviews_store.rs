@@ -83,7 +83,7 @@ pub async fn find(
 }
 
 /// All reviews of these fingerprints.
-pub async fn by_fingerprints(
+pub(super) async fn by_fingerprints(
     connection: &mut PgConnection,
     organization: OrganizationId,
     fingerprints: &[&[u8]],
@@ -105,7 +105,7 @@ pub async fn by_fingerprints(
 
 /// A review to be opened.
 #[derive(Debug)]
-pub struct NewReview {
+pub(super) struct NewReview {
     /// Why.
     pub reason: &'static str,
     /// Whether links wait for it.
@@ -123,7 +123,7 @@ pub struct NewReview {
 }
 
 /// Ask a person. The same question, asked already, gets the new candidates.
-pub async fn open(
+pub(super) async fn open(
     connection: &mut PgConnection,
     organization: OrganizationId,
     review: &NewReview,
@@ -153,7 +153,7 @@ pub async fn open(
 }
 
 /// The questions went away.
-pub async fn supersede(
+pub(super) async fn supersede(
     connection: &mut PgConnection,
     organization: OrganizationId,
     reviews: &[ReviewId],
@@ -176,7 +176,7 @@ pub async fn supersede(
 }
 
 /// Questions about these keys that no event asks any more.
-pub async fn supersede_settled(
+pub(super) async fn supersede_settled(
     connection: &mut PgConnection,
     organization: OrganizationId,
     fingerprints: &[Vec<u8>],
@@ -210,7 +210,7 @@ pub async fn supersede_settled(
 }
 
 /// A person answered.
-pub async fn decide(
+pub(super) async fn decide(
     connection: &mut PgConnection,
     organization: OrganizationId,
     review: ReviewId,
@@ -234,7 +234,7 @@ pub async fn decide(
 }
 
 /// Whose it became by the decision.
-pub async fn set_patient(
+pub(super) async fn set_patient(
     connection: &mut PgConnection,
     organization: OrganizationId,
     review: ReviewId,

@@ -55,8 +55,8 @@ pub struct Reason {
 /// A comparison.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Score {
-    /// Probability, 0 to 1, three digits.
-    pub score: f64,
+    /// 0 to 1, three digits.
+    pub probability: f64,
     /// What it is worth.
     pub grade: Grade,
     /// Field by field.
@@ -66,7 +66,10 @@ pub struct Score {
 /// Weights of agreement, nearness and disagreement.
 type Weights = (f64, f64, f64);
 
-const FIELDS: [(&str, Weights, fn(&Statement, &Statement) -> Option<Agreement>); 7] = [
+/// Nothing, if one side does not say.
+type Compare = fn(&Statement, &Statement) -> Option<Agreement>;
+
+const FIELDS: [(&str, Weights, Compare); 7] = [
     ("mrn", (10.0, 0.0, 0.0), |a, b| (!a.said.numbers.is_disjoint(&b.said.numbers)).then_some(Agreement::Agrees)),
     ("birthDate", (11.0, 4.0, -8.0), |a, b| {
         dates(a.said.person.birth_date.as_deref()?, b.said.person.birth_date.as_deref()?)
@@ -107,7 +110,7 @@ pub fn score(one: &Statement, other: &Statement) -> Score {
         likely if likely >= POSSIBLE => Grade::Possible,
         _ => Grade::CertainlyNot,
     };
-    Score { score: (probability * 1000.0).round() / 1000.0, grade, reasons }
+    Score { probability: (probability * 1000.0).round() / 1000.0, grade, reasons }
 }
 
 fn equal(is_equal: bool) -> Agreement {

@@ -351,7 +351,7 @@ pub async fn set_holders(
 pub struct DecisionRow {
     /// Its id; later ones are greater.
     pub id: DecisionId,
-    /// link, new_patient, reject, unlink, merge
+    /// link, `new_patient`, reject, unlink, merge
     pub kind: String,
     /// Of the statement, except for a merge.
     pub fingerprint: Option<Vec<u8>>,

@@ -33,8 +33,8 @@ pub fn person(id: &str, numbers: &[&str], who: &str) -> Value {
     made
 }
 
-pub fn with(mut resource: Value, more: Value) -> Value {
-    resource.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+pub fn with(mut resource: Value, mut more: Value) -> Value {
+    resource.as_object_mut().unwrap().append(more.as_object_mut().unwrap());
     resource
 }
 
