@@ -150,6 +150,21 @@ typed_id!(
     "lnk"
 );
 typed_id!(
+    /// What a Patient resource says of a person.
+    StatementId,
+    "stm"
+);
+typed_id!(
+    /// A question for a person: whose is this?
+    ReviewId,
+    "rev"
+);
+typed_id!(
+    /// What a person decided about links.
+    DecisionId,
+    "dcn"
+);
+typed_id!(
     /// A request, when the caller gave no id of its own.
     RequestId,
     "req"

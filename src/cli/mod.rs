@@ -10,6 +10,7 @@ mod demo;
 mod jobs;
 mod orgs;
 mod out;
+mod reviews;
 mod serve;
 mod submit;
 mod validate;
@@ -55,6 +56,12 @@ enum Command {
     /// Create, list and revoke API keys.
     #[command(subcommand)]
     Keys(orgs::KeysCommand),
+    /// List, show and decide links that need a person (role admin).
+    #[command(subcommand)]
+    Reviews(reviews::ReviewsCommand),
+    /// Merge and unmerge patients, unlink and link events (role admin).
+    #[command(subcommand)]
+    Patients(reviews::PatientsCommand),
     /// List and check workflow files.
     #[command(subcommand)]
     Workflows(workflows::Command),
@@ -106,6 +113,8 @@ async fn dispatch(command: Command, config: Config) -> ExitCode {
         Command::Jobs(command) => jobs::run(command).await,
         Command::Orgs(command) => orgs::run_orgs(command).await,
         Command::Keys(command) => orgs::run_keys(command, &config).await,
+        Command::Reviews(command) => reviews::run_reviews(command).await,
+        Command::Patients(command) => reviews::run_patients(command).await,
         Command::Workflows(command) => workflows::run(&command, &config),
         Command::Doctor(arguments) => workflows::doctor(&config, &arguments).await,
         Command::Definitions(command) => definitions::run(&command),

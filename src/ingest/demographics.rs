@@ -1,8 +1,9 @@
 //! What a Patient resource says of a person, and whether two such statements contradict each other.
 
 use super::fhir::node::Object;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use unicode_normalization::UnicodeNormalization as _;
 
 /// The demographics that are kept. `Debug` shows nothing.
 #[derive(Clone, Default, PartialEq)]
@@ -57,6 +58,33 @@ impl Demographics {
         }
     }
 
+    /// As it is stored beside the event, for when this version speaks.
+    #[must_use]
+    pub fn stored(&self) -> Value {
+        json!({
+            "family": self.family, "given": self.given, "birth_date": self.birth_date, "gender": self.gender,
+            "deceased": self.deceased, "telecom": self.telecom, "address": self.address,
+        })
+    }
+
+    /// Postal codes of the addresses, without spaces and in lower case, sorted; at most ten.
+    #[must_use]
+    pub fn postal_codes(&self) -> Vec<String> {
+        let folded = |code: &str| code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+        values(self.address.as_ref(), "postalCode", folded)
+    }
+
+    /// The last nine digits of the telephone numbers, sorted; at most ten. Country and trunk prefixes are written in too
+    /// many ways to be compared.
+    #[must_use]
+    pub fn phones(&self) -> Vec<String> {
+        let phone = |value: &str| {
+            let digits: Vec<char> = value.chars().filter(char::is_ascii_digit).collect();
+            if digits.len() < 6 { String::new() } else { digits[digits.len().saturating_sub(9)..].iter().collect() }
+        };
+        values(self.telecom.as_ref(), "value", phone)
+    }
+
     /// Why these cannot be the same person, if both say enough: another birth date, or another family name together
     /// with no given name in common.
     #[must_use]
@@ -76,8 +104,18 @@ impl Demographics {
     }
 }
 
-fn fold(name: &str) -> String {
-    name.trim().to_lowercase()
+/// The distinct values of a member of an array's objects.
+fn values(array: Option<&Value>, member: &str, folded: impl Fn(&str) -> String) -> Vec<String> {
+    let objects = array.and_then(Value::as_array).into_iter().flatten();
+    let texts = objects.filter_map(|object| object.get(member)?.as_str()).map(folded);
+    let distinct: BTreeSet<String> = texts.filter(|text| !text.is_empty()).collect();
+    distinct.into_iter().take(10).collect()
+}
+
+/// A name as names are compared.
+#[must_use]
+pub fn fold(name: &str) -> String {
+    name.nfkc().collect::<String>().trim().to_lowercase()
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use super::resource::Incoming;
 use crate::db::DbError;
-use crate::ids::{EventId, JobId, OrganizationId, PatientId};
+use crate::ids::{EventId, JobId, OrganizationId, PatientId, StatementId};
+use serde_json::Value;
 use sqlx::PgConnection;
-use std::collections::BTreeMap;
 use time::OffsetDateTime;
 
 /// A stored version that matters to a payload: the current one of a resource, or one with the same bytes.
@@ -30,6 +30,14 @@ pub struct StoredEvent {
     pub patient_id: Option<PatientId>,
     /// linked, pending, review, none
     pub link_status: String,
+    /// A person decided it.
+    pub link_pinned: bool,
+    /// Where its subject points.
+    pub subject_key: Option<String>,
+    /// The statement that it is, or that its subject is.
+    pub statement_id: Option<StatementId>,
+    /// The lowest position of a job that brought these bytes.
+    pub first_seq: i64,
 }
 
 /// The versions that matter to these resources.
@@ -50,7 +58,8 @@ pub async fn stored_versions(
          from unnest($3::text[], $4::text[], $5::bytea[]) as k (resource_type, resource_key, content_sha256)
          cross join lateral (
            select id, resource_type, resource_key, content_sha256, is_current, last_updated, entry, seen_seq,
-                  patient_id, link_status
+                  patient_id, link_status, link_pinned, subject_key, statement_id,
+                  coalesce(first_seq, job_seq) as first_seq
            from clinical_events
            where organization_id = $1
              and source_label = $2
@@ -141,6 +150,17 @@ pub enum LinkStatus {
 }
 
 impl LinkStatus {
+    /// As stored in the two columns.
+    #[must_use]
+    pub fn stored(status: &str, patient: Option<PatientId>) -> Self {
+        match (status, patient) {
+            ("linked", Some(patient)) => Self::Linked(patient),
+            ("pending", _) => Self::Pending,
+            ("review", _) => Self::Review,
+            _ => Self::None,
+        }
+    }
+
     /// The word in SQL.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -175,6 +195,12 @@ pub struct NewEvent<'a> {
     pub link: LinkStatus,
     /// The resource's current version.
     pub is_current: bool,
+    /// The statement that it is (a Patient), or that its subject in the same Bundle is.
+    pub statement: Option<StatementId>,
+    /// Of a Patient resource: what it says.
+    pub demographics: Option<Value>,
+    /// A person decided whose it is.
+    pub is_pinned: bool,
 }
 
 /// Which job brought events, and from where.
@@ -206,16 +232,17 @@ pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[Ne
         "insert into clinical_events
            (organization_id, id, job_id, job_seq, seen_seq, source_label, resource_type, resource_key, content_sha256,
             payload_sha256, entry, byte_start, byte_end, last_updated, category, status, subject_key, patient_id,
-            link_status, is_current, clinical_at, created_at)
+            link_status, is_current, statement_id, demographics, link_pinned, clinical_at, created_at)
          select $1, e.id, $2, $3, $3, $4, e.resource_type, e.resource_key, e.content_sha256,
                 $5, e.entry, e.byte_start, e.byte_end, e.last_updated, e.category, e.status, e.subject_key, e.patient_id,
-                e.link_status, e.is_current, coalesce(e.clinical_at, '0001-01-01 00:00:00+00'), n.now
+                e.link_status, e.is_current, e.statement_id, e.demographics, e.link_pinned,
+                coalesce(e.clinical_at, '0001-01-01 00:00:00+00'), n.now
          from unnest($6::uuid[], $7::text[], $8::text[], $9::bytea[], $10::integer[], $11::bigint[], $12::bigint[],
                      $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::uuid[], $18::text[], $19::boolean[],
-                     $20::timestamptz[])
+                     $20::uuid[], $21::jsonb[], $22::boolean[], $23::timestamptz[])
            with ordinality as e (id, resource_type, resource_key, content_sha256, entry, byte_start, byte_end,
-                                 last_updated, category, status, subject_key, patient_id, link_status, is_current, clinical_at,
-                                 ordinal)
+                                 last_updated, category, status, subject_key, patient_id, link_status, is_current,
+                                 statement_id, demographics, link_pinned, clinical_at, ordinal)
          cross join (select chartgate_now() as now) n
          order by e.ordinal",
     )
@@ -238,69 +265,13 @@ pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[Ne
     .bind(events.iter().map(|event| event.link.patient()).collect::<Vec<_>>())
     .bind(events.iter().map(|event| event.link.as_str()).collect::<Vec<_>>())
     .bind(events.iter().map(|event| event.is_current).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.statement).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.demographics.clone()).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.is_pinned).collect::<Vec<_>>())
     .bind(events.iter().map(|event| event.incoming.clinical_at).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Link all events that wait for one of these keys to the key's patient. The caller holds the keys' locks.
-///
-/// # Errors
-/// A [`DbError`].
-pub async fn link_pending(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    keys: &[(String, PatientId)],
-) -> Result<Vec<(EventId, PatientId)>, DbError> {
-    let mut linked = Vec::new();
-    for (patient, events) in waiting_for(connection, organization, keys).await? {
-        let query = sqlx::query_scalar(
-            "update clinical_events
-             set link_status = 'linked', patient_id = $3
-             where organization_id = $1
-               and id = any ($2)
-               and link_status = 'pending'
-             returning id",
-        );
-        let ids: Vec<EventId> = query.bind(organization).bind(events).bind(patient).fetch_all(&mut *connection).await?;
-        linked.extend(ids.into_iter().map(|event| (event, patient)));
-    }
-    Ok(linked)
-}
-
-/// The events that wait for one of these keys, by the key's patient.
-async fn waiting_for(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    keys: &[(String, PatientId)],
-) -> Result<BTreeMap<PatientId, Vec<EventId>>, DbError> {
-    let mut waiting: BTreeMap<PatientId, Vec<EventId>> = BTreeMap::new();
-    if keys.is_empty() {
-        return Ok(waiting);
-    }
-    let (keys, patients): (Vec<&str>, Vec<PatientId>) =
-        keys.iter().map(|(key, patient)| (key.as_str(), *patient)).unzip();
-    let query = sqlx::query_as(
-        "select k.patient_id, e.id
-         from unnest($2::text[], $3::uuid[]) as k (subject_key, patient_id)
-         cross join lateral (
-           select id
-           from clinical_events
-           where organization_id = $1
-             and link_status = 'pending'
-             and subject_key = k.subject_key
-           -- As in stored_versions: one index lookup a key.
-           offset 0
-         ) e
-         order by e.id",
-    );
-    let rows: Vec<(PatientId, EventId)> =
-        query.bind(organization).bind(keys).bind(patients).fetch_all(connection).await?;
-    for (patient, event) in rows {
-        waiting.entry(patient).or_default().push(event);
-    }
-    Ok(waiting)
 }
 
 /// The ids of the stored events of these resources, by position; no id where there is none with the same bytes.

@@ -2,26 +2,39 @@
 //!
 //! A [`Plan`] is made from the payload alone; [`Plan::apply`] runs in the step's transaction. Whatever the order of
 //! jobs, retries and lanes, the same set of accepted payloads ends in the same current versions and links: versions are
-//! compared by `meta.lastUpdated` and order of acceptance, and a subject is looked up only under its lock.
+//! compared by `meta.lastUpdated` and order of acceptance, statements are folded in order of acceptance, and a subject is
+//! looked up only under its lock. What the rules are stands in docs/linking.md.
 
-mod registry;
+pub mod acts;
+mod cluster;
+mod dependents_store;
+mod fold;
+mod questions;
+mod resolve;
+pub mod reviews_store;
+mod score;
+mod statement;
+mod store;
 mod versions;
 
-use self::registry::{Admitted, Registry};
+use self::cluster::{Cluster, Refolded, Seeds};
+use self::fold::Said;
+use self::resolve::Resolved;
+use self::statement::{KeyKind, Statement};
 use self::versions::Versions;
 use super::demographics::Demographics;
 use super::events::{self, LinkStatus, NewEvent, Origin};
-use super::fhir::split::Bundle;
+use super::fhir::split::{Bundle, Resource};
 use super::patients::{self, Decision};
 use super::resource::Incoming;
-use super::subject::{self, Directory, Mrn, Reference, Subject};
+use super::subject::{self, Directory, MrnRules, Outside, Reference, Subject};
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::DbError;
 use crate::engine::handler::Facts;
-use crate::ids::{EventId, PatientId};
+use crate::ids::{EventId, PatientId, StatementId};
 use serde_json::json;
 use sqlx::PgConnection;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What a payload asks for, before the database is asked.
 #[derive(Debug)]
@@ -29,8 +42,6 @@ pub struct Plan {
     origin: Origin,
     /// Sorted by resource, without duplicates of the same bytes.
     resources: Vec<Planned>,
-    /// Positions in `resources` of the Patients, in order of entry.
-    patients: Vec<usize>,
     /// The position of each entry's Patient; two entries with the same bytes have the same one.
     patient_of_entry: HashMap<u32, usize>,
 }
@@ -52,17 +63,62 @@ impl Planned {
 
 #[derive(Debug)]
 struct Person {
-    mrns: BTreeSet<Mrn>,
+    statement: Statement,
     demographics: Demographics,
-    has_id: bool,
-    /// How others speak of this resource.
-    references: Vec<Reference>,
+}
+
+impl Person {
+    fn of(
+        origin: &Origin,
+        incoming: &Incoming,
+        resource: &Resource<'_>,
+        full_url: Option<&str>,
+        rules: &MrnRules,
+    ) -> Self {
+        let source = &origin.source;
+        let numbers = subject::patient_mrns(&resource.object, rules);
+        let (replaces, replaced_by) = subject::patient_links(&resource.object, source);
+        let demographics = Demographics::of(&resource.object);
+        let identity = resource.id.as_deref().map(|id| Reference::Local(id.to_owned()).key(source));
+        let resource_key = match (&resource.id, numbers.is_empty()) {
+            (Some(id), _) => id.clone().into_owned(),
+            (None, false) => String::new(),
+            (None, true) => incoming.resource_key.clone(),
+        };
+        let references = subject::references_to(resource, full_url).into_iter().map(|reference| reference.key(source));
+        let temporary = subject::temporary_numbers(&resource.object, rules);
+        let mut aliases: BTreeSet<String> =
+            references.chain(temporary.iter().map(|mrn| subject::temporary_key(source, mrn))).collect();
+        aliases.retain(|alias| Some(alias) != identity.as_ref());
+        let statement = Statement {
+            said: Said {
+                id: statement::new_id(),
+                fingerprint: statement::fingerprint(&numbers, &demographics, source, &resource_key),
+                place: (origin.seq, i32::try_from(incoming.entry).unwrap_or(i32::MAX)),
+                numbers,
+                identity,
+                replaces,
+                replaced_by,
+                person: demographics.clone(),
+            },
+            source: source.clone(),
+            resource_key,
+            event: EventId::new(),
+            aliases,
+            postal_codes: demographics.postal_codes(),
+            phones: demographics.phones(),
+            status: LinkStatus::Pending,
+            method: String::new(),
+            is_new: true,
+        };
+        Self { statement, demographics }
+    }
 }
 
 impl Plan {
     /// The plan for the entries of a Bundle that are not left out.
     #[must_use]
-    pub fn new(origin: Origin, body: &[u8], bundle: &Bundle<'_>, skip: &BTreeSet<u32>, mrn_systems: &[String]) -> Self {
+    pub fn new(origin: Origin, body: &[u8], bundle: &Bundle<'_>, skip: &BTreeSet<u32>, rules: &MrnRules) -> Self {
         let directory = Directory::new(bundle, skip);
         let mut resources = Vec::new();
         for entry in bundle.entries.iter().filter(|entry| !skip.contains(&entry.index)) {
@@ -70,13 +126,9 @@ impl Plan {
             else {
                 continue;
             };
-            let person = (incoming.resource_type == "Patient").then(|| Person {
-                mrns: subject::patient_mrns(&resource.object, mrn_systems),
-                demographics: Demographics::of(&resource.object),
-                has_id: resource.id.is_some(),
-                references: subject::references_to(resource, entry.full_url.as_deref()),
-            });
-            let subject = if person.is_some() { Subject::Nobody } else { directory.subject_of(resource, mrn_systems) };
+            let person = (incoming.resource_type == "Patient")
+                .then(|| Person::of(&origin, &incoming, resource, entry.full_url.as_deref(), rules));
+            let subject = if person.is_some() { Subject::Nobody } else { directory.subject_of(resource, rules) };
             resources.push(Planned { incoming, subject, person });
         }
         resources.sort_by(|one, two| one.bytes().cmp(&two.bytes()).then(two.incoming.entry.cmp(&one.incoming.entry)));
@@ -86,16 +138,20 @@ impl Plan {
         for planned in resources {
             let entry = planned.incoming.entry;
             let is_patient = planned.person.is_some();
-            if kept.last().is_none_or(|last| last.bytes() != planned.bytes()) {
-                kept.push(planned);
+            match kept.last_mut().filter(|last| last.bytes() == planned.bytes()) {
+                Some(last) => {
+                    // The statement was made where it stood first, and by all its names.
+                    if let (Some(last), Some(planned)) = (&mut last.person, planned.person) {
+                        last.statement.absorb(&planned.statement);
+                    }
+                }
+                None => kept.push(planned),
             }
             if is_patient {
                 patient_of_entry.insert(entry, kept.len() - 1);
             }
         }
-        let mut patients: Vec<usize> = (0..kept.len()).filter(|index| kept[*index].person.is_some()).collect();
-        patients.sort_by_key(|index| kept[*index].incoming.entry);
-        Self { origin, resources: kept, patients, patient_of_entry }
+        Self { origin, resources: kept, patient_of_entry }
     }
 
     /// Store the events and their links in the step's transaction.
@@ -104,145 +160,195 @@ impl Plan {
     /// A [`DbError`]; a conflict means that it should be run again in a fresh transaction.
     pub async fn apply(&self, connection: &mut PgConnection) -> Result<Facts, DbError> {
         let organization = self.origin.organization;
-        let lock_keys = self.lock_keys();
-        patients::lock_subjects(connection, organization, lock_keys.iter().map(String::as_str)).await?;
+        let (mut named, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+        for outside in self.resources.iter().filter_map(Planned::outside) {
+            named.extend(outside.keys(&self.origin.source));
+            numbers.extend(outside.mrns.iter().cloned());
+        }
+        let seeds = Seeds { arriving: self.statements(), named, ..Seeds::default() };
+        let mut cluster = Cluster::open(connection, organization, seeds, &numbers).await?;
         let incoming: Vec<&Incoming> = self.resources.iter().map(|planned| &planned.incoming).collect();
         let stored = events::stored_versions(connection, organization, &self.origin.source, &incoming).await?;
         let versions = Versions::compare(&self.origin, &self.resources, &stored);
-        let mut registry = Registry::load(connection, self, &versions).await?;
-        for index in &self.patients {
-            registry.admit(self, &versions, *index);
+        for (index, person) in self.people() {
+            let new = cluster.statements.iter_mut().find(|one| one.is_new && one.is_same(&person.statement));
+            if let Some(statement) = new {
+                statement.event = versions.ids[index];
+            }
         }
-        let links = self.links(&versions, &registry);
-        self.store(connection, &versions, &registry, &links).await
+        let mut refolded = cluster.refold(connection).await?;
+        let links = self.links(connection, &versions, &mut refolded).await?;
+        self.store(connection, &versions, refolded, links).await
     }
 
-    /// The subjects that this payload concerns: those that arrive, and those that events may have to wait for.
-    fn lock_keys(&self) -> BTreeSet<String> {
-        let source = &self.origin.source;
-        let mut keys = BTreeSet::new();
-        for planned in &self.resources {
-            if let Some(person) = &planned.person {
-                keys.extend(person.mrns.iter().map(Mrn::key));
-                keys.extend(person.references.iter().map(|reference| reference.key(source)));
-            }
-            if let Subject::Outside(outside) = &planned.subject {
-                keys.extend(outside.mrns.iter().map(Mrn::key));
-                keys.extend(outside.reference.iter().map(|reference| reference.key(source)));
+    fn people(&self) -> impl Iterator<Item = (usize, &Person)> {
+        self.resources.iter().enumerate().filter_map(|(index, planned)| Some((index, planned.person.as_ref()?)))
+    }
+
+    /// What the payload's Patients say, each statement once, where it stands first.
+    fn statements(&self) -> Vec<Statement> {
+        let mut statements: Vec<Statement> = Vec::new();
+        for (_, person) in self.people() {
+            match statements.iter_mut().find(|one| one.is_same(&person.statement)) {
+                Some(one) => {
+                    one.absorb(&person.statement);
+                }
+                None => statements.push(person.statement.clone()),
             }
         }
-        keys
+        statements
     }
 
     /// Whose each resource is, by position.
-    fn links(&self, versions: &Versions<'_>, registry: &Registry) -> Vec<Link> {
-        let link = |(index, planned): (usize, &Planned)| {
-            if planned.person.is_some() {
-                return registry
-                    .admitted
-                    .get(&index)
-                    .map_or_else(Link::nobody, |admitted| self.patient_link(index, admitted));
-            }
-            match &planned.subject {
-                Subject::Nobody => Link::nobody(),
-                Subject::Entry(entry) => {
-                    let patient = self.patient_of_entry.get(entry).copied();
-                    let admitted = patient.and_then(|patient| registry.admitted.get(&patient));
-                    match admitted.and_then(|admitted| admitted.status.patient()) {
-                        Some(patient) => Link::new(LinkStatus::Linked(patient), "in_bundle", None),
-                        None => Link::new(LinkStatus::Pending, "in_bundle", self.entry_key(patient)),
-                    }
-                }
-                Subject::Outside(outside) => registry.find(&self.origin.source, outside),
-            }
+    async fn links(
+        &self,
+        connection: &mut PgConnection,
+        versions: &Versions<'_>,
+        refolded: &mut Refolded,
+    ) -> Result<Vec<Link>, DbError> {
+        let organization = self.origin.organization;
+        let by_identity: HashMap<(&str, &[u8]), StatementId> = refolded
+            .statements
+            .iter()
+            .filter(|statement| statement.source == self.origin.source)
+            .map(|one| ((one.resource_key.as_str(), one.said.fingerprint.as_slice()), one.said.id))
+            .collect();
+        let of_person = |index: usize| {
+            let statement = &self.resources[index].person.as_ref()?.statement;
+            by_identity.get(&(statement.resource_key.as_str(), statement.said.fingerprint.as_slice())).copied()
         };
-        let mut links: Vec<Link> = self.resources.iter().enumerate().map(link).collect();
-        // What is stored already keeps the decision that it has; it may be linked by a key below.
-        for (index, link) in links.iter_mut().enumerate() {
-            if let Some(stored) = versions.unchanged(index) {
-                link.status = stored.status();
+        let mut links = Vec::with_capacity(self.resources.len());
+        for (index, planned) in self.resources.iter().enumerate() {
+            let mut link = Link::default();
+            let statement = match &planned.subject {
+                _ if planned.person.is_some() => of_person(index),
+                Subject::Entry(entry) => self.patient_of_entry.get(entry).copied().and_then(of_person),
+                _ => None,
+            };
+            link.statement = statement;
+            if let Some(statement) = statement {
+                link.take(refolded.book.of_statement(statement, planned.person.is_some()));
+            } else if let Some(outside) = planned.outside() {
+                let mut keys = outside.keys(&self.origin.source);
+                let seq =
+                    versions.unchanged(index).map_or(self.origin.seq, |stored| stored.first_seq.min(self.origin.seq));
+                let all: BTreeSet<String> = keys.iter().cloned().collect();
+                let mut resolved = refolded.book.of_keys(connection, organization, &all, seq).await?;
+                if let Some(mut question) = resolved.question.take().filter(|_| versions.unchanged(index).is_none()) {
+                    question.event = Some(versions.ids[index]);
+                    refolded.questions.push(question);
+                }
+                link.take(Some(resolved));
+                if keys.len() > 1 {
+                    link.more = keys.clone();
+                }
+                link.key = (!keys.is_empty()).then(|| keys.swap_remove(0));
             }
+            // A person's decision about a version holds for the next one about the same subject.
+            let before = versions.before[index].filter(|before| before.link_pinned && planned.person.is_none());
+            let same_subject =
+                before.filter(|before| before.subject_key == link.key && before.statement_id == link.statement);
+            if let Some(before) = same_subject {
+                link.take(Some(Resolved {
+                    status: before.status(),
+                    method: "decision",
+                    is_pinned: true,
+                    question: None,
+                }));
+            }
+            links.push(link);
         }
-        links
-    }
-
-    fn patient_link(&self, index: usize, admitted: &Admitted) -> Link {
-        // A Patient resource is found by its absolute URL, if it has one.
-        let references = self.resources[index].person.iter().flat_map(|person| &person.references);
-        let url = references.clone().find(|reference| matches!(reference, Reference::Absolute(_)));
-        let mut link = Link::new(admitted.status, admitted.method, url.map(|url| url.key(&self.origin.source)));
-        link.candidates.clone_from(&admitted.candidates);
-        link
-    }
-
-    /// The key under which an event waits for a Patient of this Bundle that is nobody yet.
-    fn entry_key(&self, patient: Option<usize>) -> Option<String> {
-        let person = self.resources[patient?].person.as_ref()?;
-        person.references.first().map(|reference| reference.key(&self.origin.source))
+        Ok(links)
     }
 
     async fn store(
         &self,
         connection: &mut PgConnection,
         versions: &Versions<'_>,
-        registry: &Registry,
-        links: &[Link],
+        mut refolded: Refolded,
+        mut links: Vec<Link>,
     ) -> Result<Facts, DbError> {
         let organization = self.origin.organization;
-        patients::save(connection, &self.origin, &registry.statements(self, versions)).await?;
-        patients::add_mrns(connection, organization, &registry.new_mrns).await?;
         events::mark_seen(connection, organization, &versions.seen_again, self.origin.seq).await?;
         events::set_current(connection, organization, &versions.demoted, false).await?;
         events::set_current(connection, organization, &versions.promoted, true).await?;
+        let is_new = |index: &usize| versions.unchanged(*index).is_none();
         let new: Vec<NewEvent<'_>> = (0..self.resources.len())
-            .filter(|index| versions.unchanged(*index).is_none())
+            .filter(is_new)
             .map(|index| NewEvent {
                 id: versions.ids[index],
                 incoming: &self.resources[index].incoming,
                 subject_key: links[index].key.as_deref(),
                 link: links[index].status,
                 is_current: versions.current[index],
+                statement: links[index].statement,
+                demographics: self.resources[index].person.as_ref().map(|person| person.demographics.stored()),
+                is_pinned: links[index].is_pinned,
             })
             .collect();
         events::insert(connection, &self.origin, &new).await?;
-        let arrived = registry.arrivals(self);
-        let completed = events::link_pending(connection, organization, &arrived).await?;
-        let is_new = |index: &usize| versions.unchanged(*index).is_none();
-        for index in (0..links.len()).filter(is_new).filter(|index| links[*index].status == LinkStatus::Review) {
-            let link = &links[index];
-            patients::open_review(connection, organization, versions.ids[index], link.method, &link.candidates).await?;
-        }
         let mut decisions: Vec<Decision> = (0..links.len())
             .filter(is_new)
-            .filter(|index| links[*index].status != LinkStatus::None)
+            .filter(|index| links[*index].status != LinkStatus::None || links[*index].method == "decision")
             .map(|index| Decision {
                 event: versions.ids[index],
-                patient: links[index].status.patient(),
-                status: links[index].status.as_str(),
+                status: links[index].status,
                 method: links[index].method,
             })
             .collect();
+        self.store_subjects(connection, versions, &mut refolded, &links).await?;
+        for (index, _) in self.people() {
+            refolded.changes.touched.extend(links[index].status.patient());
+        }
+        let created: HashSet<EventId> = (0..links.len()).filter(is_new).map(|index| versions.ids[index]).collect();
+        let relinked = refolded.finish(connection, &created).await?;
+        // What is stored already keeps the link that it has, unless it was moved just now.
+        for (index, link) in links.iter_mut().enumerate() {
+            if let Some(status) = refolded.changes.moved.get(&versions.ids[index]) {
+                link.status = *status;
+            } else if let Some(stored) = versions.unchanged(index) {
+                link.status = stored.status();
+            }
+        }
+        let completed =
+            relinked.iter().filter(|decision| decision.method == "arrival" || decision.method == "mrt").count();
+        decisions.extend(relinked);
         let actor = Actor::internal("step:link_patient");
         patients::record_links(connection, organization, &actor.name, &decisions).await?;
-        let completions: Vec<Decision> = completed
-            .iter()
-            .map(|(event, patient)| Decision {
-                event: *event,
-                patient: Some(*patient),
-                status: "linked",
-                method: "arrival",
-            })
-            .collect();
-        patients::record_links(connection, organization, &actor.name, &completions).await?;
-        decisions.extend(completions);
         self.audit(connection, &actor, &decisions).await?;
-        Ok(facts(versions, registry, links, &completed))
+        Ok(facts(versions, &refolded, &links, completed))
+    }
+
+    /// Remember what the subjects are: all keys of events with several, and what an earlier job said of an event that is
+    /// stored already.
+    async fn store_subjects(
+        &self,
+        connection: &mut PgConnection,
+        versions: &Versions<'_>,
+        refolded: &mut Refolded,
+        links: &[Link],
+    ) -> Result<(), DbError> {
+        let organization = self.origin.organization;
+        let mut subjects = Vec::new();
+        for (index, link) in links.iter().enumerate() {
+            let earlier = versions.unchanged(index).filter(|stored| stored.first_seq > self.origin.seq);
+            if let Some(stored) = earlier {
+                let (key, statement) = (link.key.as_deref(), link.statement);
+                dependents_store::set_first(connection, organization, stored.id, self.origin.seq, key, statement)
+                    .await?;
+                refolded.affected.events.push(stored.id);
+            }
+            if earlier.is_some() || versions.unchanged(index).is_none() {
+                subjects.extend(link.more.iter().map(|key| (key.clone(), versions.ids[index])));
+            }
+        }
+        dependents_store::add_subjects(connection, organization, &subjects).await
     }
 
     /// One record for each patient that something was linked to.
     async fn audit(&self, connection: &mut PgConnection, actor: &Actor, decisions: &[Decision]) -> Result<(), DbError> {
         let mut linked: BTreeMap<PatientId, u64> = BTreeMap::new();
-        for patient in decisions.iter().filter_map(|decision| decision.patient) {
+        for patient in decisions.iter().filter_map(|decision| decision.status.patient()) {
             *linked.entry(patient).or_default() += 1;
         }
         for (patient, events) in linked {
@@ -260,22 +366,29 @@ impl Plan {
     }
 }
 
+impl Planned {
+    fn outside(&self) -> Option<&Outside> {
+        match &self.subject {
+            Subject::Outside(outside) => Some(outside),
+            _ => None,
+        }
+    }
+}
+
 /// Counts of what was done, for the step's status.
-fn facts(versions: &Versions<'_>, registry: &Registry, links: &[Link], completed: &[(EventId, PatientId)]) -> Facts {
-    let completed: HashMap<EventId, PatientId> = completed.iter().copied().collect();
+fn facts(versions: &Versions<'_>, refolded: &Refolded, links: &[Link], completed: usize) -> Facts {
     let (mut linked, mut pending, mut review, mut unchanged) = (0u64, 0u64, 0u64, 0u64);
     let (mut patients, mut waiting, mut reviewed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (index, link) in links.iter().enumerate() {
         unchanged += u64::from(versions.unchanged(index).is_some());
-        let status = completed.get(&versions.ids[index]).map_or(link.status, |patient| LinkStatus::Linked(*patient));
-        match status {
+        match link.status {
             LinkStatus::Linked(patient) => {
                 linked += 1;
                 patients.insert(patient);
             }
             LinkStatus::Pending => {
                 pending += 1;
-                waiting.insert(link.key.clone());
+                waiting.insert((link.key.clone(), link.statement));
             }
             LinkStatus::Review => {
                 review += 1;
@@ -291,28 +404,44 @@ fn facts(versions: &Versions<'_>, registry: &Registry, links: &[Link], completed
         "linked": linked,
         "pending": pending,
         "review": review,
-        "patients_new": registry.created.len(),
-        "completed": completed.len(),
+        "patients_new": refolded.changes.created.len(),
+        "completed": completed,
         "patients": {"linked": patients.len(), "pending": waiting.len(), "review": reviewed.len()},
     });
     facts.as_object().cloned().unwrap_or_default()
 }
 
+/// Whose a resource is.
 #[derive(Debug)]
 struct Link {
     status: LinkStatus,
     method: &'static str,
+    is_pinned: bool,
+    /// The statement that it is, or that its subject in the Bundle is.
+    statement: Option<StatementId>,
+    /// The key of its subject outside.
     key: Option<String>,
-    /// Between whom a person must choose.
-    candidates: Vec<PatientId>,
+    /// All of them, if there are several.
+    more: Vec<String>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            status: LinkStatus::None,
+            method: "none",
+            is_pinned: false,
+            statement: None,
+            key: None,
+            more: Vec::new(),
+        }
+    }
 }
 
 impl Link {
-    fn new(status: LinkStatus, method: &'static str, key: Option<String>) -> Self {
-        Self { status, method, key, candidates: Vec::new() }
-    }
-
-    fn nobody() -> Self {
-        Self::new(LinkStatus::None, "none", None)
+    fn take(&mut self, resolved: Option<Resolved>) {
+        if let Some(resolved) = resolved {
+            (self.status, self.method, self.is_pinned) = (resolved.status, resolved.method, resolved.is_pinned);
+        }
     }
 }

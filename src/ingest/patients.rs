@@ -1,18 +1,15 @@
-//! SQL on patients, their identifiers, the history of links, and reviews.
+//! SQL on patients, their identifiers and the history of links.
 
-use super::demographics::Demographics;
-use super::events::Origin;
-use super::subject::{Mrn, Reference};
+use super::events::LinkStatus;
+use super::subject::Mrn;
 use crate::db::DbError;
 use crate::ids::{EventId, LinkId, OrganizationId, PatientId};
-use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use std::collections::{BTreeSet, HashMap};
-use time::OffsetDateTime;
 
 /// Version of the rules that decide links; written with every decision.
-pub const LINK_RULE_VERSION: i32 = 1;
+pub const LINK_RULE_VERSION: i32 = 2;
 
 /// Locks of subjects are taken on so many buckets of an organization: a transaction holds no more locks than this,
 /// however many subjects its payload has.
@@ -27,7 +24,8 @@ fn hash(text: &[u8]) -> (u32, u32) {
 
 /// Serialize with every transaction that concerns one of these subjects, until this one ends. To be called in a
 /// statement before anything is looked up, so that what the other transaction committed is seen. Uses the two-number
-/// space of advisory locks; the engine's lanes are in the other one.
+/// space of advisory locks; the engine's lanes are in the other one. The locks are taken behind the savepoint `subjects`:
+/// [`unlock_subjects`] gives them back.
 ///
 /// # Errors
 /// A [`DbError`].
@@ -39,25 +37,33 @@ pub async fn lock_subjects<'k>(
     let (space, _) = hash(organization.0.as_bytes());
     // Sorted and without duplicates: two transactions take the locks that they share in the same order.
     let buckets: BTreeSet<u32> = keys.map(|key| hash(key.as_bytes()).0 % LOCK_BUCKETS).collect();
-    if buckets.is_empty() {
-        return Ok(());
-    }
-    let buckets: Vec<i32> = buckets.into_iter().map(u32::cast_signed).collect();
-    sqlx::query("select pg_advisory_xact_lock($1, bucket) from unnest($2::integer[]) as bucket")
-        .bind(space.cast_signed())
-        .bind(buckets)
-        .execute(connection)
-        .await?;
+    let buckets: Vec<String> = buckets.into_iter().map(|bucket| bucket.to_string()).collect();
+    // Numbers only, so the text is ours. One round trip for both statements.
+    let sql = format!(
+        "savepoint subjects; select pg_advisory_xact_lock({}, bucket) from unnest('{{{}}}'::integer[]) as bucket",
+        space.cast_signed(),
+        buckets.join(",")
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(())
 }
 
-/// A stored patient, as far as linking compares it.
-#[derive(Clone)]
-pub struct StoredPatient {
-    /// Its demographics.
-    pub demographics: Demographics,
-    /// Its MRNs.
-    pub mrns: BTreeSet<Mrn>,
+/// Give the locks back that were taken last: more are needed, and locks are only taken all at once.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn unlock_subjects(connection: &mut PgConnection) -> Result<(), DbError> {
+    sqlx::raw_sql("rollback to savepoint subjects; release savepoint subjects").execute(connection).await?;
+    Ok(())
+}
+
+/// Keep the locks until the transaction ends.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn keep_subjects(connection: &mut PgConnection) -> Result<(), DbError> {
+    sqlx::raw_sql("release savepoint subjects").execute(connection).await?;
+    Ok(())
 }
 
 /// Which patients these MRNs belong to.
@@ -95,215 +101,118 @@ pub async fn by_mrn(
     Ok(rows.into_iter().map(|(system, value, patient)| (Mrn { system, value }, patient)).collect())
 }
 
-/// Which patients these references mean: the current version of the Patient resource of that id and source, or of that
-/// absolute URL. A Patient resource that waits for a review means nobody.
+/// Show of these patients what the newest version of their Patient resources says, and create those that do not exist:
+/// current versions before superseded ones, in the order of versions. A patient without any keeps its row as it is.
 ///
 /// # Errors
 /// A [`DbError`].
-pub async fn by_reference(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    source: &str,
-    references: &BTreeSet<Reference>,
-) -> Result<HashMap<Reference, PatientId>, DbError> {
-    let mut found = HashMap::new();
-    let (mut ids, mut urls) = (Vec::new(), Vec::new());
-    for reference in references {
-        match reference {
-            Reference::Local(id) => ids.push(id.clone()),
-            Reference::Absolute(_) => urls.push(reference.key(source)),
-        }
-    }
-    if !ids.is_empty() {
-        let rows: Vec<(String, PatientId)> = sqlx::query_as(
-            "select k.id, e.patient_id
-             from unnest($3::text[]) as k (id)
-             cross join lateral (
-               select patient_id
-               from clinical_events
-               where organization_id = $1
-                 and source_label = $2
-                 and resource_type = 'Patient'
-                 and resource_key = k.id
-                 and is_current
-                 and link_status = 'linked'
-               offset 0
-             ) e",
-        )
-        .bind(organization)
-        .bind(source)
-        .bind(ids)
-        .fetch_all(&mut *connection)
-        .await?;
-        found.extend(rows.into_iter().map(|(id, patient)| (Reference::Local(id), patient)));
-    }
-    if !urls.is_empty() {
-        let rows: Vec<(String, PatientId)> = sqlx::query_as(
-            "select k.subject_key, e.patient_id
-             from unnest($2::text[]) as k (subject_key)
-             cross join lateral (
-               select patient_id
-               from clinical_events
-               where organization_id = $1
-                 and subject_key = k.subject_key
-                 and resource_type = 'Patient'
-                 and is_current
-                 and link_status = 'linked'
-               offset 0
-             ) e",
-        )
-        .bind(organization)
-        .bind(urls)
-        .fetch_all(connection)
-        .await?;
-        let patients: HashMap<String, PatientId> = rows.into_iter().collect();
-        for reference in references {
-            if let Some(patient) = patients.get(&reference.key(source)) {
-                found.insert(reference.clone(), *patient);
-            }
-        }
-    }
-    Ok(found)
-}
-
-#[derive(sqlx::FromRow)]
-struct PatientRow {
-    id: PatientId,
-    family: Option<String>,
-    given: Vec<String>,
-    birth_date: Option<String>,
-    gender: Option<String>,
-    systems: Vec<String>,
-    values: Vec<String>,
-}
-
-/// These patients, as far as linking compares them.
-///
-/// # Errors
-/// A [`DbError`].
-pub async fn load(
+pub async fn refresh(
     connection: &mut PgConnection,
     organization: OrganizationId,
     patients: &BTreeSet<PatientId>,
-) -> Result<HashMap<PatientId, StoredPatient>, DbError> {
-    if patients.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let rows: Vec<PatientRow> = sqlx::query_as(
-        "select p.id, p.family, p.given, p.birth_date, p.gender,
-                array(select i.system from patient_identifiers i
-                      where i.organization_id = $1 and i.patient_id = p.id
-                      order by i.system, i.value) as systems,
-                array(select i.value from patient_identifiers i
-                      where i.organization_id = $1 and i.patient_id = p.id
-                      order by i.system, i.value) as values
-         from patients p
-         where p.organization_id = $1
-           and p.id = any ($2)",
-    )
-    .bind(organization)
-    .bind(patients.iter().copied().collect::<Vec<_>>())
-    .fetch_all(connection)
-    .await?;
-    let stored = rows.into_iter().map(|row| {
-        let demographics = Demographics {
-            family: row.family,
-            given: row.given,
-            birth_date: row.birth_date,
-            gender: row.gender,
-            ..Demographics::default()
-        };
-        let mrns = row.systems.into_iter().zip(row.values).map(|(system, value)| Mrn { system, value }).collect();
-        (row.id, StoredPatient { demographics, mrns })
-    });
-    Ok(stored.collect())
-}
-
-/// A statement about a patient, from one version of a Patient resource.
-#[derive(Debug, Clone)]
-pub struct Statement {
-    /// The patient.
-    pub patient: PatientId,
-    /// The event that says it.
-    pub event: EventId,
-    /// Which version that is.
-    pub last_updated: Option<OffsetDateTime>,
-    /// What it says.
-    pub demographics: Demographics,
-}
-
-/// Create the patients that do not exist, and bring the others up to date, unless what is stored comes from a newer
-/// version. One statement a patient: a row a patient, sorted by id by the caller.
-///
-/// # Errors
-/// A [`DbError`].
-pub async fn save(connection: &mut PgConnection, origin: &Origin, statements: &[Statement]) -> Result<(), DbError> {
-    for statement in statements {
-        let person = &statement.demographics;
-        sqlx::query(
-            "insert into patients
-               (organization_id, id, event_id, event_last_updated, event_seq, family, given, birth_date, gender, deceased,
-                telecom, address, created_at, updated_at)
-             select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, n.now, n.now
-             from (select chartgate_now() as now) n
-             on conflict (organization_id, id) do update
-             set event_id = excluded.event_id,
-                 event_last_updated = excluded.event_last_updated,
-                 event_seq = excluded.event_seq,
-                 family = excluded.family,
-                 given = excluded.given,
-                 birth_date = excluded.birth_date,
-                 gender = excluded.gender,
-                 deceased = excluded.deceased,
-                 telecom = excluded.telecom,
-                 address = excluded.address,
-                 updated_at = excluded.updated_at
-             -- The newest version speaks, in the same order as for versions of a resource.
-             where (coalesce(patients.event_last_updated, '-infinity'), patients.event_seq)
-                <= (coalesce(excluded.event_last_updated, '-infinity'), excluded.event_seq)",
-        )
-        .bind(origin.organization)
-        .bind(statement.patient)
-        .bind(statement.event)
-        .bind(statement.last_updated)
-        .bind(origin.seq)
-        .bind(&person.family)
-        .bind(&person.given)
-        .bind(&person.birth_date)
-        .bind(&person.gender)
-        .bind(person.deceased)
-        .bind(&person.telecom)
-        .bind(&person.address)
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
-}
-
-/// Give patients MRNs. One that a concurrent transaction gave to somebody is a conflict: run the effect again.
-///
-/// # Errors
-/// A [`DbError`].
-pub async fn add_mrns(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    mrns: &[(Mrn, PatientId)],
 ) -> Result<(), DbError> {
-    if mrns.is_empty() {
+    if patients.is_empty() {
         return Ok(());
     }
     sqlx::query(
-        "insert into patient_identifiers (organization_id, system, value, patient_id, created_at)
-         select $1, k.system, k.value, k.patient_id, chartgate_now()
-         from unnest($2::text[], $3::text[], $4::uuid[]) as k (system, value, patient_id)",
+        "insert into patients
+           (organization_id, id, event_id, event_last_updated, event_seq, family, given, birth_date, gender, deceased,
+            telecom, address, created_at, updated_at)
+         select $1, k.id, e.id, e.last_updated, e.seen_seq, e.d ->> 'family',
+                array(select jsonb_array_elements_text(e.d -> 'given')), e.d ->> 'birth_date', e.d ->> 'gender',
+                (e.d ->> 'deceased')::boolean, nullif(e.d -> 'telecom', 'null'), nullif(e.d -> 'address', 'null'), n.now, n.now
+         from unnest($2::uuid[]) as k (id)
+         cross join lateral (
+           select id, last_updated, seen_seq, demographics as d
+           from clinical_events
+           where organization_id = $1
+             and patient_id = k.id
+             and resource_type = 'Patient'
+             and demographics is not null
+           order by is_current desc, last_updated desc nulls last, seen_seq desc, entry desc nulls last
+           limit 1
+         ) e
+         cross join (select chartgate_now() as now) n
+         order by k.id
+         on conflict (organization_id, id) do update
+         set event_id = excluded.event_id,
+             event_last_updated = excluded.event_last_updated,
+             event_seq = excluded.event_seq,
+             family = excluded.family,
+             given = excluded.given,
+             birth_date = excluded.birth_date,
+             gender = excluded.gender,
+             deceased = excluded.deceased,
+             telecom = excluded.telecom,
+             address = excluded.address,
+             updated_at = excluded.updated_at,
+             -- It has statements of its own (again).
+             merged_into = null
+         where (patients.event_id, patients.event_seq) is distinct from (excluded.event_id, excluded.event_seq)
+            or patients.merged_into is not null",
     )
     .bind(organization)
-    .bind(mrns.iter().map(|(mrn, _)| mrn.system.as_str()).collect::<Vec<_>>())
-    .bind(mrns.iter().map(|(mrn, _)| mrn.value.as_str()).collect::<Vec<_>>())
-    .bind(mrns.iter().map(|(_, patient)| *patient).collect::<Vec<_>>())
+    .bind(patients.iter().copied().collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// These patients have no statements any more: who asks for them is led on, if there is somewhere to go.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn set_merged(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    emptied: &[(PatientId, Option<PatientId>)],
+) -> Result<(), DbError> {
+    if emptied.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update patients p
+         set merged_into = k.merged_into, updated_at = chartgate_now()
+         from unnest($2::uuid[], $3::uuid[]) as k (id, merged_into)
+         where p.organization_id = $1
+           and p.id = k.id",
+    )
+    .bind(organization)
+    .bind(emptied.iter().map(|(patient, _)| *patient).collect::<Vec<_>>())
+    .bind(emptied.iter().map(|(_, into)| *into).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The patient that this id leads to now; nothing, if the organization has none such.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn survivor(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    patient: PatientId,
+) -> Result<Option<PatientId>, DbError> {
+    let query = sqlx::query_scalar(
+        "with recursive chain (id, merged_into, depth) as (
+           select id, merged_into, 0
+           from patients
+           where organization_id = $1
+             and id = $2
+           union all
+           select p.id, p.merged_into, c.depth + 1
+           from chain c
+           join patients p on p.organization_id = $1 and p.id = c.merged_into
+           -- A bound against a circle, which no code makes.
+           where c.depth < 100
+         )
+         select id
+         from chain
+         order by depth desc
+         limit 1",
+    );
+    Ok(query.bind(organization).bind(patient).fetch_optional(connection).await?)
 }
 
 /// A decision about an event.
@@ -311,12 +220,17 @@ pub async fn add_mrns(
 pub struct Decision {
     /// The event.
     pub event: EventId,
-    /// The patient, if one was found.
-    pub patient: Option<PatientId>,
-    /// linked, pending, review
-    pub status: &'static str,
+    /// Whose it is.
+    pub status: LinkStatus,
     /// By which rule.
     pub method: &'static str,
+}
+
+impl Decision {
+    /// How sure a link is: a temporary number is no proof.
+    fn grade(&self) -> Option<&'static str> {
+        self.status.patient().map(|_| if self.method == "mrt" { "possible" } else { "certain" })
+    }
 }
 
 /// Append decisions to the history of links. Each supersedes the event's latest one, if there is one.
@@ -335,9 +249,9 @@ pub async fn record_links(
     sqlx::query(
         "insert into patient_links
            (organization_id, id, event_id, patient_id, status, method, grade, score, rule_version, actor, supersedes, created_at)
-         select $1, d.id, d.event_id, d.patient_id, d.status, d.method,
-                case d.status when 'linked' then 'certain' end, null, $7, $8, old.id, n.now
-         from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[]) as d (id, event_id, patient_id, status, method)
+         select $1, d.id, d.event_id, d.patient_id, d.status, d.method, d.grade, null, $8, $9, old.id, n.now
+         from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[])
+           as d (id, event_id, patient_id, status, method, grade)
          cross join (select chartgate_now() as now) n
          left join lateral (
            select id
@@ -352,37 +266,12 @@ pub async fn record_links(
     .bind(organization)
     .bind(decisions.iter().map(|_| LinkId::new()).collect::<Vec<_>>())
     .bind(decisions.iter().map(|decision| decision.event).collect::<Vec<_>>())
-    .bind(decisions.iter().map(|decision| decision.patient).collect::<Vec<_>>())
-    .bind(decisions.iter().map(|decision| decision.status).collect::<Vec<_>>())
+    .bind(decisions.iter().map(|decision| decision.status.patient()).collect::<Vec<_>>())
+    .bind(decisions.iter().map(|decision| decision.status.as_str()).collect::<Vec<_>>())
     .bind(decisions.iter().map(|decision| decision.method).collect::<Vec<_>>())
+    .bind(decisions.iter().map(Decision::grade).collect::<Vec<_>>())
     .bind(LINK_RULE_VERSION)
     .bind(actor)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Ask a person.
-///
-/// # Errors
-/// A [`DbError`].
-pub async fn open_review(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    event: EventId,
-    reason: &str,
-    candidates: &[PatientId],
-) -> Result<(), DbError> {
-    let candidates: Vec<Value> = candidates.iter().map(|patient| json!({ "patient": patient })).collect();
-    sqlx::query(
-        "insert into reviews (organization_id, id, event_id, status, reason, candidates, created_at)
-         values ($1, $2, $3, 'open', $4, $5, chartgate_now())",
-    )
-    .bind(organization)
-    .bind(uuid::Uuid::now_v7())
-    .bind(event)
-    .bind(reason)
-    .bind(Value::from(candidates))
     .execute(connection)
     .await?;
     Ok(())

@@ -3,6 +3,7 @@
 //! Whatever is handed out has the hash that it was accepted with. The payloads of the last jobs stay in memory, so that
 //! the steps of one job fetch them once.
 
+use super::subject::MrnRules;
 use crate::db::{Db, DbError, Scope};
 use crate::engine::handler::StepError;
 use crate::ids::{JobId, OrganizationId};
@@ -12,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use time::OffsetDateTime;
 
 /// Bytes of payloads that stay in memory. A larger payload is fetched by each step.
 const RECENT_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -29,8 +31,8 @@ pub struct JobPayload {
     pub storage_key: Option<String>,
     /// The sender's source label.
     pub source: String,
-    /// Systems whose identifiers are MRNs although they do not say so.
-    pub mrn_systems: Vec<String>,
+    /// What the organization says about numbers.
+    pub mrn_rules: MrnRules,
 }
 
 #[derive(sqlx::FromRow)]
@@ -40,7 +42,8 @@ struct Row {
     body: Option<Vec<u8>>,
     storage_key: Option<String>,
     source_label: String,
-    mrn_systems: Option<serde_json::Value>,
+    settings: serde_json::Value,
+    accepted_at: OffsetDateTime,
 }
 
 /// Organization and hash: payloads are not shared between organizations, not even in memory.
@@ -85,14 +88,23 @@ impl Payloads {
             .await?;
         let row = row.ok_or_else(missing)?;
         let body = self.bytes(organization, row.body, row.storage_key.as_deref(), &row.sha256).await?;
-        let systems = row.mrn_systems.and_then(|systems| serde_json::from_value(systems).ok()).unwrap_or_default();
+        let list = |key: &str| {
+            let list = row.settings.get(key).cloned();
+            list.and_then(|list| serde_json::from_value::<Vec<String>>(list).ok()).unwrap_or_default()
+        };
+        let mrn_rules = MrnRules {
+            systems: list("mrn_systems"),
+            folded_systems: list("mrn_folded_systems"),
+            placeholders: list("mrn_placeholders"),
+            accepted_at: Some(row.accepted_at),
+        };
         Ok(JobPayload {
             body,
             sha256: row.sha256,
             content_type: row.content_type,
             storage_key: row.storage_key,
             source: row.source_label,
-            mrn_systems: systems,
+            mrn_rules,
         })
     }
 
@@ -169,7 +181,7 @@ impl Payloads {
 
 async fn load(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Option<Row>, DbError> {
     let query = sqlx::query_as(
-        "select p.sha256, p.content_type, p.body, p.storage_key, j.source_label, o.settings -> 'mrn_systems' as mrn_systems
+        "select p.sha256, p.content_type, p.body, p.storage_key, j.source_label, o.settings, j.created_at as accepted_at
          from jobs j
          join payloads p on p.organization_id = j.organization_id and p.sha256 = j.payload_sha256
          join organizations o on o.id = j.organization_id

@@ -1,9 +1,14 @@
 //! Whom a resource is about, as far as the payload itself says it: MRN rules and references. Pure; what the database
 //! knows comes in `linking`.
 
+use super::fhir::calendar;
 use super::fhir::node::Object;
 use super::fhir::split::{Bundle, Resource};
+use super::fhir::types::Temporal;
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
+use time::OffsetDateTime;
+use unicode_normalization::UnicodeNormalization as _;
 
 /// A medical record number: the key is system and value, never the value alone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,10 +31,17 @@ impl Mrn {
     pub fn key(&self) -> String {
         format!("mrn:{}|{}", encode(&self.system), self.value)
     }
+
+    /// The number of such a key.
+    #[must_use]
+    pub fn of_key(key: &str) -> Option<Self> {
+        let (system, value) = key.strip_prefix("mrn:")?.split_once('|')?;
+        Some(Self { system: system.replace("%7C", "|").replace("%25", "%"), value: value.to_owned() })
+    }
 }
 
 /// The first part of a key: without the separator, so that two subjects never have the same key.
-fn encode(part: &str) -> String {
+pub(super) fn encode(part: &str) -> String {
     part.replace('%', "%25").replace('|', "%7C")
 }
 
@@ -56,6 +68,58 @@ const PLACEHOLDERS: [&str; 16] = [
     "-",
 ];
 
+/// What the organization says about numbers.
+#[derive(Debug, Clone, Default)]
+pub struct MrnRules {
+    /// Systems whose identifiers are MRNs although they do not say so.
+    pub systems: Vec<String>,
+    /// Systems in whose numbers case, spaces and hyphens mean nothing.
+    pub folded_systems: Vec<String>,
+    /// Values that are nobody's, beside those that nobody anywhere uses; compared without case.
+    pub placeholders: Vec<String>,
+    /// When the payload was accepted: a number whose period had ended then is not used.
+    pub accepted_at: Option<OffsetDateTime>,
+}
+
+impl MrnRules {
+    fn is_placeholder(&self, value: &str) -> bool {
+        is_placeholder(value) || self.placeholders.iter().any(|one| one.trim().to_lowercase() == value.to_lowercase())
+    }
+
+    /// Had its period ended when the payload was accepted? A date counts to its last moment in UTC.
+    fn has_ended(&self, identifier: &Object<'_>) -> bool {
+        let Some(accepted_at) = self.accepted_at else { return false };
+        let end = identifier.object("period").and_then(|period| period.owned("end"));
+        let Some(end) = end.filter(|end| calendar::parse(end, Temporal::DateTime).is_some()) else { return false };
+        match calendar::parse_instant(&end) {
+            Some(instant) => instant < accepted_at,
+            // As precise as it was written: `2019` ends with 2019.
+            None => end
+                .get(..end.len().min(10))
+                .is_some_and(|end| *end < *accepted_at.date().to_string().get(..end.len()).unwrap_or_default()),
+        }
+    }
+
+    fn read(&self, identifier: &Object<'_>) -> Option<Mrn> {
+        let normal = |text: Cow<'_, str>| text.nfkc().collect::<String>().trim().to_owned();
+        let system = identifier.string("system")?.trim().to_owned();
+        let mut value = normal(identifier.string("value")?);
+        if self.folded_systems.contains(&system) {
+            value = value.chars().filter(|c| !c.is_whitespace() && *c != '-').collect::<String>().to_lowercase();
+        }
+        let retired = matches!(identifier.string("use").as_deref(), Some("old")) || self.has_ended(identifier);
+        // 500 characters: an index row must fit a page, and no real number comes near.
+        let usable =
+            !system.is_empty() && system.len() + value.len() <= 500 && !retired && !self.is_placeholder(&value);
+        usable.then_some(Mrn { system, value })
+    }
+
+    /// A number that says nothing of its type counts in the systems that the organization named.
+    fn names(&self, identifier: &Object<'_>) -> bool {
+        identifier.string("system").is_some_and(|system| self.systems.iter().any(|one| *one == system.trim()))
+    }
+}
+
 /// Not a number of anybody: one repeated digit or sign, or a word for nothing.
 fn is_placeholder(value: &str) -> bool {
     let mut characters = value.chars();
@@ -70,6 +134,8 @@ fn is_placeholder(value: &str) -> bool {
 enum Declared {
     /// A medical record number.
     Mrn,
+    /// A temporary one.
+    Temporary,
     /// Something else: a social security, account or visit number, …
     Other,
     /// Nothing.
@@ -85,33 +151,51 @@ fn declared(identifier: &Object<'_>) -> Declared {
         .filter(|coding| coding.string("system").is_none_or(|system| system == IDENTIFIER_TYPES))
         .filter_map(|coding| coding.owned("code"))
         .collect();
-    match codes.iter().any(|code| code == "MR") {
-        true => Declared::Mrn,
-        false if codes.is_empty() => Declared::Untyped,
-        false => Declared::Other,
+    let has = |wanted: &str| codes.iter().any(|code| code == wanted);
+    match (has("MR"), has("MRT")) {
+        (true, _) => Declared::Mrn,
+        (false, true) => Declared::Temporary,
+        (false, false) if codes.is_empty() => Declared::Untyped,
+        (false, false) => Declared::Other,
     }
-}
-
-fn read_mrn(identifier: &Object<'_>) -> Option<Mrn> {
-    let system = identifier.string("system")?.trim().to_owned();
-    let value = identifier.string("value")?.trim().to_owned();
-    let retired = matches!(identifier.string("use").as_deref(), Some("old"));
-    // 500 characters: an index row must fit a page, and no real number comes near.
-    let usable = !system.is_empty() && system.len() + value.len() <= 500 && !retired && !is_placeholder(&value);
-    usable.then_some(Mrn { system, value })
 }
 
 /// The MRNs of a Patient resource: identifiers of type MR, and of the systems that the organization named.
 #[must_use]
-pub fn patient_mrns(patient: &Object<'_>, mrn_systems: &[String]) -> BTreeSet<Mrn> {
+pub fn patient_mrns(patient: &Object<'_>, rules: &MrnRules) -> BTreeSet<Mrn> {
     let is_mrn = |identifier: &Object<'_>| match declared(identifier) {
         Declared::Mrn => true,
-        Declared::Other => false,
-        Declared::Untyped => {
-            identifier.string("system").is_some_and(|system| mrn_systems.iter().any(|one| *one == system))
-        }
+        Declared::Temporary | Declared::Other => false,
+        Declared::Untyped => rules.names(identifier),
     };
-    patient.objects("identifier").iter().filter(|identifier| is_mrn(identifier)).filter_map(read_mrn).collect()
+    let identifiers = patient.objects("identifier");
+    identifiers.iter().filter(|identifier| is_mrn(identifier)).filter_map(|one| rules.read(one)).collect()
+}
+
+/// The temporary numbers (MRT) of a Patient resource.
+#[must_use]
+pub fn temporary_numbers(patient: &Object<'_>, rules: &MrnRules) -> BTreeSet<Mrn> {
+    let identifiers = patient.objects("identifier");
+    let temporary = identifiers.iter().filter(|identifier| declared(identifier) == Declared::Temporary);
+    temporary.filter_map(|one| rules.read(one)).collect()
+}
+
+/// Patients that this one replaces, and that it is replaced by, as the source says it (Patient.link).
+#[must_use]
+pub fn patient_links(patient: &Object<'_>, source: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut replaces, mut replaced_by) = (BTreeSet::new(), BTreeSet::new());
+    for link in patient.objects("link") {
+        let other = link.object("other").and_then(|other| other.owned("reference"));
+        // Only within the source: `Patient/id`.
+        let Some(Reference::Local(id)) = other.as_deref().and_then(Reference::parse) else { continue };
+        let key = Reference::Local(id).key(source);
+        match link.string("type").as_deref() {
+            Some("replaces") => replaces.insert(key),
+            Some("replaced-by") => replaced_by.insert(key),
+            _ => false,
+        };
+    }
+    (replaces, replaced_by)
 }
 
 /// Whom a resource is about.
@@ -130,6 +214,8 @@ pub enum Subject {
 pub struct Outside {
     /// MRNs, from `Reference.identifier` or a contained Patient.
     pub mrns: BTreeSet<Mrn>,
+    /// Temporary numbers of the same source.
+    pub temporary: BTreeSet<Mrn>,
     /// The reference itself.
     pub reference: Option<Reference>,
 }
@@ -141,12 +227,19 @@ impl std::fmt::Debug for Outside {
 }
 
 impl Outside {
-    /// The key under which an event waits: the MRN, which is known across sources, else the reference.
+    /// The keys by which the patient may be found, the MRNs first, since they are known across sources.
     #[must_use]
-    pub fn key(&self, source: &str) -> Option<String> {
-        let mrn = self.mrns.first().map(Mrn::key);
-        mrn.or_else(|| self.reference.as_ref().map(|reference| reference.key(source)))
+    pub fn keys(&self, source: &str) -> Vec<String> {
+        let temporary = self.temporary.iter().map(|mrn| temporary_key(source, mrn));
+        let reference = self.reference.as_ref().map(|reference| reference.key(source));
+        self.mrns.iter().map(Mrn::key).chain(reference).chain(temporary).collect()
     }
+}
+
+/// The key of a temporary number: within its source.
+#[must_use]
+pub fn temporary_key(source: &str, mrn: &Mrn) -> String {
+    format!("mrt:{}|{}|{}", encode(source), encode(&mrn.system), mrn.value)
 }
 
 /// A reference to a Patient.
@@ -224,23 +317,26 @@ impl Directory {
 
     /// Whom a resource is about.
     #[must_use]
-    pub fn subject_of(&self, resource: &Resource<'_>, mrn_systems: &[String]) -> Subject {
+    pub fn subject_of(&self, resource: &Resource<'_>, rules: &MrnRules) -> Subject {
         // `subject` is also a CodeableConcept or a canonical in definitional resources: those have no `reference`.
         let member = ["subject", "patient", "beneficiary", "for"].iter().find_map(|name| resource.object.object(name));
         let Some(subject) = member else { return Subject::Nobody };
         let text = subject.owned("reference");
         let mut outside = Outside::default();
-        if let Some(identifier) = subject.object("identifier")
-            && declared(&identifier) != Declared::Other
-        {
-            // The type is rarely written here. A number that is no MRN meets nobody: only MRNs are ever looked up.
-            outside.mrns.extend(read_mrn(&identifier));
+        if let Some(identifier) = subject.object("identifier") {
+            match declared(&identifier) {
+                // The type is rarely written here. A number that is no MRN meets nobody: only MRNs are ever looked up.
+                Declared::Mrn | Declared::Untyped => outside.mrns.extend(rules.read(&identifier)),
+                Declared::Temporary => outside.temporary.extend(rules.read(&identifier)),
+                Declared::Other => {}
+            }
         }
         if let Some(text) = text {
             if let Some(fragment) = text.strip_prefix('#') {
                 match contained(&resource.object, fragment) {
                     Some(patient) if patient.string("resourceType").as_deref() == Some("Patient") => {
-                        outside.mrns.extend(patient_mrns(&patient, mrn_systems));
+                        outside.mrns.extend(patient_mrns(&patient, rules));
+                        outside.temporary.extend(temporary_numbers(&patient, rules));
                     }
                     Some(_) => return Subject::Nobody,
                     None => {}
@@ -273,7 +369,8 @@ mod tests {
         let body = json!({ "identifier": identifiers }).to_string();
         let patient = Node::parse(body.as_bytes()).unwrap().object().unwrap();
         let systems: Vec<String> = systems.iter().map(|system| (*system).to_owned()).collect();
-        patient_mrns(&patient, &systems).iter().map(Mrn::key).collect()
+        let rules = MrnRules { systems, ..MrnRules::default() };
+        patient_mrns(&patient, &rules).iter().map(Mrn::key).collect()
     }
 
     fn typed(code: &str, value: &str) -> Value {
@@ -303,6 +400,59 @@ mod tests {
         assert_eq!(mrns(&json!([typed("MR", "7777")]), &[]), ["mrn:urn:s|7777"]);
     }
 
+    #[test]
+    fn numbers_are_normalized_as_the_organization_says() {
+        let read = |value: &str, rules: &MrnRules| {
+            let body = json!({ "identifier": [typed("MR", value)] }).to_string();
+            let patient = Node::parse(body.as_bytes()).unwrap().object().unwrap();
+            patient_mrns(&patient, rules).first().map(|mrn| mrn.value.clone())
+        };
+        let plain = MrnRules::default();
+        let folded = MrnRules { folded_systems: vec!["urn:s".to_owned()], ..MrnRules::default() };
+        let refusing =
+            MrnRules { placeholders: vec!["123456".to_owned(), "Walk-In".to_owned()], ..MrnRules::default() };
+        for (value, rules, expected) in [
+            (" Ab-01 2 ", &plain, Some("Ab-01 2")),
+            // Full-width digits are digits (NFKC).
+            ("\u{ff10}\u{ff11}7", &plain, Some("017")),
+            (" Ab-01 2 ", &folded, Some("ab012")),
+            ("0-0", &folded, None),
+            ("123456", &plain, Some("123456")),
+            ("123456", &refusing, None),
+            ("walk-in", &refusing, None),
+        ] {
+            assert_eq!(read(value, rules).as_deref(), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn retired_and_temporary_numbers_are_no_numbers() {
+        let accepted_at = time::macros::datetime!(2026-06-15 12:00 UTC);
+        let rules = MrnRules { accepted_at: Some(accepted_at), ..MrnRules::default() };
+        let read = |more: Value| {
+            let mut identifier = typed("MR", "7");
+            identifier.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let body = json!({ "identifier": [identifier, typed("MRT", "8")] }).to_string();
+            let patient = Node::parse(body.as_bytes()).unwrap().object().unwrap();
+            assert_eq!(temporary_numbers(&patient, &rules).len(), 1);
+            patient_mrns(&patient, &rules).len()
+        };
+        assert_eq!(read(json!({})), 1);
+        assert_eq!(read(json!({"use": "old"})), 0);
+        for (end, expected) in [
+            ("2025", 0),
+            ("2026", 1),
+            ("2026-05", 0),
+            ("2026-06-14", 0),
+            ("2026-06-15", 1),
+            ("2026-06-15T11:59:59Z", 0),
+            ("2026-06-15T12:00:01Z", 1),
+            ("someday", 1),
+        ] {
+            assert_eq!(read(json!({"period": {"end": end}})), expected, "{end}");
+        }
+    }
+
     fn subject(subject: &Value, contained: &Value) -> Subject {
         let patient = json!({"resourceType": "Patient", "id": "p1"});
         let condition = json!({"resourceType": "Condition", "subject": subject, "contained": contained});
@@ -314,7 +464,7 @@ mod tests {
         .to_string();
         let bundle = split::split(body.as_bytes()).unwrap();
         let directory = Directory::new(&bundle, &BTreeSet::new());
-        directory.subject_of(bundle.entries[2].resource.as_ref().unwrap(), &[])
+        directory.subject_of(bundle.entries[2].resource.as_ref().unwrap(), &MrnRules::default())
     }
 
     fn reference(text: &str) -> Subject {
@@ -333,7 +483,7 @@ mod tests {
     #[test]
     fn a_subject_outside_the_bundle_has_a_key() {
         let key = |subject: Subject| match subject {
-            Subject::Outside(outside) => outside.key("lab").unwrap(),
+            Subject::Outside(outside) => outside.keys("lab").remove(0),
             other => panic!("{other:?}"),
         };
         assert_eq!(key(reference("Patient/p2")), "ref:lab|Patient/p2");
@@ -350,6 +500,11 @@ mod tests {
         let mrn = |system: &str, value: &str| Mrn { system: system.to_owned(), value: value.to_owned() }.key();
         assert_ne!(mrn("a|b", "c"), mrn("a", "b|c"));
         assert_ne!(mrn("a%7Cb", "c"), mrn("a|b", "c"));
+        for (system, value) in [("urn:a|b%7C", "1|2"), ("", ""), ("%25", "%")] {
+            let mrn = Mrn { system: system.to_owned(), value: value.to_owned() };
+            assert!(Mrn::of_key(&mrn.key()) == Some(mrn));
+        }
+        assert!(Mrn::of_key("ref:a|Patient/b").is_none());
     }
 
     #[test]

@@ -469,3 +469,38 @@ async fn the_demo_shows_the_main_job_and_ends_with_everything_it_started() {
         assert!(std::os::unix::net::UnixStream::connect(socket_of(&data)).is_err(), "PostgreSQL is still there");
     }
 }
+
+#[tokio::test]
+async fn reviews_are_listed_shown_and_decided() {
+    let app = TestApp::start().await;
+    let workers = app.workers();
+    let people =
+        [("a", "1987"), ("b", "1999"), ("c", "2001")].map(|(id, born)| crate::clinical::patient(id, "r1", born));
+    let job = job_of(&app.submit(crate::clinical::bundle("batch", &people).to_string()).await.1);
+    app.wait_for(&job, "succeeded").await;
+    workers.stop().await;
+    let environment = [("CHARTGATE_URL", app.url.as_str()), ("CHARTGATE_API_KEY", app.organization.admin.as_str())];
+    let listed = run(&environment, &["reviews", "list", "--json"]).await.ok();
+    let reviews: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(reviews.len(), 2);
+    let table = run(&environment, &["reviews", "list", "--limit", "1"]).await.ok();
+    assert!(table.lines().count() == 2 && table.contains("birth_date"), "{table}");
+    let (first, second) = (reviews[0]["reviewId"].as_str().unwrap(), reviews[1]["reviewId"].as_str().unwrap());
+    let shown = run(&environment, &["reviews", "show", first]).await.ok();
+    assert!(shown.contains("incoming") && shown.contains("1987") && shown.contains("urn:hospital|r1"), "{shown}");
+    let patient = reviews[0]["candidates"][0]["patient"].as_str().unwrap();
+    let decided =
+        run(&environment, &["reviews", "decide", first, "--link", patient, "--reason", "x", "--json"]).await.json();
+    assert_eq!((&decided["status"], &decided["patient"]), (&json!("decided"), &json!(patient)));
+    let refused = run(&environment, &["reviews", "decide", first, "--new", "--reason", "x"]).await;
+    assert!(refused.code == 1 && refused.err.contains("review_decided"), "{}", refused.err);
+    assert_eq!(run(&environment, &["reviews", "decide", second, "--reason", "x"]).await.code, 2);
+    let decided = run(&environment, &["reviews", "decide", second, "--new", "--reason", "x", "--json"]).await.json();
+    let other = decided["patient"].as_str().unwrap();
+    run(&environment, &["patients", "merge", other, "--into", patient, "--reason", "x"]).await.ok();
+    run(&environment, &["patients", "unmerge", other, "--reason", "x"]).await.ok();
+    let event = reviews[0]["eventId"].as_str().unwrap();
+    run(&environment, &["patients", "unlink", event, "--reason", "x"]).await.ok();
+    run(&environment, &["patients", "link", event, "--patient", patient, "--reason", "x"]).await.ok();
+    assert_eq!(run(&environment, &["reviews", "list", "--json"]).await.ok(), "");
+}

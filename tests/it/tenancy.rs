@@ -24,7 +24,7 @@ const WITHOUT_RLS: &[&str] = &[
 ];
 
 /// Tables that take INSERT and SELECT only, whoever asks.
-const APPEND_ONLY: &[&str] = &["audit_checkpoints", "audit_leaves", "audit_records"];
+const APPEND_ONLY: &[&str] = &["audit_checkpoints", "audit_leaves", "audit_records", "link_decisions"];
 
 /// What the platform role may read over all organizations.
 const PLATFORM_READS: &[&str] = &["audit_records", "chunks", "job_steps", "jobs", "operations", "step_attempts"];
@@ -87,6 +87,19 @@ const ROWS: &[(&str, &str)] = &[
         "insert into reviews (organization_id, id, event_id, status, reason, candidates, created_at)
          values ($1, gen_random_uuid(), gen_random_uuid(), 'open', 'r', '[]', now())",
     ),
+    (
+        "patient_statements",
+        "insert into patient_statements (organization_id, id, source_label, resource_key, fingerprint, first_seq, first_entry,
+           event_id, mrn_systems, mrn_values, aliases, replaces, replaced_by, given, postal_codes, phones, status, method, created_at)
+         values ($1, gen_random_uuid(), 'default', 'p', sha256('x'), 1, 0, gen_random_uuid(), '{}', '{}', '{}', '{}', '{}', '{}', '{}',
+                 '{}', 'pending', 'no_identity', now())",
+    ),
+    ("patient_statement_keys", "insert into patient_statement_keys values ($1, 'k', gen_random_uuid(), 'mrn')"),
+    (
+        "link_decisions",
+        "insert into link_decisions (organization_id, id, kind, actor, created_at) values ($1, gen_random_uuid(), 'reject', 'key:1', now())",
+    ),
+    ("event_subjects", "insert into event_subjects values ($1, 'k', gen_random_uuid())"),
     (
         "event_sightings",
         "insert into event_sightings (organization_id, event_id, captured_at, created_at) values ($1, gen_random_uuid(), 't', now())",

@@ -1,5 +1,7 @@
 //! Administration over HTTP; roles admin (the own organization) and platform (all).
 
 pub mod jobs;
+pub mod links;
 pub mod organizations;
+pub mod reviews;
 pub mod system;

@@ -211,6 +211,12 @@ pub struct Settings {
     /// Identifier systems whose values are MRNs also without the type code MR.
     #[serde(default)]
     mrn_systems: Vec<String>,
+    /// Identifier systems in whose numbers case, spaces and hyphens mean nothing.
+    #[serde(default)]
+    mrn_folded_systems: Vec<String>,
+    /// Values that are nobody's number, beside `0`, `UNKNOWN` and the like; compared without case.
+    #[serde(default)]
+    mrn_placeholders: Vec<String>,
     /// Jobs at once over all workers; null: no cap.
     #[serde(default)]
     running_max: Option<i32>,
@@ -218,12 +224,16 @@ pub struct Settings {
 
 impl Settings {
     fn of(organization: &Organization) -> Self {
-        let mrn_systems = organization
-            .settings
-            .get("mrn_systems")
-            .and_then(|value| serde_json::from_value(value.clone()).ok())
-            .unwrap_or_default();
-        Self { mrn_systems, running_max: organization.running_max }
+        let list = |key: &str| {
+            let list = organization.settings.get(key).cloned();
+            list.and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default()
+        };
+        Self {
+            mrn_systems: list("mrn_systems"),
+            mrn_folded_systems: list("mrn_folded_systems"),
+            mrn_placeholders: list("mrn_placeholders"),
+            running_max: organization.running_max,
+        }
     }
 }
 
@@ -263,17 +273,25 @@ pub async fn put_settings(
 ) -> Result<Json<Settings>, Problem> {
     let id = permitted(&caller, &id)?;
     let settings: Settings = read_json(&headers, body).await?;
-    let sane = |system: &String| (1..=500).contains(&system.len()) && !system.chars().any(char::is_control);
-    if settings.mrn_systems.len() > 100 || !settings.mrn_systems.iter().all(sane) {
-        return Err(Problem::new(
-            "invalid_request",
-            "`mrnSystems` must hold at most 100 systems of 1 to 500 characters.",
-        ));
+    let sane = |text: &String| (1..=500).contains(&text.len()) && !text.chars().any(char::is_control);
+    for (name, list) in [
+        ("mrnSystems", &settings.mrn_systems),
+        ("mrnFoldedSystems", &settings.mrn_folded_systems),
+        ("mrnPlaceholders", &settings.mrn_placeholders),
+    ] {
+        if list.len() > 100 || !list.iter().all(sane) {
+            let detail = format!("`{name}` must hold at most 100 texts of 1 to 500 characters.");
+            return Err(Problem::new("invalid_request", detail));
+        }
     }
     if settings.running_max.is_some_and(|max| max < 1) {
         return Err(Problem::new("invalid_request", "`runningMax` must be at least 1, or null."));
     }
-    let stored = json!({ "mrn_systems": settings.mrn_systems });
+    let stored = json!({
+        "mrn_systems": settings.mrn_systems,
+        "mrn_folded_systems": settings.mrn_folded_systems,
+        "mrn_placeholders": settings.mrn_placeholders,
+    });
     let changed = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {

@@ -108,11 +108,6 @@ impl StoredEvent {
     }
 
     pub(super) fn status(&self) -> LinkStatus {
-        match (self.link_status.as_str(), self.patient_id) {
-            ("linked", Some(patient)) => LinkStatus::Linked(patient),
-            ("pending", _) => LinkStatus::Pending,
-            ("review", _) => LinkStatus::Review,
-            _ => LinkStatus::None,
-        }
+        LinkStatus::stored(&self.link_status, self.patient_id)
     }
 }

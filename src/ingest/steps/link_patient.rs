@@ -20,7 +20,7 @@ impl StepHandler for LinkPatient {
             let bundle = split::split(&payload.body).map_err(|_| not_a_bundle())?;
             // The same verdict as in `validate`, which decided that the others go on.
             let rejected = validate::report(&payload.body).rejected;
-            Ok(Plan::new(origin, &payload.body, &bundle, &rejected, &payload.mrn_systems))
+            Ok(Plan::new(origin, &payload.body, &bundle, &rejected, &payload.mrn_rules))
         })
         .await?;
         let plan = Arc::new(plan);

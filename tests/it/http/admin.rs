@@ -115,9 +115,11 @@ async fn settings_are_replaced_as_a_whole_and_change_what_is_an_mrn() {
     let app = TestApp::start().await;
     let admin = app.organization.admin.clone();
     let path = format!("/v1/admin/organizations/{}/settings", app.organization.id);
-    assert_eq!(get(&app, &admin, &path).await.json(), json!({"mrnSystems": [], "runningMax": null}));
-    let changed = put(&app, &admin, &path, &json!({"mrnSystems": ["urn:ward"], "runningMax": 4})).await;
-    assert_eq!((changed.status, changed.json()), (200, json!({"mrnSystems": ["urn:ward"], "runningMax": 4})));
+    let empty = json!({"mrnSystems": [], "mrnFoldedSystems": [], "mrnPlaceholders": [], "runningMax": null});
+    assert_eq!(get(&app, &admin, &path).await.json(), empty);
+    let settings = json!({"mrnSystems": ["urn:ward"], "mrnFoldedSystems": ["urn:f"], "mrnPlaceholders": ["123456"], "runningMax": 4});
+    let changed = put(&app, &admin, &path, &settings).await;
+    assert_eq!((changed.status, changed.json()), (200, settings));
     assert_eq!(get(&app, &app.platform, &path).await.json()["runningMax"], 4);
     let bundle = super::with_member("identifier", &json!([{"system": "urn:ward", "value": "W-1"}]));
     let workers = app.workers();
@@ -135,11 +137,13 @@ async fn settings_are_replaced_as_a_whole_and_change_what_is_an_mrn() {
         json!({"runningMax": 3_000_000_000_u64}),
         json!({"mrn_systems": []}),
         json!({"mrnSystems": ["a\tb"]}),
+        json!({"mrnFoldedSystems": [""]}),
+        json!({"mrnPlaceholders": vec!["x"; 101]}),
     ] {
         put(&app, &admin, &path, &bad).await.problem(400, "invalid_request");
     }
     put(&app, &admin, &path, &json!({"mrnSystems": ["a\0"]})).await.problem(400, "invalid_string");
-    assert_eq!(put(&app, &admin, &path, &json!({})).await.json(), json!({"mrnSystems": [], "runningMax": null}));
+    assert_eq!(put(&app, &admin, &path, &json!({})).await.json(), empty);
     let recorded = "select count(*) from audit_records where event = 'organization.settings_changed'";
     assert_eq!(app.count(recorded).await, 2);
     for id in ["x", "%00", "org_01h455vb4pex5vsknk084sn02q", "00000000000000000000000000"] {

@@ -9,6 +9,7 @@ mod intake;
 mod jobs;
 mod mutations;
 mod outage;
+mod reviews;
 mod roles;
 mod wire;
 

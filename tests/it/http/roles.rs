@@ -2,6 +2,7 @@
 //! fails here until somebody has said who may use it.
 
 use super::{call, get, sha256, small};
+use crate::clinical::{bundle, patient};
 use crate::support::app::{TestApp, TestOrganization, create_key, job_of};
 use chartgate::auth::Role;
 use chartgate::ids::{JobId, OperationId};
@@ -18,6 +19,8 @@ fn allowed(operation: &str) -> &'static [Role] {
         "getJob" | "getTimeline" | "getIssues" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" => &[Role::Reader],
+        "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent"
+        | "linkEvent" => &[Role::Admin],
         "createOrganization" | "listWorkers" => &[Role::Platform],
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "getOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
@@ -33,6 +36,10 @@ struct Belongings {
     finding: String,
     mrn: String,
     operation: String,
+    review: String,
+    patient: String,
+    other_patient: String,
+    event: String,
     key: String,
     organization: String,
 }
@@ -55,9 +62,28 @@ impl Belongings {
             finding: finding.to_owned(),
             mrn,
             operation: operation["operationId"].as_str().unwrap().to_owned(),
+            review: String::new(),
+            event: String::new(),
+            patient: String::new(),
+            other_patient: String::new(),
             key: key.split('_').nth(1).unwrap().to_owned(),
             organization: organization.id.to_string(),
         }
+    }
+
+    /// Two patients, and a third about whom somebody must be asked.
+    async fn with_people(mut self, app: &TestApp, organization: &TestOrganization) -> Self {
+        let people = [patient("one", "r1", "1950"), patient("two", "r2", "1950"), patient("three", "r1", "1999")];
+        let job = job_of(&app.submit_as(&organization.sender, None, bundle("batch", &people).to_string()).await.1);
+        app.wait_for(&job, "succeeded").await;
+        let reviews = get(app, &organization.admin, "/v1/admin/reviews").await.json();
+        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{reviews:#}")).to_owned();
+        self.review = text(&reviews["reviews"][0]["reviewId"]);
+        self.event = text(&reviews["reviews"][0]["eventId"]);
+        self.patient = text(&reviews["reviews"][0]["candidates"][0]["patient"]);
+        let view = get(app, &organization.reader, "/ingest/clinical/r2").await.json();
+        self.other_patient = text(&view["patient"]["id"]);
+        self
     }
 
     fn path(&self, template: &str) -> String {
@@ -67,6 +93,9 @@ impl Belongings {
             .replace("{findingId}", &self.finding)
             .replace("{mrn}", &self.mrn)
             .replace("{operationId}", &self.operation)
+            .replace("{reviewId}", &self.review)
+            .replace("{patientId}", &self.patient)
+            .replace("{eventId}", &self.event)
             .replace("{keyId}", &self.key)
             .replace("{organizationId}", &self.organization)
             .replace("{code}", "forbidden")
@@ -77,7 +106,10 @@ impl Belongings {
             "searchClinical" => json!({"mrn": self.mrn}),
             "createOrganization" => json!({"name": JobId::new().to_string()}),
             "retryJobs" => json!({"ids": [self.job], "reason": "x"}),
-            "retryJob" => json!({"reason": "x"}),
+            "decideReview" => json!({"decision": "reject", "reason": "x"}),
+            "mergePatient" => json!({"into": self.other_patient, "reason": "x"}),
+            "retryJob" | "unmergePatient" | "unlinkEvent" => json!({"reason": "x"}),
+            "linkEvent" => json!({"patient": self.other_patient, "reason": "x"}),
             "putSettings" => json!({"mrnSystems": ["urn:x"]}),
             "createKey" => json!({"role": "sender", "organization": self.organization}),
             _ => json!({}),
@@ -85,8 +117,18 @@ impl Belongings {
     }
 
     /// What must stand in no answer to somebody else.
-    fn secrets(&self) -> [&str; 6] {
-        [&self.job, &self.payload, &self.finding, &self.operation, &self.key, &self.organization]
+    fn secrets(&self) -> [&str; 9] {
+        [
+            &self.job,
+            &self.payload,
+            &self.finding,
+            &self.operation,
+            &self.key,
+            &self.organization,
+            &self.review,
+            &self.patient,
+            &self.event,
+        ]
     }
 }
 
@@ -107,7 +149,7 @@ async fn every_route_answers_each_role_of_each_organization_as_it_may() {
     let app = TestApp::start().await;
     let other = app.organization("Other Hospital").await;
     let workers = app.workers();
-    let own = Belongings::of(&app, &app.organization, 1).await;
+    let own = Belongings::of(&app, &app.organization, 1).await.with_people(&app, &app.organization).await;
     Belongings::of(&app, &other, 2).await;
     workers.stop().await;
     let denied_before = app.count("select count(*) from audit_records where event = 'access.denied'").await;
@@ -175,7 +217,7 @@ async fn every_route_answers_each_role_of_each_organization_as_it_may() {
 /// An allowed role of another organization: nothing of ours, whether it asks for a list or for an id.
 fn check_foreign(own: &Belongings, template: &str, operation: &str, answer: &super::Answer, context: &str) {
     let text = String::from_utf8_lossy(&answer.body);
-    for secret in own.secrets() {
+    for secret in own.secrets().into_iter().filter(|secret| !secret.is_empty()) {
         assert!(!text.contains(secret), "{context}: {text}");
     }
     match operation {

@@ -1,0 +1,198 @@
+//! Whom an event means: by the statement of its subject, or by its keys.
+
+use super::dependents_store::Dependent;
+use super::fold::Place;
+use super::statement::{Statement, keys_fingerprint};
+use super::{KeyKind, store};
+use crate::db::DbError;
+use crate::ids::{EventId, OrganizationId, PatientId, StatementId};
+use crate::ingest::events::LinkStatus;
+use crate::ingest::patients;
+use crate::ingest::subject::Mrn;
+use sqlx::PgConnection;
+use std::collections::{BTreeSet, HashMap};
+
+/// What is known of keys and statements, under their locks.
+#[derive(Debug, Default)]
+pub struct Book {
+    holders: HashMap<String, PatientId>,
+    /// Statements by the references that mean them, in order of acceptance.
+    named: HashMap<String, Vec<(Place, LinkStatus)>>,
+    by_id: HashMap<StatementId, (LinkStatus, String)>,
+}
+
+/// Where an event belongs.
+#[derive(Debug)]
+pub struct Resolved {
+    /// Whose it is.
+    pub status: LinkStatus,
+    /// Why.
+    pub method: &'static str,
+    /// A person said so.
+    pub is_pinned: bool,
+    /// What a person must be asked.
+    pub question: Option<Question>,
+}
+
+/// Keys that mean different patients.
+#[derive(Debug)]
+pub struct Question {
+    /// An event that has them.
+    pub event: Option<EventId>,
+    /// The keys.
+    pub keys: BTreeSet<String>,
+    /// Whom they mean.
+    pub candidates: BTreeSet<PatientId>,
+}
+
+impl Resolved {
+    fn new(status: LinkStatus, method: &'static str) -> Self {
+        Self { status, method, is_pinned: false, question: None }
+    }
+}
+
+impl Book {
+    /// From clusters, from statements beside them, and from who has which number.
+    pub fn new(statements: &[Statement], beside: &[Statement], holders: &HashMap<Mrn, PatientId>) -> Self {
+        let mut book =
+            Self { holders: holders.iter().map(|(mrn, patient)| (mrn.key(), *patient)).collect(), ..Self::default() };
+        for statement in statements.iter().chain(beside) {
+            book.by_id.insert(statement.said.id, (statement.status, statement.method.clone()));
+            let references =
+                statement.keys().into_iter().filter(|(_, kind)| matches!(kind, KeyKind::Identity | KeyKind::Alias));
+            for (key, _) in references {
+                book.named.entry(key).or_default().push((statement.said.place, statement.status));
+            }
+        }
+        for versions in book.named.values_mut() {
+            versions.sort_by_key(|(place, _)| *place);
+        }
+        book
+    }
+
+    /// Where an event with the subject of a statement belongs; the Patient resource itself, or one about it.
+    pub fn of_statement(&self, statement: StatementId, is_patient: bool) -> Option<Resolved> {
+        let (status, method) = self.by_id.get(&statement)?;
+        let status = match status {
+            LinkStatus::Linked(_) => *status,
+            _ if is_patient => *status,
+            // Who it is about is asked once, about the Patient resource.
+            _ => LinkStatus::Pending,
+        };
+        let method = if is_patient { known_method(method) } else { "in_bundle" };
+        Some(Resolved { is_pinned: false, ..Resolved::new(status, method) })
+    }
+
+    /// Whom keys mean, for an event of this position.
+    pub async fn of_keys(
+        &self,
+        connection: &mut PgConnection,
+        organization: OrganizationId,
+        keys: &BTreeSet<String>,
+        first_seq: i64,
+    ) -> Result<Resolved, DbError> {
+        let mut found: BTreeSet<PatientId> = BTreeSet::new();
+        let (mut by_number, mut by_reference) = (false, false);
+        for key in keys {
+            let patient =
+                if key.starts_with("mrn:") { self.holders.get(key).copied() } else { self.as_of(key, first_seq) };
+            found.extend(patient);
+            by_number |= patient.is_some() && key.starts_with("mrn:");
+            by_reference |= patient.is_some() && key.starts_with("ref:");
+        }
+        let mut patients = found.iter();
+        Ok(match (patients.next(), patients.next()) {
+            (None, _) => Resolved::new(LinkStatus::Pending, "unknown_patient"),
+            (Some(patient), None) => {
+                let method = match (by_number, by_reference) {
+                    (true, _) => "mrn_exact",
+                    (false, true) => "reference",
+                    (false, false) => "mrt",
+                };
+                Resolved::new(LinkStatus::Linked(*patient), method)
+            }
+            _ => return decided(connection, organization, keys, found).await,
+        })
+    }
+
+    /// Whom a reference means: the statement that was accepted last before the event, else the first after it.
+    fn as_of(&self, key: &str, first_seq: i64) -> Option<PatientId> {
+        let versions: Vec<&(Place, LinkStatus)> =
+            self.named.get(key)?.iter().filter(|(_, status)| *status != LinkStatus::None).collect();
+        let before = versions.iter().rev().find(|(place, _)| place.0 <= first_seq);
+        before.or(versions.first()).and_then(|(_, status)| status.patient())
+    }
+
+    /// Where a stored event belongs now.
+    pub async fn of_dependent(
+        &self,
+        connection: &mut PgConnection,
+        organization: OrganizationId,
+        dependent: &Dependent,
+        heirs: &HashMap<PatientId, Option<PatientId>>,
+    ) -> Result<Resolved, DbError> {
+        let status = dependent.status();
+        let as_it_is = |status| Resolved { is_pinned: dependent.link_pinned, ..Resolved::new(status, "decision") };
+        if dependent.link_pinned {
+            let heir = status.patient().and_then(|patient| heirs.get(&patient).copied().flatten());
+            return Ok(as_it_is(heir.map_or(status, LinkStatus::Linked)));
+        }
+        if let Some(statement) = dependent.statement_id {
+            let resolved = self.of_statement(statement, dependent.resource_type == "Patient");
+            return Ok(resolved.unwrap_or_else(|| as_it_is(status)));
+        }
+        let mut keys: BTreeSet<String> = dependent.keys.iter().cloned().collect();
+        keys.extend(dependent.subject_key.clone());
+        if keys.is_empty() {
+            return Ok(as_it_is(status));
+        }
+        let mut resolved = self.of_keys(connection, organization, &keys, dependent.first_seq).await?;
+        if let Some(question) = &mut resolved.question {
+            question.event = Some(dependent.id);
+        }
+        Ok(resolved)
+    }
+}
+
+/// What a person said about keys that mean several patients, or the question.
+async fn decided(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    keys: &BTreeSet<String>,
+    candidates: BTreeSet<PatientId>,
+) -> Result<Resolved, DbError> {
+    let fingerprint = keys_fingerprint(keys);
+    let decision = store::decisions(connection, organization, &[&fingerprint], &[]).await?.pop();
+    let pinned = |status| Resolved { is_pinned: true, ..Resolved::new(status, "decision") };
+    match decision.as_ref().map(|decision| (decision.kind.as_str(), decision.patient_id)) {
+        Some(("link", Some(patient))) => {
+            if let Some(patient) = patients::survivor(connection, organization, patient).await? {
+                return Ok(pinned(LinkStatus::Linked(patient)));
+            }
+        }
+        Some(("reject", _)) => return Ok(pinned(LinkStatus::None)),
+        _ => {}
+    }
+    let question = Question { event: None, keys: keys.clone(), candidates };
+    Ok(Resolved { question: Some(question), ..Resolved::new(LinkStatus::Review, "several_patients") })
+}
+
+/// A stored method as one of the words that we write.
+fn known_method(method: &str) -> &'static str {
+    const METHODS: [&str; 13] = [
+        "mrn_exact",
+        "same_resource",
+        "new_patient",
+        "several_patients",
+        "birth_date",
+        "name",
+        "mrn_changed",
+        "no_identity",
+        "unlinked",
+        "decided_patient_in_review",
+        "decision",
+        "link_contradicts",
+        "possible_duplicate",
+    ];
+    METHODS.into_iter().find(|one| *one == method).unwrap_or("reassessed")
+}

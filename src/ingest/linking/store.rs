@@ -1,0 +1,552 @@
+//! SQL on statements, their keys, and what persons decided.
+
+use super::fold::{Ruling, Said};
+use super::statement::Statement;
+use crate::db::DbError;
+use crate::ids::{DecisionId, EventId, OrganizationId, PatientId, ReviewId, StatementId};
+use crate::ingest::demographics::Demographics;
+use crate::ingest::events::LinkStatus;
+use crate::ingest::subject::{Mrn, Reference};
+use sqlx::PgConnection;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(sqlx::FromRow)]
+struct StatementRow {
+    id: StatementId,
+    source_label: String,
+    resource_key: String,
+    fingerprint: Vec<u8>,
+    first_seq: i64,
+    first_entry: i32,
+    event_id: EventId,
+    mrn_systems: Vec<String>,
+    mrn_values: Vec<String>,
+    aliases: Vec<String>,
+    replaces: Vec<String>,
+    replaced_by: Vec<String>,
+    family: Option<String>,
+    given: Vec<String>,
+    birth_date: Option<String>,
+    gender: Option<String>,
+    postal_codes: Vec<String>,
+    phones: Vec<String>,
+    status: String,
+    method: String,
+    patient_id: Option<PatientId>,
+}
+
+const COLUMNS: &str = "id, source_label, resource_key, fingerprint, first_seq, first_entry, event_id, mrn_systems, mrn_values,
+       aliases, replaces, replaced_by, family, given, birth_date, gender, postal_codes, phones, status, method, patient_id";
+
+impl From<StatementRow> for Statement {
+    fn from(row: StatementRow) -> Self {
+        let numbers = row.mrn_systems.into_iter().zip(row.mrn_values);
+        let has_identity = !row.resource_key.is_empty() && !row.resource_key.starts_with('#');
+        Self {
+            said: Said {
+                id: row.id,
+                fingerprint: row.fingerprint,
+                place: (row.first_seq, row.first_entry),
+                numbers: numbers.map(|(system, value)| Mrn { system, value }).collect(),
+                identity: has_identity.then(|| Reference::Local(row.resource_key.clone()).key(&row.source_label)),
+                replaces: row.replaces.into_iter().collect(),
+                replaced_by: row.replaced_by.into_iter().collect(),
+                person: Demographics {
+                    family: row.family,
+                    given: row.given,
+                    birth_date: row.birth_date,
+                    gender: row.gender,
+                    ..Demographics::default()
+                },
+            },
+            source: row.source_label,
+            resource_key: row.resource_key,
+            event: row.event_id,
+            aliases: row.aliases.into_iter().collect(),
+            postal_codes: row.postal_codes,
+            phones: row.phones,
+            status: LinkStatus::stored(&row.status, row.patient_id),
+            method: row.method,
+            is_new: false,
+        }
+    }
+}
+
+/// The statements with one of these keys: by the kinds that join clusters, or by those that events name.
+pub async fn by_keys(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    keys: &[String],
+    kinds: &[&str],
+) -> Result<Vec<Statement>, DbError> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "select {COLUMNS}
+         from patient_statements
+         where organization_id = $1
+           and id = any (array(
+             select k.statement_id
+             from unnest($2::text[]) as wanted (key)
+             cross join lateral (
+               select statement_id
+               from patient_statement_keys
+               where organization_id = $1
+                 and key = wanted.key
+                 and kind = any ($3)
+               -- One index lookup a key, whatever the planner believes of the table's size.
+               offset 0
+             ) k))"
+    );
+    let query = sqlx::query_as::<_, StatementRow>(sqlx::AssertSqlSafe(sql)).bind(organization).bind(keys).bind(kinds);
+    Ok(query.fetch_all(connection).await?.into_iter().map(Statement::from).collect())
+}
+
+/// These statements.
+pub async fn by_ids(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    ids: &[StatementId],
+) -> Result<Vec<Statement>, DbError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!("select {COLUMNS} from patient_statements where organization_id = $1 and id = any ($2)");
+    let query = sqlx::query_as::<_, StatementRow>(sqlx::AssertSqlSafe(sql)).bind(organization).bind(ids);
+    Ok(query.fetch_all(connection).await?.into_iter().map(Statement::from).collect())
+}
+
+/// Statements of patients that were born on this day, for candidates; at most two hundred.
+pub async fn by_birth_date(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    birth_date: &str,
+) -> Result<Vec<Statement>, DbError> {
+    let sql = format!(
+        "select {COLUMNS}
+         from patient_statements
+         where organization_id = $1
+           and birth_date = $2
+           and status = 'linked'
+         order by first_seq, first_entry
+         limit 200"
+    );
+    let query = sqlx::query_as::<_, StatementRow>(sqlx::AssertSqlSafe(sql)).bind(organization).bind(birth_date);
+    Ok(query.fetch_all(connection).await?.into_iter().map(Statement::from).collect())
+}
+
+/// Statements of the patients who have this number in any system, or of these patients.
+pub async fn of_patients(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    patients: &[PatientId],
+) -> Result<Vec<Statement>, DbError> {
+    if patients.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "select {COLUMNS}
+         from patient_statements
+         where organization_id = $1
+           and patient_id = any ($2)
+         order by first_seq, first_entry
+         limit 1000"
+    );
+    let query = sqlx::query_as::<_, StatementRow>(sqlx::AssertSqlSafe(sql)).bind(organization).bind(patients);
+    Ok(query.fetch_all(connection).await?.into_iter().map(Statement::from).collect())
+}
+
+/// The patients who have a number of this value, in whatever system; at most twenty.
+pub async fn holders_of_value(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    value: &str,
+) -> Result<Vec<PatientId>, DbError> {
+    let query = sqlx::query_scalar(
+        "select distinct patient_id
+         from patient_identifiers
+         where organization_id = $1
+           and value = $2
+         limit 20",
+    );
+    Ok(query.bind(organization).bind(value).fetch_all(connection).await?)
+}
+
+/// Store new statements with their keys.
+pub async fn insert(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    statements: &[&Statement],
+) -> Result<(), DbError> {
+    if statements.is_empty() {
+        return Ok(());
+    }
+    for statement in statements {
+        let said = &statement.said;
+        let (systems, values): (Vec<&str>, Vec<&str>) =
+            said.numbers.iter().map(|mrn| (mrn.system.as_str(), mrn.value.as_str())).unzip();
+        let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
+        sqlx::query(
+            "insert into patient_statements
+               (organization_id, id, source_label, resource_key, fingerprint, first_seq, first_entry, event_id, mrn_systems,
+                mrn_values, aliases, replaces, replaced_by, family, given, birth_date, gender, postal_codes, phones, status,
+                method, patient_id, created_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                     chartgate_now())",
+        )
+        .bind(organization)
+        .bind(said.id)
+        .bind(&statement.source)
+        .bind(&statement.resource_key)
+        .bind(&said.fingerprint)
+        .bind(said.place.0)
+        .bind(said.place.1)
+        .bind(statement.event)
+        .bind(systems)
+        .bind(values)
+        .bind(list(&statement.aliases))
+        .bind(list(&said.replaces))
+        .bind(list(&said.replaced_by))
+        .bind(&said.person.family)
+        .bind(&said.person.given)
+        .bind(&said.person.birth_date)
+        .bind(&said.person.gender)
+        .bind(&statement.postal_codes)
+        .bind(&statement.phones)
+        .bind(statement.status.as_str())
+        .bind(&statement.method)
+        .bind(statement.patient())
+        .execute(&mut *connection)
+        .await?;
+    }
+    insert_keys(connection, organization, statements).await
+}
+
+/// Stored statements that moved, or that were accepted earlier than was known.
+pub async fn update(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    statements: &[&Statement],
+) -> Result<(), DbError> {
+    if statements.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update patient_statements s
+         set first_seq = k.first_seq, first_entry = k.first_entry, status = k.status, method = k.method,
+             patient_id = k.patient_id
+         from unnest($2::uuid[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $7::uuid[])
+           as k (id, first_seq, first_entry, status, method, patient_id)
+         where s.organization_id = $1
+           and s.id = k.id",
+    )
+    .bind(organization)
+    .bind(statements.iter().map(|one| one.said.id).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.said.place.0).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.said.place.1).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.status.as_str()).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.method.as_str()).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.patient()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Stored statements that go by more names than was known.
+pub async fn add_names(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    statements: &[&Statement],
+) -> Result<(), DbError> {
+    for statement in statements {
+        let said = &statement.said;
+        let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
+        sqlx::query(
+            "update patient_statements
+             set aliases = $3, replaces = $4, replaced_by = $5
+             where organization_id = $1
+               and id = $2",
+        )
+        .bind(organization)
+        .bind(said.id)
+        .bind(list(&statement.aliases))
+        .bind(list(&said.replaces))
+        .bind(list(&said.replaced_by))
+        .execute(&mut *connection)
+        .await?;
+    }
+    insert_keys(connection, organization, statements).await
+}
+
+async fn insert_keys(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    statements: &[&Statement],
+) -> Result<(), DbError> {
+    let of = |statement: &&Statement| {
+        let id = statement.said.id;
+        statement.keys().into_iter().map(move |(key, kind)| (key, id, kind.as_str())).collect::<Vec<_>>()
+    };
+    let keys: Vec<(String, StatementId, &'static str)> = statements.iter().flat_map(of).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into patient_statement_keys (organization_id, key, statement_id, kind)
+         select $1, k.key, k.statement_id, k.kind
+         from unnest($2::text[], $3::uuid[], $4::text[]) as k (key, statement_id, kind)
+         on conflict do nothing",
+    )
+    .bind(organization)
+    .bind(keys.iter().map(|(key, _, _)| key.as_str()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(_, statement, _)| *statement).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(_, _, kind)| *kind).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Give numbers to those who have them now, and take them from everybody else.
+pub async fn set_holders(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    given: &BTreeMap<Mrn, PatientId>,
+    taken: &BTreeSet<Mrn>,
+) -> Result<(), DbError> {
+    if !given.is_empty() {
+        sqlx::query(
+            "insert into patient_identifiers (organization_id, system, value, patient_id, created_at)
+             select $1, k.system, k.value, k.patient_id, chartgate_now()
+             from unnest($2::text[], $3::text[], $4::uuid[]) as k (system, value, patient_id)
+             on conflict (organization_id, system, value) do update
+             set patient_id = excluded.patient_id",
+        )
+        .bind(organization)
+        .bind(given.keys().map(|mrn| mrn.system.as_str()).collect::<Vec<_>>())
+        .bind(given.keys().map(|mrn| mrn.value.as_str()).collect::<Vec<_>>())
+        .bind(given.values().copied().collect::<Vec<_>>())
+        .execute(&mut *connection)
+        .await?;
+    }
+    if !taken.is_empty() {
+        sqlx::query(
+            "delete from patient_identifiers i
+             using unnest($2::text[], $3::text[]) as k (system, value)
+             where i.organization_id = $1
+               and i.system = k.system
+               and i.value = k.value",
+        )
+        .bind(organization)
+        .bind(taken.iter().map(|mrn| mrn.system.as_str()).collect::<Vec<_>>())
+        .bind(taken.iter().map(|mrn| mrn.value.as_str()).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// What persons decided that may concern these statements.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct DecisionRow {
+    /// Its id; later ones are greater.
+    pub id: DecisionId,
+    /// link, `new_patient`, reject, unlink, merge
+    pub kind: String,
+    /// Of the statement, except for a merge.
+    pub fingerprint: Option<Vec<u8>>,
+    /// Decided about; of a merge the one who goes.
+    pub statement_id: Option<StatementId>,
+    /// The same person as this statement says; of a merge the one who stays.
+    pub anchor_id: Option<StatementId>,
+    /// Of a merge: the patient who goes.
+    pub patient_id: Option<PatientId>,
+    /// Of a merge: the patient who stays.
+    pub into_patient_id: Option<PatientId>,
+    /// It was taken back by a later row.
+    pub is_superseded: bool,
+}
+
+impl DecisionRow {
+    /// What it says of a fingerprint.
+    pub fn ruling(&self) -> Option<Ruling> {
+        match self.kind.as_str() {
+            "link" => self.anchor_id.map(Ruling::Link),
+            "new_patient" => Some(Ruling::NewPatient),
+            "reject" => Some(Ruling::Reject),
+            "unlink" => Some(Ruling::Unlink),
+            _ => None,
+        }
+    }
+}
+
+/// Decisions on these fingerprints, and those that name these statements, oldest first.
+pub async fn decisions(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    fingerprints: &[&[u8]],
+    statements: &[StatementId],
+) -> Result<Vec<DecisionRow>, DbError> {
+    let query = sqlx::query_as(
+        "select d.id, d.kind, d.fingerprint, d.statement_id, d.anchor_id, d.patient_id, d.into_patient_id,
+                exists (select 1 from link_decisions later
+                        where later.organization_id = $1 and later.supersedes = d.id) as is_superseded
+         from link_decisions d
+         where d.organization_id = $1
+           and d.id = any (
+             array(select f.id from unnest($2::bytea[]) as k (fingerprint)
+                   cross join lateral (select id from link_decisions
+                                       where organization_id = $1 and fingerprint = k.fingerprint offset 0) f)
+             || array(select s.id from unnest($3::uuid[]) as k (statement_id)
+                      cross join lateral (select id from link_decisions
+                                          where organization_id = $1 and statement_id = k.statement_id offset 0) s)
+             || array(select a.id from unnest($3::uuid[]) as k (statement_id)
+                      cross join lateral (select id from link_decisions
+                                          where organization_id = $1 and anchor_id = k.statement_id offset 0) a))
+         order by d.id",
+    );
+    Ok(query.bind(organization).bind(fingerprints).bind(statements).fetch_all(connection).await?)
+}
+
+/// The other keys of events that have one of these keys and more.
+pub async fn keys_beside(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    keys: &[String],
+) -> Result<Vec<String>, DbError> {
+    let query = sqlx::query_scalar(
+        "select distinct other.key
+         from unnest($2::text[]) as k (key)
+         cross join lateral (
+           select event_id
+           from event_subjects
+           where organization_id = $1
+             and key = k.key
+           offset 0
+         ) e
+         cross join lateral (
+           select key
+           from event_subjects
+           where organization_id = $1
+             and event_id = e.event_id
+           offset 0
+         ) other",
+    );
+    Ok(query.bind(organization).bind(keys).fetch_all(connection).await?)
+}
+
+/// A decision to be written.
+#[derive(Debug, Clone, Default)]
+pub struct NewDecision {
+    /// As in the table.
+    pub kind: &'static str,
+    /// Of the statement or of the keys.
+    pub fingerprint: Option<Vec<u8>>,
+    /// Decided about.
+    pub statement: Option<StatementId>,
+    /// The same person as.
+    pub anchor: Option<StatementId>,
+    /// The patient named.
+    pub patient: Option<PatientId>,
+    /// Of a merge: who stays.
+    pub into: Option<PatientId>,
+    /// Of a decision on one event.
+    pub event: Option<EventId>,
+    /// The review that it answers.
+    pub review: Option<ReviewId>,
+    /// The decision that it takes back.
+    pub supersedes: Option<DecisionId>,
+}
+
+/// Append a decision.
+pub async fn record_decision(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    actor: &str,
+    decision: &NewDecision,
+) -> Result<DecisionId, DbError> {
+    let id = DecisionId::new();
+    sqlx::query(
+        "insert into link_decisions
+           (organization_id, id, kind, fingerprint, statement_id, anchor_id, patient_id, into_patient_id, event_id,
+            review_id, supersedes, actor, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, chartgate_now())",
+    )
+    .bind(organization)
+    .bind(id)
+    .bind(decision.kind)
+    .bind(&decision.fingerprint)
+    .bind(decision.statement)
+    .bind(decision.anchor)
+    .bind(decision.patient)
+    .bind(decision.into)
+    .bind(decision.event)
+    .bind(decision.review)
+    .bind(decision.supersedes)
+    .bind(actor)
+    .execute(connection)
+    .await?;
+    Ok(id)
+}
+
+/// The merge by which a patient went, if it has not been taken back: the decision, and whose statements it joined.
+pub async fn active_merge(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    patient: PatientId,
+) -> Result<Option<(DecisionId, StatementId, StatementId)>, DbError> {
+    let query = sqlx::query_as(
+        "select d.id, d.statement_id, d.anchor_id
+         from link_decisions d
+         where d.organization_id = $1
+           and d.patient_id = $2
+           and d.kind = 'merge'
+           and not exists (select 1 from link_decisions later
+                           where later.organization_id = $1 and later.supersedes = d.id)
+         order by d.id desc
+         limit 1",
+    );
+    Ok(query.bind(organization).bind(patient).fetch_optional(connection).await?)
+}
+
+/// Events that a person gave to this patient, and that nobody took away since.
+pub async fn events_given(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    patient: PatientId,
+) -> Result<Vec<EventId>, DbError> {
+    let query = sqlx::query_scalar(
+        "select distinct d.event_id
+         from link_decisions d
+         join clinical_events e on e.organization_id = $1 and e.id = d.event_id and e.link_pinned and e.link_status = 'linked'
+         where d.organization_id = $1
+           and d.patient_id = $2
+           and d.kind = 'event_link'
+           and not exists (select 1 from link_decisions later
+                           where later.organization_id = $1
+                             and later.event_id = d.event_id
+                             and later.kind in ('event_link', 'event_unlink')
+                             and later.id > d.id)",
+    );
+    Ok(query.bind(organization).bind(patient).fetch_all(connection).await?)
+}
+
+/// All versions of an event's resource: id, whether a person decided, status, patient.
+pub async fn versions_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: EventId,
+) -> Result<Vec<(EventId, bool, String, Option<PatientId>)>, DbError> {
+    let query = sqlx::query_as(
+        "select v.id, v.link_pinned, v.link_status, v.patient_id
+         from clinical_events e
+         join clinical_events v
+           on v.organization_id = e.organization_id
+          and v.source_label = e.source_label
+          and v.resource_type = e.resource_type
+          and v.resource_key = e.resource_key
+         where e.organization_id = $1
+           and e.id = $2",
+    );
+    Ok(query.bind(organization).bind(event).fetch_all(connection).await?)
+}
