@@ -44,6 +44,8 @@ pub struct Plan {
     resources: Vec<Planned>,
     /// The position of each entry's Patient; two entries with the same bytes have the same one.
     patient_of_entry: HashMap<u32, usize>,
+    /// Entries with the bytes of another one.
+    repeated: usize,
 }
 
 #[derive(Debug)]
@@ -135,6 +137,7 @@ impl Plan {
         // The same bytes twice in one Bundle are one event; the later entry stays, since it ranks higher.
         let mut kept: Vec<Planned> = Vec::with_capacity(resources.len());
         let mut patient_of_entry = HashMap::new();
+        let planned_entries = resources.len();
         for planned in resources {
             let entry = planned.incoming.entry;
             let is_patient = planned.person.is_some();
@@ -151,7 +154,8 @@ impl Plan {
                 patient_of_entry.insert(entry, kept.len() - 1);
             }
         }
-        Self { origin, resources: kept, patient_of_entry }
+        let repeated = planned_entries - kept.len();
+        Self { origin, resources: kept, patient_of_entry, repeated }
     }
 
     /// Store the events and their links in the step's transaction.
@@ -316,7 +320,7 @@ impl Plan {
         let actor = Actor::internal("step:link_patient");
         patients::record_links(connection, organization, &actor.name, &decisions).await?;
         self.audit(connection, &actor, &decisions).await?;
-        Ok(facts(versions, &refolded, &links, completed))
+        Ok(facts(versions, &refolded, &links, self.repeated, completed))
     }
 
     /// Remember what the subjects are: all keys of events with several, and what an earlier job said of an event that is
@@ -376,7 +380,7 @@ impl Planned {
 }
 
 /// Counts of what was done, for the step's status.
-fn facts(versions: &Versions<'_>, refolded: &Refolded, links: &[Link], completed: usize) -> Facts {
+fn facts(versions: &Versions<'_>, refolded: &Refolded, links: &[Link], repeated: usize, completed: usize) -> Facts {
     let (mut linked, mut pending, mut review, mut unchanged) = (0u64, 0u64, 0u64, 0u64);
     let (mut patients, mut waiting, mut reviewed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (index, link) in links.iter().enumerate() {
@@ -401,6 +405,7 @@ fn facts(versions: &Versions<'_>, refolded: &Refolded, links: &[Link], completed
     let facts = json!({
         "events": total - unchanged,
         "unchanged": unchanged,
+        "repeated": repeated,
         "linked": linked,
         "pending": pending,
         "review": review,

@@ -3,7 +3,7 @@
 use super::super::findings::store::{self, Stored};
 use super::super::findings::{self, EXTRACTOR_VERSION, Finding, Medications};
 use super::super::resource::Incoming;
-use super::super::{events, fhir::split, payloads::Payloads};
+use super::super::{events, fhir::split, fhir::validate, payloads::Payloads};
 use super::{compute, not_a_bundle, origin};
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::DbError;
@@ -22,6 +22,17 @@ struct Extraction {
     origin: events::Origin,
     body: bytes::Bytes,
     resources: Vec<(Incoming, Vec<Finding>)>,
+    left_out: LeftOut,
+}
+
+/// Accepted entries that no finding is taken from, by the rule that says so. With those that findings are taken from they
+/// are all accepted entries.
+#[derive(Default, serde::Serialize)]
+struct LeftOut {
+    /// Patients: who somebody is stands with the patient.
+    demographics: u64,
+    /// Types that are kept as events and as bytes, and say nothing that has a category: Claim, Organization, …
+    type_without_findings: u64,
 }
 
 #[async_trait::async_trait]
@@ -31,17 +42,24 @@ impl StepHandler for ExtractFindings {
         let origin = origin(context, &payload);
         let extraction = compute(payload, move |payload| {
             let bundle = split::split(&payload.body).map_err(|_| not_a_bundle())?;
+            // The same verdict as in `validate`: what was rejected has no event.
+            let rejected = validate::report(&payload.body).rejected;
             let medications = Medications::of(&bundle);
-            let resources = bundle.entries.iter().filter_map(|entry| {
-                let found = findings::of_resource(entry.index, entry.resource.as_ref()?, &medications);
-                // Most resources of a claim-laden Bundle say nothing here: they are not hashed.
-                if found.is_empty() {
-                    return None;
+            let (mut resources, mut left_out) = (Vec::new(), LeftOut::default());
+            for entry in bundle.entries.iter().filter(|entry| !rejected.contains(&entry.index)) {
+                let Some(resource) = &entry.resource else { continue };
+                let found = findings::of_resource(entry.index, resource, &medications);
+                match resource.resource_type.as_ref() {
+                    // Most resources of a claim-laden Bundle say nothing here: they are not hashed.
+                    "Patient" if found.is_empty() => left_out.demographics += 1,
+                    _ if found.is_empty() => left_out.type_without_findings += 1,
+                    _ => {
+                        let incoming = Incoming::of(&payload.body, &origin.payload_sha256, entry);
+                        resources.extend(incoming.map(|incoming| (incoming, found)));
+                    }
                 }
-                Some((Incoming::of(&payload.body, &origin.payload_sha256, entry)?, found))
-            });
-            let resources = resources.collect();
-            Ok(Extraction { origin, body: payload.body.clone(), resources })
+            }
+            Ok(Extraction { origin, body: payload.body.clone(), resources, left_out })
         })
         .await?;
         let extraction = Arc::new(extraction);
@@ -60,13 +78,18 @@ impl Extraction {
         let ids = events::ids_of(connection, organization, &self.origin.source, &incoming).await?;
         let mut rows = Vec::new();
         for ((_, findings), event) in self.resources.iter().zip(ids) {
-            // Entries that were rejected have no event.
             let Some(event) = event else { continue };
             rows.extend(findings.iter().map(|finding| store::NewFinding { id: FindingId::new(), event, finding }));
         }
         let total = rows.len();
         let stored = store::insert(connection, &self.origin, &self.body, rows).await?;
-        let facts = json!({"findings": total, "new": stored.new, "superseded": stored.superseded});
+        let facts = json!({
+            "findings": total,
+            "new": stored.new,
+            "superseded": stored.superseded,
+            "entries": self.resources.len(),
+            "left_out": self.left_out,
+        });
         if stored != Stored::default() {
             self.audit(connection, &facts).await?;
         }

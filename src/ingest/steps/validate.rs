@@ -84,6 +84,7 @@ impl StepHandler for Validate {
 fn facts(report: &Report) -> Facts {
     let facts = json!({
         "resources": report.entries,
+        "accepted": (report.entries as usize).saturating_sub(report.rejected.len()),
         "rejected": report.rejected.len(),
         "issues": report.total,
         "errors": report.errors,
