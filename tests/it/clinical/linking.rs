@@ -2,6 +2,7 @@
 
 use super::{Clinic, bundle, condition, items, patient};
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use std::sync::Arc;
 
 const CURRENT_TWICE: &str =
@@ -210,4 +211,27 @@ async fn systems_that_the_organization_named_hold_numbers_without_a_type() {
     clinic.ingest(&bundle("batch", &[untyped])).await;
     assert_eq!(clinic.count("select count(*) from patient_identifiers where system = 'urn:untyped'").await, 1);
     assert_eq!(clinic.count("select count(*) from patient_identifiers").await, 1);
+}
+
+#[tokio::test]
+async fn patients_from_before_statements_were_kept_are_known_by_number_and_id() {
+    let clinic = Clinic::open().await;
+    clinic.ingest(&bundle("batch", &[patient("p", "1", "1987-02-20"), condition("c", "Patient/p")])).await;
+    let mut owner = PgConnection::connect_with(clinic.db.options()).await.unwrap();
+    // As the release before left it, then what the migration does with it.
+    let before = "delete from patient_statement_keys; delete from patient_statements;
+                  update clinical_events set statement_id = null, demographics = null";
+    sqlx::raw_sql(before).execute(&mut owner).await.unwrap();
+    let migration = std::fs::read_to_string("migrations/0009_reviews_and_decisions.sql").unwrap();
+    let backfill = &migration[migration.find("insert into patient_statements").unwrap()..];
+    sqlx::raw_sql(sqlx::AssertSqlSafe(backfill.to_owned())).execute(&mut owner).await.unwrap();
+    let outputs = clinic.ingest(&bundle("batch", &[condition("d", "Patient/p"), patient("q", "1", "1987")])).await;
+    assert_eq!(outputs["link_patient"]["linked"], 2);
+    clinic.ingest(&bundle("batch", &[patient("r", "1", "1990")])).await;
+    assert_eq!(clinic.count("select count(*) from reviews where reason = 'birth_date'").await, 1);
+    assert_eq!(clinic.count("select count(*) from patients").await, 1);
+    assert_eq!(items(&clinic.view("1").await, "problems").len(), 2);
+    // The very same resource again is the same patient, whatever its fingerprint was then.
+    clinic.ingest(&bundle("collection", &[patient("p", "1", "1987-02-20")])).await;
+    assert_eq!(clinic.count("select count(*) from clinical_events where link_status = 'linked'").await, 4);
 }
