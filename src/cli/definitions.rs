@@ -1,6 +1,7 @@
 //! `chartgate definitions generate`: a command for this project's developers, when a release of FHIR is taken in.
 
 use super::out;
+use crate::ingest::fhir::definitions::Table;
 use crate::ingest::fhir::definitions::generate::generate;
 use anyhow::Context as _;
 use std::path::PathBuf;
@@ -34,9 +35,13 @@ pub struct GenerateArguments {
 pub fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let Command::Generate(arguments) = command;
     let generated = generate(&arguments.from, &arguments.release)?;
+    // What cannot be opened is not written. The table lives as long as the process: it is leaked once.
+    let table = Table::open(generated.table.clone().leak())?;
     std::fs::write(&arguments.out, &generated.table)
         .with_context(|| format!("cannot write {}", arguments.out.display()))?;
-    out::line(&format!("{}: {} lines", arguments.out.display(), generated.table.lines().count()));
+    let (file, release, version) = (arguments.out.display(), table.release, table.version);
+    let (lines, resources) = (generated.table.lines().count(), table.resources().count());
+    out::line(&format!("{file}: {release} ({version}), {resources} resource types, {lines} lines"));
     for set in &generated.unlisted {
         out::line(&format!("codes not listed by the specification: {set}"));
     }

@@ -170,6 +170,21 @@ impl Clinic {
     }
 
     /// All steps of a payload, in order.
+    /// Every entry of a processed payload is accounted for, by the outputs of its steps.
+    pub fn assert_accounted(outputs: &HashMap<&'static str, Facts>) {
+        let number = |step: &str, pointer: &str| {
+            let output = Value::from(outputs[step].clone());
+            output.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{step}{pointer} in {output}"))
+        };
+        let accepted = number("validate", "/accepted");
+        assert_eq!(number("validate", "/resources"), accepted + number("validate", "/rejected"));
+        let linked = ["/events", "/unchanged", "/repeated"].map(|name| number("link_patient", name));
+        assert_eq!(linked.iter().sum::<u64>(), accepted, "{linked:?}");
+        let extracted = ["/entries", "/left_out/demographics", "/left_out/type_without_findings"]
+            .map(|name| number("extract_findings", name));
+        assert_eq!(extracted.iter().sum::<u64>(), accepted, "{extracted:?}");
+    }
+
     pub async fn ingest_from(&self, body: &[u8], source: &str) -> Result<HashMap<&'static str, Facts>, StepError> {
         let accepted = self.accept(body, source).await;
         self.process(accepted).await
@@ -180,6 +195,7 @@ impl Clinic {
         for (name, _) in STEPS {
             outputs.insert(name, self.step(accepted, name, toml::Table::new()).await?);
         }
+        Self::assert_accounted(&outputs);
         Ok(outputs)
     }
 

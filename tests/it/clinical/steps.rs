@@ -1,10 +1,11 @@
 //! Validation, raw storage, findings and the closing audit.
 
 use super::{Clinic, bundle, condition, patient};
-use chartgate::engine::handler::ErrorClass;
+use chartgate::engine::handler::{ErrorClass, Facts};
 use chartgate::ingest::fhir::sample;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
 
 #[tokio::test]
 async fn a_bundle_goes_through_all_five_steps() {
@@ -138,4 +139,31 @@ async fn findings_complete_events_that_an_earlier_job_stored() {
     let outputs = clinic.ingest(&changed).await;
     assert_eq!(outputs["link_patient"]["events"], 0);
     assert_eq!(outputs["extract_findings"]["new"], outputs["extract_findings"]["findings"]);
+}
+
+#[tokio::test]
+async fn every_entry_is_accounted_for() {
+    let clinic = Clinic::open().await;
+    let observation = json!({"resourceType": "Observation", "id": "o", "status": "final", "code": {"text": "x"},
+        "subject": {"reference": "Patient/p"}});
+    let resources = [
+        patient("p", "1", "1987"),
+        observation.clone(),
+        observation.clone(),
+        json!({"resourceType": "Observation", "id": "bad"}),
+        json!({"resourceType": "Organization", "id": "h", "name": "x"}),
+    ];
+    let mut outputs = clinic.ingest(&bundle("collection", &resources)).await;
+    let facts = |outputs: &HashMap<&'static str, Facts>| {
+        let validate = &outputs["validate"];
+        let link = &outputs["link_patient"];
+        let found = &outputs["extract_findings"];
+        json!([validate["resources"], validate["rejected"], link["events"], link["unchanged"], link["repeated"],
+            found["entries"], found["left_out"]])
+    };
+    let left_out = json!({"demographics": 1, "type_without_findings": 1});
+    assert_eq!(facts(&outputs), json!([5, 1, 3, 0, 1, 2, left_out]));
+    // The same resources in another Bundle: stored before.
+    outputs = clinic.ingest(&bundle("batch", &resources)).await;
+    assert_eq!(facts(&outputs), json!([5, 1, 0, 3, 1, 2, left_out]));
 }
