@@ -222,9 +222,11 @@ pub async fn events(
     // One lookup in clinical_events_view for each category and currency, which stops at the page's end. The texts are
     // apart so that each has the plan of its own shape, also when it is planned once for all values.
     macro_rules! events {
-        ($whose:literal, $shown:literal) => {
+        ($whose:literal, $shown:literal, $superseded:literal, $successor:literal) => {
             concat!(
-                "select e.*, n.id as superseded_by
+                "select e.*, ",
+                $superseded,
+                " as superseded_by
                  from unnest($3::text[]) as c (category)
                  cross join unnest($4::boolean[]) as v (is_current)
                  cross join lateral (
@@ -239,30 +241,38 @@ pub async fn events(
                 $shown,
                 "  order by clinical_at desc, id desc
                    limit $7
-                 ) e
-                 left join lateral (
-                   select id
-                   from clinical_events
-                   where organization_id = $1
-                     and source_label = e.source_label
-                     and resource_type = e.resource_type
-                     and resource_key = e.resource_key
-                     and is_current
-                     and not e.is_current
-                   offset 0
-                 ) n on true",
+                 ) e ",
+                $successor,
             )
         };
     }
     macro_rules! for_whose {
         ($whose:literal) => {
             if query.history {
-                events!($whose, "")
-            } else {
-                // What was never so leaves the current view; resolved and not done stay, with their status.
                 events!(
                     $whose,
-                    "and status is distinct from 'entered-in-error' and status is distinct from 'cancelled'"
+                    "",
+                    "n.id",
+                    "left join lateral (
+                       select id
+                       from clinical_events
+                       where organization_id = $1
+                         and source_label = e.source_label
+                         and resource_type = e.resource_type
+                         and resource_key = e.resource_key
+                         and is_current
+                         and not e.is_current
+                       offset 0
+                     ) n on true"
+                )
+            } else {
+                // What was never so leaves the current view; resolved and not done stay, with their status. What is
+                // current is superseded by nothing.
+                events!(
+                    $whose,
+                    "and status is distinct from 'entered-in-error' and status is distinct from 'cancelled'",
+                    "null::uuid",
+                    ""
                 )
             }
         };
