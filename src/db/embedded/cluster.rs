@@ -220,6 +220,10 @@ fn make_directories(options: &EmbeddedOptions) -> Result<PathBuf, EmbeddedError>
     Ok(dir)
 }
 
+/// How often, and how long after one another, the lock of the directory is asked for: one second in all.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 fn take_lock(dir: &Path) -> Result<File, EmbeddedError> {
     let path = dir.join("lock");
     let lock = OpenOptions::new()
@@ -228,11 +232,17 @@ fn take_lock(dir: &Path) -> Result<File, EmbeddedError> {
         .write(true)
         .open(&path)
         .map_err(EmbeddedError::io("open", &path))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(EmbeddedError::InUse { dir: dir.to_owned() }),
-        Err(error) => Err(EmbeddedError::io("lock", &path)(error.into())),
+    // A process that this one starts has a copy of every open file between its fork and its exec: the lock of a server that
+    // was stopped a moment ago may outlive it by as long as that takes.
+    for attempt in 0.. {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS => std::thread::sleep(LOCK_PAUSE),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(EmbeddedError::InUse { dir: dir.to_owned() }),
+            Err(error) => return Err(EmbeddedError::io("lock", &path)(error.into())),
+        }
     }
+    Ok(lock)
 }
 
 fn major_of_cluster(data: &Path) -> Result<Option<u32>, EmbeddedError> {

@@ -158,8 +158,15 @@ async fn every_entry_is_accounted_for() {
         let validate = &outputs["validate"];
         let link = &outputs["link_patient"];
         let found = &outputs["extract_findings"];
-        json!([validate["resources"], validate["rejected"], link["events"], link["unchanged"], link["repeated"],
-            found["entries"], found["left_out"]])
+        json!([
+            validate["resources"],
+            validate["rejected"],
+            link["events"],
+            link["unchanged"],
+            link["repeated"],
+            found["entries"],
+            found["left_out"]
+        ])
     };
     let left_out = json!({"demographics": 1, "type_without_findings": 1});
     assert_eq!(facts(&outputs), json!([5, 1, 3, 0, 1, 2, left_out]));
