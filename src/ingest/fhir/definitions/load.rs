@@ -13,7 +13,7 @@
 
 use super::{
     CodeSet, Element, Formula, Group, Invariant, Kind, Primitive, Role, SetId, Table, TargetsId, Type, TypeId,
-    TypeKind, hash,
+    TypeKind, ends, hash,
 };
 use std::collections::HashMap;
 
@@ -235,6 +235,7 @@ fn element(
             set: set.filter(|_| is_coded),
             targets,
             slot: None,
+            ends: ends(key.as_bytes()),
         });
     }
     Ok(())
@@ -250,7 +251,7 @@ fn index(of: &mut Type) {
     let size = (of.elements.len() * 2).next_power_of_two().max(2);
     of.index = vec![u16::MAX; size];
     for (position, element) in of.elements.iter().enumerate() {
-        let mut at = hash(element.key.as_bytes()) & (size - 1);
+        let mut at = hash(element.ends, element.key.len()) & (size - 1);
         while of.index[at] != u16::MAX {
             at = (at + 1) & (size - 1);
         }

@@ -100,6 +100,7 @@ pub struct Element {
     pub targets: Option<TargetsId>,
     /// Its value is kept until the object ends.
     pub slot: Option<u8>,
+    ends: (u64, u64),
 }
 
 /// Position of a list of codes.
@@ -368,16 +369,20 @@ impl Table {
 impl Type {
     /// The element of that JSON key.
     #[must_use]
+    #[inline]
     pub fn element(&self, key: &[u8]) -> Option<&Element> {
+        let ends = ends(key);
         let mask = self.index.len() - 1;
-        let mut at = hash(key) & mask;
+        let mut at = hash(ends, key.len()) & mask;
         loop {
             let position = self.index[at];
             if position == u16::MAX {
                 return None;
             }
             let element = &self.elements[usize::from(position)];
-            if element.key.as_bytes() == key {
+            // Up to 16 bytes the two words are the whole key.
+            let is_same = element.ends == ends && element.key.len() == key.len();
+            if is_same && (key.len() <= 16 || element.key.as_bytes() == key) {
                 return Some(element);
             }
             at = (at + 1) & mask;
@@ -427,19 +432,44 @@ impl Type {
     }
 }
 
-/// A cheap hash of a key: its ends and its length tell FHIR's names apart well enough.
-fn hash(key: &[u8]) -> usize {
-    let word = |bytes: &[u8]| bytes.iter().take(8).fold(0u64, |word, byte| word << 8 | u64::from(*byte));
-    let head = match key.first_chunk::<8>() {
-        Some(chunk) => u64::from_be_bytes(*chunk),
-        None => word(key),
-    };
-    let tail = match key.last_chunk::<8>() {
-        Some(chunk) => u64::from_be_bytes(*chunk),
-        None => 0,
-    };
-    let mixed = (head ^ tail.rotate_left(23) ^ key.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+/// The first and the last eight bytes of a key, or what there is of them: with the length, all of a key of up to 16 bytes.
+#[inline]
+fn ends(key: &[u8]) -> (u64, u64) {
+    if let (Some(head), Some(tail)) = (key.first_chunk::<8>(), key.last_chunk::<8>()) {
+        return (u64::from_le_bytes(*head), u64::from_le_bytes(*tail));
+    }
+    if let (Some(head), Some(tail)) = (key.first_chunk::<4>(), key.last_chunk::<4>()) {
+        return (u64::from(u32::from_le_bytes(*head)), u64::from(u32::from_le_bytes(*tail)));
+    }
+    let byte = |at: usize| u64::from(key.get(at).copied().unwrap_or_default());
+    (byte(0) | byte(1) << 8 | byte(2) << 16, 0)
+}
+
+/// A cheap hash: the ends and the length tell FHIR's names apart well enough.
+#[inline]
+fn hash((head, tail): (u64, u64), length: usize) -> usize {
+    let mixed = (head ^ tail.rotate_left(23) ^ length as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     #[expect(clippy::cast_possible_truncation, reason = "the upper bits, of which only some are used")]
     let hash = (mixed >> 40) as usize;
     hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_is_found_by_its_key_and_nothing_else_is() {
+        for of in &r4().types {
+            for element in &of.elements {
+                let found = of.element(element.key.as_bytes()).unwrap();
+                assert_eq!((found.key, found.group), (element.key, element.group), "{}", of.name);
+                for other in [&element.key[1..], &format!("{}x", element.key), &element.key.to_uppercase()] {
+                    let expected = of.elements.iter().any(|one| one.key == other);
+                    assert_eq!(of.element(other.as_bytes()).is_some(), expected, "{}.{other}", of.name);
+                }
+            }
+            assert!(of.element(b"").is_none());
+        }
+    }
 }

@@ -78,7 +78,7 @@ pub fn resource_in(body: &[u8], line: Option<u64>, context: &Context<'_>) -> Rep
 /// The body as text, and where the JSON in it begins.
 fn text_of<'a>(body: &'a [u8], report: &mut Report) -> Option<(&'a str, usize)> {
     let start = if body.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-    match std::str::from_utf8(body) {
+    match simdutf8::compat::from_utf8(body) {
         // Offsets within a walk are 32 bits wide; no single payload comes near.
         Ok(text) if u32::try_from(text.len()).is_ok() => Some((text, start)),
         Ok(_) => {

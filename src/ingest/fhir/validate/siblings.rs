@@ -61,7 +61,7 @@ impl<'a> Walk<'a, '_> {
 
     fn sibling_object(&mut self, element: &'static Element, next: Option<u8>) -> Result<(), Stopped> {
         match (self.table.datatype("Element"), next) {
-            (Some(id), Some(b'{')) => self.object(id).map(|_| ()),
+            (Some(id), Some(b'{')) => self.object(id, &mut Frame::default()),
             _ => {
                 self.mismatch(element, "an object", next);
                 self.skip()

@@ -239,17 +239,18 @@ impl<'a, 'r> Walk<'a, 'r> {
         let is_bundle = of.name == "Bundle";
         self.bundles += usize::from(is_bundle);
         self.version = None;
-        let walked = self.object(id);
+        let mut frame = Frame::default();
+        let walked = self.object(id, &mut frame);
         self.bundles -= usize::from(is_bundle);
-        if let Ok(frame) = &walked {
+        if walked.is_ok() {
             rules::contained(self, of);
             if self.is_entry_resource() {
-                let id = self.kept(frame, of.slot("id"));
+                let id = self.kept(&frame, of.slot("id"));
                 self.resource = Some(ResourceFacts { name: of.name, id, version: self.version.take() });
             }
         }
         self.local = outer;
-        walked.map(|_| ())
+        walked
     }
 
     /// The walk is at `Bundle.entry[i].resource` of the Bundle that is the body itself.
@@ -269,9 +270,10 @@ impl<'a, 'r> Walk<'a, 'r> {
         let place = self.place();
         self.local.contained.push(Contained { id: None, place, offset: start, refers_to_container: false });
         self.local.within_contained = true;
-        let walked = self.object(id);
+        let mut frame = Frame::default();
+        let walked = self.object(id, &mut frame);
         self.local.within_contained = false;
-        let frame = walked?;
+        walked?;
         rules::contained_meta(self, self.table.get(id), &frame, start..self.cursor.offset());
         Ok(())
     }
@@ -295,13 +297,12 @@ impl<'a, 'r> Walk<'a, 'r> {
     // ---- objects
 
     /// The object of that type whose opening brace is next.
-    pub(super) fn object(&mut self, id: TypeId) -> Result<Frame, Stopped> {
+    pub(super) fn object(&mut self, id: TypeId, frame: &mut Frame) -> Result<(), Stopped> {
         let table = self.table;
         let of = table.get(id);
         let start = self.cursor.offset();
-        let mut frame = Frame::default();
         if !self.descend()? {
-            return Ok(frame);
+            return Ok(());
         }
         self.cursor.open();
         let is_resource = of.kind == TypeKind::Resource;
@@ -317,12 +318,12 @@ impl<'a, 'r> Walk<'a, 'r> {
                 key.raw
             };
             if let Some(element) = of.element(name.as_bytes()) {
-                self.member(of, element, &mut frame, &key)?;
+                self.member(of, element, frame, &key)?;
                 continue;
             }
             let sibling = name.strip_prefix('_').and_then(|name| of.element(name.as_bytes()));
             if let Some(element) = sibling.filter(|element| matches!(element.kind, Kind::Primitive(_))) {
-                self.sibling(of, element, &mut frame, &key)?;
+                self.sibling(of, element, frame, &key)?;
             } else if is_resource && name == "resourceType" {
                 types += 1;
                 if types > 1 {
@@ -345,13 +346,13 @@ impl<'a, 'r> Walk<'a, 'r> {
             self.missing(of, seen, start);
         }
         if !frame.rare.is_empty() {
-            self.check_nulls(&frame);
+            self.check_nulls(frame);
         }
         if !of.invariants.is_empty() {
-            rules::invariants(self, of, &frame, start);
+            rules::invariants(self, of, frame, start);
         }
-        rules::of_object(self, of, &frame, start..self.cursor.offset());
-        Ok(frame)
+        rules::of_object(self, of, frame, start..self.cursor.offset());
+        Ok(())
     }
 
     fn missing(&mut self, of: &'static Type, seen: u128, start: usize) {
@@ -473,7 +474,8 @@ impl<'a, 'r> Walk<'a, 'r> {
             (Kind::Primitive(primitive), _) => self.primitive(element, primitive, frame, item),
             (Kind::Complex(id), Some(b'{')) => {
                 let start = self.cursor.offset();
-                let inner = self.object(id)?;
+                let mut inner = Frame::default();
+                self.object(id, &mut inner)?;
                 let span = start..self.cursor.offset();
                 if element.set.is_some() {
                     rules::binding(self, element, id, span.clone());
