@@ -73,16 +73,16 @@ fn the_errors_of_hl7s_cases_are_found_where_hl7s_validator_finds_them() {
     let (mut total, mut clean, mut placed) = (0, 0, 0);
     let (mut not_found, mut alarms) = (BTreeSet::new(), BTreeSet::new());
     for case in &cases {
-        let places = error_places(&validate::resource_in(&case.body, None, &context));
+        let found = error_places(&validate::resource_in(&case.body, None, &context));
         if case.is_clean {
             clean += 1;
-            if !places.is_empty() {
+            if !found.is_empty() {
                 alarms.insert(case.name.as_str());
             }
         } else if case.has_errors {
             total += 1;
-            placed += usize::from(!places.is_disjoint(&case.places));
-            if places.is_empty() {
+            placed += usize::from(!found.is_disjoint(&case.places));
+            if found.is_empty() {
                 not_found.insert(case.name.as_str());
             }
         }

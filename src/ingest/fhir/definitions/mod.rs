@@ -449,9 +449,8 @@ fn ends(key: &[u8]) -> (u64, u64) {
 #[inline]
 fn hash((head, tail): (u64, u64), length: usize) -> usize {
     let mixed = (head ^ tail.rotate_left(23) ^ length as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    #[expect(clippy::cast_possible_truncation, reason = "the upper bits, of which only some are used")]
-    let hash = (mixed >> 40) as usize;
-    hash
+    // The upper bits, of which only some are used.
+    usize::try_from(mixed >> 40).unwrap_or_default()
 }
 
 #[cfg(test)]

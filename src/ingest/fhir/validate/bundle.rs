@@ -26,12 +26,30 @@ pub struct BundleFacts<'a> {
     pub pending: Vec<PendingReference<'a>>,
     /// In order.
     pub entries: Vec<EntryFacts<'a>>,
-    by_url: HashMap<Cow<'a, str>, Option<&'static str>>,
+    by_url: HashMap<Cow<'a, str>, Named>,
+}
+
+/// What a URL names in the Bundle.
+#[derive(Debug, Clone, Copy)]
+pub enum Named {
+    /// A resource of that type.
+    Resource(&'static str),
+    /// An entry without a resource, or with one of no known type.
+    Entry,
+}
+
+impl Named {
+    pub fn resource(self) -> Option<&'static str> {
+        match self {
+            Self::Resource(name) => Some(name),
+            Self::Entry => None,
+        }
+    }
 }
 
 impl BundleFacts<'_> {
-    /// Whether an entry that was read has that fullUrl, and its resource type if that is known.
-    pub fn type_of(&self, url: &str) -> Option<Option<&'static str>> {
+    /// What an entry that was read has under that fullUrl.
+    pub fn named(&self, url: &str) -> Option<Named> {
         self.by_url.get(url).copied()
     }
 }
@@ -43,10 +61,15 @@ pub struct EntryFacts<'a> {
     full_url: Option<(Cow<'a, str>, usize)>,
     resource: Option<ResourceFacts<'a>>,
     method: Option<(Cow<'a, str>, usize)>,
-    has_resource: bool,
-    has_request: bool,
-    has_response: bool,
-    has_search: bool,
+    /// Its members, as groups of its type.
+    members: u128,
+    of: &'static Type,
+}
+
+impl EntryFacts<'_> {
+    fn has(&self, member: &str) -> bool {
+        self.members & self.of.bit(member) != 0
+    }
 }
 
 /// What is known of an entry's resource, if its type is known.
@@ -70,31 +93,21 @@ pub struct PendingReference<'a> {
 }
 
 /// Take in an entry that was read to its end.
-pub fn take_entry<'a>(walk: &mut Walk<'a, '_>, of: &'static Type, frame: &Frame, start: usize) {
+pub fn take_entry(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, start: usize) {
     let (resource, method) = (walk.resource.take(), walk.method.take());
     let (true, Some(index)) = (walk.is_in_outer_bundle(), walk.entry()) else { return };
-    let has = |name: &str| frame.seen & of.bit(name) != 0;
     let slot = of.slot("fullUrl");
     let offset = slot.and_then(|slot| frame.span(slot)).map_or(start, |span| span.start);
     let full_url = walk.kept(frame, slot).map(|url| (url, offset));
     if let Some((url, _)) = &full_url {
-        walk.bundle.by_url.insert(url.clone(), resource.as_ref().map(|resource| resource.name));
+        let named = resource.as_ref().map_or(Named::Entry, |resource| Named::Resource(resource.name));
+        walk.bundle.by_url.insert(url.clone(), named);
     }
-    walk.bundle.entries.push(EntryFacts {
-        index,
-        offset: start,
-        full_url,
-        resource,
-        method,
-        has_resource: has("resource"),
-        has_request: has("request"),
-        has_response: has("response"),
-        has_search: has("search"),
-    });
+    walk.bundle.entries.push(EntryFacts { index, offset: start, full_url, resource, method, members: frame.seen, of });
 }
 
 /// Judge the Bundle that was read to its end.
-pub fn check<'a>(walk: &mut Walk<'a, '_>, of: &'static Type, frame: &Frame, span: &Range<usize>) {
+pub fn check(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, span: &Range<usize>) {
     let mut facts = std::mem::take(&mut walk.bundle);
     facts.kind = walk.kept(frame, of.slot("type"));
     facts.is_whole = true;
@@ -122,13 +135,13 @@ pub fn check<'a>(walk: &mut Walk<'a, '_>, of: &'static Type, frame: &Frame, span
 
 fn check_pending(walk: &mut Walk<'_, '_>, facts: &BundleFacts<'_>, pending: PendingReference<'_>) {
     let PendingReference { text, entry, place, element, start, offset } = pending;
-    let Some(found) = facts.type_of(&text) else {
+    let Some(found) = facts.named(&text) else {
         let message = "The reference names no entry of this Bundle.";
         walk.issue_of(entry, Severity::Warning, "not-found", offset, place.member("reference"), message);
         return;
     };
     let allowed = element.targets.map(|targets| walk.table.targets(targets)).unwrap_or_default();
-    if let Some(name) = found.filter(|name| !allowed.is_empty() && !allowed.contains(name)) {
+    if let Some(name) = found.resource().filter(|name| !allowed.is_empty() && !allowed.contains(name)) {
         walk.issue_of(entry, Severity::Error, "structure", start, place, wrong_target(element, allowed, name));
     }
 }
@@ -217,23 +230,23 @@ fn check_parts(walk: &mut Walk<'_, '_>, kind: &str, entry: &EntryFacts<'_>) {
         let place = Place::entry(entry.index).member(member);
         walk.issue_of(Some(entry.index), severity, code, entry.offset, place, message);
     };
-    if entry.has_search && kind != "searchset" {
+    if entry.has("search") && kind != "searchset" {
         put(Severity::Error, "invariant", "search", "Only entries of a searchset have a search (bdl-2).");
     }
     let asks = matches!(kind, "batch" | "transaction" | "history");
-    if !entry.has_request && asks {
+    if !entry.has("request") && asks {
         put(Severity::Error, "required", "request", "An entry of a transaction or batch must have a request (bdl-3).");
     }
-    if entry.has_request && !asks && !kind.is_empty() {
+    if entry.has("request") && !asks && !kind.is_empty() {
         // Harmless: what a batch asked for, sent on as a collection.
         let message = "Only entries of a transaction, batch or history have a request (bdl-3).";
         put(Severity::Warning, "invariant", "request", message);
     }
     let answers = matches!(kind, "batch-response" | "transaction-response" | "history");
-    if !entry.has_response && answers {
+    if !entry.has("response") && answers {
         put(Severity::Error, "required", "response", "An entry of an answer must have a response (bdl-4).");
     }
-    if entry.has_response && !answers && !kind.is_empty() {
+    if entry.has("response") && !answers && !kind.is_empty() {
         put(Severity::Error, "invariant", "response", "Only entries of an answer have a response (bdl-4).");
     }
 }
@@ -254,7 +267,7 @@ pub fn check_ingestible(walk: &mut Walk<'_, '_>) {
     }
     for entry in &facts.entries {
         let index = Some(entry.index);
-        if !entry.has_resource {
+        if !entry.has("resource") {
             let place = Place::entry(entry.index).member("resource");
             put(index, "required", entry.offset, place, "The entry has no resource.");
         }

@@ -1,4 +1,4 @@
-//! The primitive datatypes of FHIR R4 (http://hl7.org/fhir/R4/datatypes.html#primitive): what each may look like.
+//! The primitive datatypes of FHIR R4 (<http://hl7.org/fhir/R4/datatypes.html#primitive>): what each may look like.
 
 use super::super::calendar;
 use super::super::definitions::Primitive;
@@ -231,8 +231,12 @@ mod tests {
             (Time, &["10:00:00", "23:59:60.1"], &["24:00:00", "10:00", "10:00:00Z", "1:00:00"]),
             (Base64, &["QQ==", "QUJD", "QU JD\n"], &["QQ=", "Q", "QQ==QQ==", "%%%2", "a.b="]),
         ] {
-            good.iter().for_each(|value| assert!(is_good(primitive, value), "{primitive:?} {value:?}"));
-            bad.iter().for_each(|value| assert!(!is_good(primitive, value), "{primitive:?} {value:?}"));
+            for value in good {
+                assert!(is_good(primitive, value), "{primitive:?} {value:?}");
+            }
+            for value in bad {
+                assert!(!is_good(primitive, value), "{primitive:?} {value:?}");
+            }
         }
     }
 
@@ -245,8 +249,12 @@ mod tests {
             (PositiveInt, &["1"], &["0"]),
             (Decimal, &["0.10", "1.2E+2", "-0", "1e-300"], &["1e400", "1E-99999999999999999999", &"9".repeat(301)]),
         ] {
-            good.iter().for_each(|value| assert_eq!(number(primitive, value), None, "{value}"));
-            bad.iter().for_each(|value| assert!(number(primitive, value).is_some(), "{value}"));
+            for value in good {
+                assert_eq!(number(primitive, value), None, "{value}");
+            }
+            for value in bad {
+                assert!(number(primitive, value).is_some(), "{value}");
+            }
         }
     }
 

@@ -330,7 +330,7 @@ fn statuses(walk: &mut Walk<'_, '_>, of: &Type, frame: &Frame, one: &Object<'_>,
 
 // ---- bindings of concepts
 
-/// A Coding or CodeableConcept whose codes come from a required value set.
+/// A `Coding` or `CodeableConcept` whose codes come from a required value set.
 pub fn binding(walk: &mut Walk<'_, '_>, element: &'static Element, id: TypeId, span: Range<usize>) {
     let (Some(set), Some(one)) = (element.set, object(walk, &span)) else { return };
     let set = walk.table.set(set);
@@ -360,13 +360,7 @@ pub fn is_reference(walk: &Walk<'_, '_>, id: TypeId) -> bool {
 }
 
 /// A Reference: its form, what it refers to, and whether that is allowed here.
-pub fn reference<'a>(
-    walk: &mut Walk<'a, '_>,
-    element: &'static Element,
-    id: TypeId,
-    frame: &Frame,
-    span: Range<usize>,
-) {
+pub fn reference(walk: &mut Walk<'_, '_>, element: &'static Element, id: TypeId, frame: &Frame, span: Range<usize>) {
     let of = walk.table.get(id);
     let slot = of.slot("reference");
     let declared = walk.kept(frame, of.slot("type"));
@@ -382,14 +376,13 @@ pub fn reference<'a>(
             fragment(walk, id, offset);
         } else if text.starts_with("urn:") {
             if walk.is_in_outer_bundle() {
-                match walk.bundle.type_of(&text) {
-                    Some(found) => target = found,
+                if let Some(named) = walk.bundle.named(&text) {
+                    target = named.resource();
+                } else {
                     // An entry further on may have it.
-                    None => {
-                        let (entry, place) = (walk.entry(), walk.place());
-                        let start = span.start;
-                        walk.bundle.pending.push(PendingReference { text, entry, place, element, start, offset });
-                    }
+                    let (entry, place) = (walk.entry(), walk.place());
+                    let start = span.start;
+                    walk.bundle.pending.push(PendingReference { text, entry, place, element, start, offset });
                 }
             }
         } else {

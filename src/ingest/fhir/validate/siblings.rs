@@ -1,5 +1,5 @@
 //! `_name` beside `name`: ids and extensions of primitives, and `null` where only they are said
-//! (http://hl7.org/fhir/R4/json.html#primitive).
+//! (<http://hl7.org/fhir/R4/json.html#primitive>).
 
 use super::super::definitions::{Element, Type};
 use super::super::json::Text;
@@ -60,13 +60,11 @@ impl<'a> Walk<'a, '_> {
     }
 
     fn sibling_object(&mut self, element: &'static Element, next: Option<u8>) -> Result<(), Stopped> {
-        match (self.table.datatype("Element"), next) {
-            (Some(id), Some(b'{')) => self.object(id, &mut Frame::default()),
-            _ => {
-                self.mismatch(element, "an object", next);
-                self.skip()
-            }
+        if let (Some(id), Some(b'{')) = (self.table.datatype("Element"), next) {
+            return self.object(id, &mut Frame::default());
         }
+        self.mismatch(element, "an object", next);
+        self.skip()
     }
 
     /// `given: [null, "x"]` needs `_given: [{…}, …]`, and the other way round.

@@ -216,9 +216,10 @@ impl<'a, 'r> Walk<'a, 'r> {
             return self.skip();
         };
         let Some(id) = self.table.resource(&name.decode()) else {
-            let place = match self.path.is_empty() {
-                true => Place { expression: "Resource.resourceType".to_owned(), pointer: "/resourceType".to_owned() },
-                false => self.place().member("resourceType"),
+            let place = if self.path.is_empty() {
+                Place { expression: "Resource.resourceType".to_owned(), pointer: "/resourceType".to_owned() }
+            } else {
+                self.place().member("resourceType")
             };
             let message = format!("FHIR {} has no resource type of that name.", self.table.release);
             self.issue_at(Severity::Error, "structure", name.offset, place, message);

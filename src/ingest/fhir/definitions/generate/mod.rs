@@ -52,7 +52,9 @@ pub fn generate(directory: &Path, release: &str) -> Result<Generated, GenerateEr
         match document["resourceType"].as_str() {
             Some("Bundle") => {
                 let entries = document["entry"].as_array().map(Vec::as_slice).unwrap_or_default();
-                entries.iter().for_each(|entry| generator.take(&entry["resource"]));
+                for entry in entries {
+                    generator.take(&entry["resource"]);
+                }
             }
             _ => generator.take(&document),
         }
@@ -68,7 +70,8 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, GenerateError> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         // The JSON Schema of the specification lies beside its definitions and is none.
         let is_definition = !name.starts_with("fhir.schema") && !name.starts_with('.');
-        if is_definition && (name.ends_with(".json") || name.ends_with(".json.gz")) {
+        let plain = Path::new(name.strip_suffix(".gz").unwrap_or(name));
+        if is_definition && plain.extension().is_some_and(|extension| extension == "json") {
             files.push(path);
         }
     }
