@@ -100,7 +100,11 @@ pub fn run() -> ExitCode {
             return ExitCode::from(3);
         }
     };
-    runtime.block_on(dispatch(arguments.command, config))
+    let code = runtime.block_on(dispatch(arguments.command, config));
+    // What still computes on a thread of its own can be stopped by nothing but the end of the process; its job is handed back
+    // or its lease runs out.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    code
 }
 
 async fn dispatch(command: Command, config: Config) -> ExitCode {

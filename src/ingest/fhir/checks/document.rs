@@ -13,6 +13,9 @@ use std::collections::{HashMap, HashSet};
 const TEXT_LINK: &str = "http://hl7.org/fhir/StructureDefinition/textLink";
 const NARRATIVE_LINK: &str = "http://hl7.org/fhir/StructureDefinition/narrativeLink";
 
+/// Entries with the same URL that are compared with a versioned reference.
+const CANDIDATES_MAX: usize = 100;
+
 /// Levels of sections, or of elements where ids are looked for.
 const DEPTH_MAX: usize = 64;
 
@@ -117,7 +120,8 @@ impl Addresses {
             let of_entry = self.entries[**index].version.as_deref();
             version.is_none_or(|version| of_entry.is_none_or(|of_entry| of_entry == version))
         };
-        let mut fitting = candidates.into_iter().flatten().filter(fits);
+        // Entries with one URL are versions of one resource; more than these are looked at for nobody.
+        let mut fitting = candidates.into_iter().flatten().take(CANDIDATES_MAX).filter(fits);
         match (fitting.next(), fitting.next()) {
             (None, _) => Target::None,
             (Some(index), None) => Target::One(*index),

@@ -26,12 +26,18 @@ pub const DEPTH_MAX: usize = 64;
 /// A contained Questionnaire (`#id`) needs not be added: the response has it.
 #[derive(Debug, Default)]
 pub struct Questionnaires<'a> {
-    by_url: HashMap<String, Vec<Known<'a>>>,
+    by_url: HashMap<String, Versions<'a>>,
+}
+
+/// The versions of one Questionnaire; which one is the latest is found once, when they are added.
+#[derive(Debug, Default)]
+struct Versions<'a> {
+    by_version: HashMap<Option<String>, Known<'a>>,
+    latest: Option<String>,
 }
 
 #[derive(Debug)]
 struct Known<'a> {
-    version: Option<String>,
     source: Object<'a>,
     compiled: OnceLock<Definition>,
 }
@@ -45,10 +51,12 @@ impl<'a> Questionnaires<'a> {
         }
         let Some(url) = resource.owned("url") else { return };
         let version = resource.owned("version");
-        let known = self.by_url.entry(url).or_default();
-        if known.iter().all(|known| known.version != version) {
-            known.push(Known { version, source: resource, compiled: OnceLock::new() });
+        let versions = self.by_url.entry(url).or_default();
+        let key = |version: &Option<String>| version.as_deref().map(version_key);
+        if versions.by_version.is_empty() || key(&version) > key(&versions.latest) {
+            versions.latest.clone_from(&version);
         }
+        versions.by_version.entry(version).or_insert(Known { source: resource, compiled: OnceLock::new() });
     }
 
     /// Nothing was added.
@@ -60,18 +68,20 @@ impl<'a> Questionnaires<'a> {
     /// The Questionnaire of a canonical `url` or `url|version`; without a version the latest.
     fn find(&self, canonical: &str) -> Option<&Definition> {
         let (url, version) = canonical.split_once('|').map_or((canonical, None), |(url, version)| (url, Some(version)));
-        let known = self.by_url.get(url)?;
+        let versions = self.by_url.get(url)?;
         let known = match version {
-            Some(version) => known.iter().find(|known| known.version.as_deref() == Some(version))?,
-            None => known.iter().max_by_key(|known| known.version.as_deref().map(version_key))?,
+            Some(version) => versions.by_version.get(&Some(version.to_owned()))?,
+            None => versions.by_version.get(&versions.latest)?,
         };
         Some(known.compiled.get_or_init(|| Definition::compile(&known.source, None)))
     }
 }
 
 /// Versions in the order of their numbers, as far as they have any: 1.10 after 1.9.
-fn version_key(version: &str) -> Vec<(u64, &str)> {
-    version.split(['.', '-', '+']).map(|part| (part.parse().unwrap_or(0), part)).collect()
+fn version_key(version: &str) -> Vec<(u64, String)> {
+    // No real version is longer; a hostile one must not make each comparison long.
+    let version: String = version.chars().take(100).collect();
+    version.split(['.', '-', '+']).map(|part| (part.parse().unwrap_or(0), part.to_owned())).collect()
 }
 
 /// Check a QuestionnaireResponse against its Questionnaire. If that is not known, nothing is said.

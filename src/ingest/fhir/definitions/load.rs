@@ -15,7 +15,7 @@ use super::{
     CodeSet, Element, Formula, Group, Invariant, Kind, Primitive, Role, SetId, Table, TargetsId, Type, TypeId,
     TypeKind, ends, hash,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A table that cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +54,7 @@ impl Table {
             by_name: HashMap::new(),
             sets: Vec::new(),
             targets: Vec::new(),
+            keys: HashSet::new(),
         };
         let mut set_ids: HashMap<&'static str, SetId> = HashMap::new();
         let mut drafts: Vec<Draft> = Vec::new();
@@ -97,6 +98,7 @@ impl Table {
         let by_name: HashMap<&'static str, &Draft> = drafts.iter().map(|draft| (draft.name, draft)).collect();
         for draft in &drafts {
             let of = build(&mut table, draft, &by_name, &set_ids)?;
+            table.keys.extend(of.elements.iter().map(|element| element.key));
             table.types.push(of);
         }
         Ok(table)

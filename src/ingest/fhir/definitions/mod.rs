@@ -6,7 +6,7 @@ mod load;
 
 pub use load::{LoadError, SLOTS};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 /// The table of FHIR R4 (4.0.1), as committed.
@@ -34,6 +34,8 @@ pub struct Table {
     by_name: HashMap<&'static str, u16>,
     sets: Vec<CodeSet>,
     targets: Vec<Vec<&'static str>>,
+    /// Keys of any type.
+    keys: HashSet<&'static str>,
 }
 
 /// Position of a type in its table.
@@ -346,6 +348,12 @@ impl Table {
     #[must_use]
     pub fn datatype(&self, name: &str) -> Option<TypeId> {
         self.by_name.get(name).copied().map(TypeId)
+    }
+
+    /// An element of any type has that key: a name that may be repeated to the sender.
+    #[must_use]
+    pub fn is_element(&self, key: &str) -> bool {
+        self.keys.contains(key)
     }
 
     /// A list of codes.

@@ -83,8 +83,8 @@ pub struct ResourceFacts<'a> {
 pub struct PendingReference<'a> {
     pub text: Cow<'a, str>,
     pub entry: Option<u32>,
-    /// The place of the Reference.
-    pub place: Place,
+    /// The place of the Reference, of the first ones.
+    pub place: Option<Place>,
     pub element: &'static Element,
     /// The offset of the Reference.
     pub start: usize,
@@ -94,8 +94,8 @@ pub struct PendingReference<'a> {
 
 /// Take in an entry that was read to its end.
 pub fn take_entry(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, start: usize) {
-    let (resource, method) = (walk.resource.take(), walk.method.take());
     let (true, Some(index)) = (walk.is_in_outer_bundle(), walk.entry()) else { return };
+    let (resource, method) = (walk.resource.take(), walk.method.take());
     let slot = of.slot("fullUrl");
     let offset = slot.and_then(|slot| frame.span(slot)).map_or(start, |span| span.start);
     let full_url = walk.kept(frame, slot).map(|url| (url, offset));
@@ -135,6 +135,7 @@ pub fn check(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, span: &R
 
 fn check_pending(walk: &mut Walk<'_, '_>, facts: &BundleFacts<'_>, pending: PendingReference<'_>) {
     let PendingReference { text, entry, place, element, start, offset } = pending;
+    let place = place.unwrap_or_else(|| entry.map_or_else(Place::bundle, Place::resource));
     let Some(found) = facts.named(&text) else {
         let message = "The reference names no entry of this Bundle.";
         walk.issue_of(entry, Severity::Warning, "not-found", offset, place.member("reference"), message);

@@ -90,7 +90,9 @@ pub struct Contained<'a> {
 
 pub struct Fragment<'a> {
     pub id: Cow<'a, str>,
-    /// Only of references: other URIs may point into the narrative.
+    /// Other URIs may point into the narrative.
+    pub is_reference: bool,
+    /// Of the first ones.
     pub place: Option<Place>,
     pub offset: usize,
 }

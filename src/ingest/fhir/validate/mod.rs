@@ -36,7 +36,7 @@ pub fn validate_bundle(body: &[u8]) -> Vec<Issue> {
 #[must_use]
 pub fn report(body: &[u8]) -> Report {
     let mut report = Report::default();
-    let Some((text, start)) = text_of(body, &mut report) else { return report };
+    let Some((text, start)) = text_of(body, None, &mut report) else { return report };
     let mut walk = Walk::new(definitions::r4(), text, start, &mut report, None);
     walk.run();
     deep::check(&mut walk, &Context::default());
@@ -65,7 +65,7 @@ pub fn resource(body: &[u8], line: Option<u64>) -> Report {
 #[must_use]
 pub fn resource_in(body: &[u8], line: Option<u64>, context: &Context<'_>) -> Report {
     let mut report = Report::default();
-    let Some((text, start)) = text_of(body, &mut report) else { return report };
+    let Some((text, start)) = text_of(body, line, &mut report) else { return report };
     let mut walk = Walk::new(definitions::r4(), text, start, &mut report, line);
     walk.run();
     deep::check(&mut walk, context);
@@ -76,17 +76,17 @@ pub fn resource_in(body: &[u8], line: Option<u64>, context: &Context<'_>) -> Rep
 }
 
 /// The body as text, and where the JSON in it begins.
-fn text_of<'a>(body: &'a [u8], report: &mut Report) -> Option<(&'a str, usize)> {
+fn text_of<'a>(body: &'a [u8], line: Option<u64>, report: &mut Report) -> Option<(&'a str, usize)> {
     let start = if body.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     match simdutf8::compat::from_utf8(body) {
         // Offsets within a walk are 32 bits wide; no single payload comes near.
         Ok(text) if u32::try_from(text.len()).is_ok() => Some((text, start)),
         Ok(_) => {
-            report.add(fatal("too-long", 0, "The payload is longer than 4 GiB."));
+            report.add(Issue { line, ..fatal("too-long", 0, "The payload is longer than 4 GiB.") });
             None
         }
         Err(error) => {
-            report.add(fatal("structure", error.valid_up_to(), "The payload is not UTF-8."));
+            report.add(Issue { line, ..fatal("structure", error.valid_up_to(), "The payload is not UTF-8.") });
             None
         }
     }

@@ -5,7 +5,7 @@ use super::super::definitions::Primitive;
 use super::super::types::Temporal;
 
 /// Characters of a `string`: 1 MB.
-pub const STRING_BYTES_MAX: usize = 1_048_576;
+pub const STRING_MAX: usize = 1_048_576;
 
 /// Digits of a decimal, and size of its exponent, that are kept exactly everywhere down the line.
 const DIGITS_MAX: usize = 300;
@@ -30,8 +30,8 @@ pub fn text(primitive: Primitive, text: &str) -> Option<Fault> {
         return Some(("value", "A value must not be empty."));
     }
     match primitive {
-        Primitive::String | Primitive::Markdown if bytes.len() > STRING_BYTES_MAX => {
-            Some(("too-long", "A string must not be longer than 1,048,576 bytes."))
+        Primitive::String | Primitive::Markdown if bytes.len() > STRING_MAX && text.chars().count() > STRING_MAX => {
+            Some(("too-long", "A string must not be longer than 1,048,576 characters."))
         }
         Primitive::String | Primitive::Markdown => {
             fault(!bytes.iter().all(u8::is_ascii_whitespace), "A string must not be made of white space only.")

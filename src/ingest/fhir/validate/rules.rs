@@ -106,10 +106,16 @@ pub fn of_object(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, span
                 .then_some(("invariant", "que-7: the operator exists needs a boolean answer."))
         }
         Role::Meta => {
-            walk.version = walk.kept(frame, of.slot("versionId"));
+            // Of the entry's own meta, not of one in an extension or in a Bundle within.
+            if walk.depth_of_path() == ENTRY_META {
+                walk.version = walk.kept(frame, of.slot("versionId"));
+            }
             return;
         }
         Role::BundleEntryRequest => {
+            if walk.depth_of_path() != ENTRY_REQUEST {
+                return;
+            }
             let slot = of.slot("method");
             let offset = slot.and_then(|slot| frame.span(slot)).map_or(span.start, |span| span.start);
             walk.method = walk.kept(frame, slot).map(|method| (method, offset));
@@ -165,6 +171,10 @@ pub fn look_at(walk: &mut Walk<'_, '_>, kind: deep::Kind, span: &Range<usize>) {
     let (entry, place) = (walk.entry(), walk.place());
     walk.deep.push(Deep { kind, entry, span: span.clone(), place });
 }
+
+/// Steps from the body to `Bundle.entry[i].resource.meta` and to `Bundle.entry[i].request`.
+const ENTRY_META: usize = 5;
+const ENTRY_REQUEST: usize = 4;
 
 type Broken = Option<(&'static str, &'static str)>;
 
@@ -247,14 +257,13 @@ fn range_rule(range: &Object<'_>) -> Broken {
 
 /// obs-7.
 fn observation(one: &Object<'_>) -> Broken {
-    let codings = |concept: Object<'_>| -> Vec<(Option<String>, String)> {
+    let codings = |concept: Object<'_>| -> HashSet<(Option<String>, String)> {
         let coding = |coding: &Object<'_>| Some((coding.owned("system"), coding.owned("code")?));
         concept.objects("coding").iter().filter_map(coding).collect()
     };
     let own = codings(one.object("code")?);
-    let is_same = |component: &Object<'_>| {
-        component.object("code").is_some_and(|code| codings(code).iter().any(|coding| own.contains(coding)))
-    };
+    let is_same =
+        |component: &Object<'_>| component.object("code").is_some_and(|code| !own.is_disjoint(&codings(code)));
     one.objects("component").iter().any(is_same).then_some((
         "invariant",
         "obs-7: a component has the Observation's own code, so the Observation must not have a value.",
@@ -288,7 +297,7 @@ const ALLERGY_VERIFICATION: &str = "http://terminology.hl7.org/CodeSystem/allerg
 fn has_code(one: &Object<'_>, member: &str, system: &str, codes: &[&str]) -> bool {
     let codings = one.object(member).map(|concept| concept.objects("coding")).unwrap_or_default();
     codings.iter().any(|coding| {
-        coding.string("system").as_deref() == Some(system)
+        coding.string("system").is_none_or(|own| own == system)
             && coding.string("code").is_some_and(|code| codes.contains(&code.as_ref()))
     })
 }
@@ -380,13 +389,19 @@ pub fn reference(walk: &mut Walk<'_, '_>, element: &'static Element, id: TypeId,
                     target = named.resource();
                 } else {
                     // An entry further on may have it.
-                    let (entry, place) = (walk.entry(), walk.place());
+                    let entry = walk.entry();
+                    let place = (walk.bundle.pending.len() < PLACES_MAX).then(|| walk.place());
                     let start = span.start;
                     walk.bundle.pending.push(PendingReference { text, entry, place, element, start, offset });
                 }
             }
         } else {
             target = target_type(&text).and_then(|name| table.resource(name)).map(|id| table.get(id).name);
+            if target.is_none() && !text.contains(':') {
+                let place = walk.place().member("reference");
+                let message = "The reference is neither Type/id nor a URL.";
+                walk.issue_at(Severity::Warning, "value", offset, place, message);
+            }
         }
     }
     let Some(targets) = element.targets else { return };
@@ -410,6 +425,10 @@ pub fn wrong_target(element: &Element, allowed: &[&str], name: &str) -> String {
     format!("{} may refer to {}, not to {name}.", element.name, allowed.join(", "))
 }
 
+/// References whose exact place is remembered until it is known whether they lead somewhere. Of more than these only the entry is
+/// told: the issues that are kept are fewer.
+pub const PLACES_MAX: usize = 2_000;
+
 fn fragment(walk: &mut Walk<'_, '_>, id: &str, offset: usize) {
     if id.is_empty() {
         if walk.is_within_contained()
@@ -419,8 +438,8 @@ fn fragment(walk: &mut Walk<'_, '_>, id: &str, offset: usize) {
         }
         return;
     }
-    let place = walk.place();
-    walk.local.fragments.push(Fragment { id: Cow::Owned(id.to_owned()), place: Some(place), offset });
+    let place = (walk.local.fragments.len() < PLACES_MAX).then(|| walk.place());
+    walk.local.fragments.push(Fragment { id: Cow::Owned(id.to_owned()), is_reference: true, place, offset });
 }
 
 /// The resource type in a literal reference: `Patient/1`, `http://server/fhir/Patient/1/_history/2`, `Patient?…`.
@@ -448,7 +467,8 @@ pub fn contained(walk: &mut Walk<'_, '_>, of: &'static Type) {
     let mut used: HashSet<&str> = HashSet::new();
     for fragment in &local.fragments {
         used.insert(&fragment.id);
-        if let Some(place) = fragment.place.clone().filter(|_| !ids.contains(fragment.id.as_ref())) {
+        if fragment.is_reference && !ids.contains(fragment.id.as_ref()) {
+            let place = fragment.place.clone().unwrap_or_else(|| walk.place());
             let message = "ref-1: the reference names no contained resource.";
             walk.issue_at(Severity::Error, "invariant", fragment.offset, place, message);
         }

@@ -75,8 +75,8 @@ impl Walk<'_, '_> {
         }
         match of {
             Primitive::Uri | Primitive::Url | Primitive::Canonical if text.starts_with('#') => {
-                let id = Cow::Owned(text[1..].to_owned());
-                self.local.fragments.push(Fragment { id, place: None, offset });
+                let id = Cow::Owned(text[1..].split('|').next().unwrap_or_default().to_owned());
+                self.local.fragments.push(Fragment { id, is_reference: false, place: None, offset });
             }
             Primitive::Id | Primitive::String if element.key == "id" && self.local.within_contained => {
                 self.contained_id(text);

@@ -14,10 +14,13 @@ impl<'a> Walk<'a, '_> {
         element: &'static Element,
         frame: &mut Frame,
         key: &Text<'a>,
+        start: usize,
     ) -> Result<(), Stopped> {
         let bit = 1u128 << element.group;
         if frame.siblings & bit != 0 {
-            self.again(of, element, frame, key);
+            self.again(of, element, key, start);
+        } else if frame.seen & bit != 0 && element.of_type.is_some() {
+            self.check_choice(of, element, key, start, element.key);
         }
         frame.siblings |= bit;
         self.path.push(Segment::Sibling(element));

@@ -438,6 +438,101 @@ fn documents_and_search_results_have_their_rules() {
     assert_eq!(codes, ["invariant", "invariant", "value"]);
 }
 
+#[test]
+fn two_types_of_a_choice_are_not_a_duplicate_and_the_other_way_round() {
+    let message = |text: &str| {
+        let issues = resource(text.as_bytes(), None).issues;
+        issues.into_iter().map(|issue| issue.message).collect::<Vec<_>>()
+    };
+    let choice = "Patient.deceased[x] is there with more than one type.";
+    let earlier = r#"{"resourceType": "Patient", "deceasedBoolean": true}"#;
+    let later = r#"{"resourceType": "Patient", "deceasedDateTime": "2020", "deceasedBoolean": true}"#;
+    let bundle = format!(
+        r#"{{"resourceType": "Bundle", "type": "collection", "entry": [{{"resource": {earlier}}}, {{"resource": {later}}}]}}"#
+    );
+    assert_eq!(message(&bundle), [choice]);
+    for text in [
+        r#"{"resourceType": "Patient", "deceasedBoolean": true, "_deceasedDateTime": {"id": "x"}}"#,
+        r#"{"resourceType": "Patient", "_deceasedDateTime": {"id": "x"}, "deceasedBoolean": true}"#,
+    ] {
+        assert_eq!(message(text), [choice], "{text}");
+    }
+    let same = r#"{"resourceType": "Patient", "deceasedBoolean": true, "deceasedBoole\u0061n": false}"#;
+    assert_eq!(message(same), ["There are two members deceasedBoolean."]);
+    let beside = r#"{"resourceType": "Patient", "_deceasedBoolean": {"id": "x"}, "deceasedBoolean": true}"#;
+    assert_eq!(message(beside), [""; 0]);
+}
+
+#[test]
+fn only_an_entrys_own_meta_and_request_count() {
+    let meta = |version: &str| json!({"versionId": version});
+    let entry = |version: &str, inner: &str| {
+        json!({"fullUrl": UUID, "resource": {"resourceType": "Patient", "meta": meta(version),
+            "extension": [{"url": "http://x", "valueMeta": meta(inner)}]}})
+    };
+    let body = json!({"resourceType": "Bundle", "type": "collection", "entry": [entry("1", "7"), entry("2", "7")]});
+    assert_eq!(issues(&body), []);
+    let within = json!({"resourceType": "Bundle", "type": "batch", "entry": [
+        {"resource": patient(), "request": {"method": "POST", "url": "Patient"}}]});
+    let outer = json!({"resourceType": "Bundle", "type": "batch", "entry": [
+        {"request": {"method": "DELETE", "url": "Bundle/1"}, "resource": within}]});
+    only(&outer, Severity::Error, "not-supported", "Bundle.entry[0].request.method");
+}
+
+#[test]
+fn a_members_name_is_repeated_only_if_it_is_an_elements() {
+    let message = |resource: Value| validate_one(&resource).message;
+    assert_eq!(message(json!({"resourceType": "Patient", "dosage": 1})), "Patient has no element dosage.");
+    let unknown = validate_one(&json!({"resourceType": "Patient", "Shaw1987": 1}));
+    assert!(!format!("{unknown:?}").contains("Shaw"), "{unknown:?}");
+}
+
+fn validate_one(one: &Value) -> Issue {
+    let mut issues = resource(one.to_string().as_bytes(), None).issues;
+    assert_eq!(issues.len(), 1);
+    issues.remove(0)
+}
+
+/// Each took time by the square of its size before it was bounded: minutes at these sizes.
+#[test]
+fn what_multiplies_itself_is_bounded() {
+    // The same key, each time with other letters escaped.
+    let spelling = |n: usize| -> String {
+        let escaped = |(at, letter): (usize, char)| match n >> at & 1 {
+            1 => format!("\\u{:04x}", u32::from(letter)),
+            _ => letter.to_string(),
+        };
+        "valueCodeableConcept".chars().enumerate().map(escaped).collect()
+    };
+    let choices: String = (0..20_000).map(|n| format!(r#", "{}": {{"text": "x"}}"#, spelling(n))).collect();
+    let text = format!(r#"{{"resourceType": "Parameters", "parameter": [{{"name": "a"{choices}}}]}}"#);
+    assert_eq!(resource(text.as_bytes(), None).total, 19_999);
+
+    let coding = |n: usize| json!({"system": "http://s", "code": format!("c{n}")});
+    let options: Vec<Value> = (0..8_000).map(|n| json!({"valueCoding": coding(n)})).collect();
+    let answers: Vec<Value> = (0..8_000).map(|_| json!({"valueCoding": coding(7_999)})).collect();
+    let form = json!({"resourceType": "Questionnaire", "url": "http://q", "status": "active",
+        "item": [{"linkId": "1", "type": "choice", "repeats": true, "answerOption": options}]});
+    let response = json!({"resourceType": "QuestionnaireResponse", "questionnaire": "http://q", "status": "completed",
+        "item": [{"linkId": "1", "answer": answers}]});
+    let body =
+        json!({"resourceType": "Bundle", "type": "collection", "entry": [{"resource": form}, {"resource": response}]});
+    assert_eq!(issues(&body), []);
+
+    let version = "1.".repeat(60_000) + "1";
+    let form = json!({"resourceType": "Questionnaire", "url": "http://q", "version": version, "status": "active"});
+    let response = json!({"resourceType": "QuestionnaireResponse", "questionnaire": "http://q", "status": "completed"});
+    let mut entries = vec![json!({"resource": form})];
+    entries.extend(vec![json!({"resource": response}); 2_000]);
+    assert_eq!(issues(&json!({"resourceType": "Bundle", "type": "collection", "entry": entries})), []);
+
+    let nested = r#"{"url": "http://x", "extension": ["#.repeat(40);
+    let member = r#"{"url": "http://x", "valueReference": {"reference": "\u0023a"}}"#;
+    let many = vec![member; 20_000].join(",");
+    let text = format!(r#"{{"resourceType": "Patient", "extension": [{nested}{many}{}]}}"#, "]}".repeat(40));
+    assert_eq!(resource(text.as_bytes(), None).total, 20_000);
+}
+
 mod properties {
     use super::*;
     use crate::ingest::fhir::sample;

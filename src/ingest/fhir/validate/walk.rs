@@ -11,6 +11,10 @@ use super::deep::Deep;
 use super::frame::{Contained, Frame, Local, Segment, Slot};
 use super::rules;
 use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// Times that an object is read again to choose a sentence.
+const RESCANS_MAX: usize = 100;
 
 /// The walk is over: an issue says why.
 pub struct Stopped;
@@ -30,6 +34,7 @@ pub struct Walk<'a, 'r> {
     pub method: Option<(Cow<'a, str>, usize)>,
     pub local: Local<'a>,
     pub(super) depth: usize,
+    rescans: usize,
     bundles: usize,
     line: Option<u64>,
     /// Resources that need a look as a whole: where they are.
@@ -50,6 +55,7 @@ impl<'a, 'r> Walk<'a, 'r> {
             method: None,
             local: Local::default(),
             depth: 0,
+            rescans: 0,
             bundles: 0,
             line,
             deep: Vec::new(),
@@ -83,16 +89,26 @@ impl<'a, 'r> Walk<'a, 'r> {
     /// Where the walk is.
     #[cold]
     pub fn place(&self) -> Place {
-        let mut place = Place { expression: String::new(), pointer: String::new() };
+        let (mut expression, mut pointer) = (String::new(), String::new());
         for segment in &self.path {
-            match segment {
-                Segment::Root(name) => place.expression.push_str(name),
-                Segment::Member(element) => place = element_place(&place, element, element.key),
-                Segment::Sibling(element) => place = element_place(&place, element, &format!("_{}", element.key)),
-                Segment::Item(index) => place = place.item(*index as usize),
-            }
+            // Writing to a String cannot fail.
+            let _ = match segment {
+                Segment::Root(name) => write!(expression, "{name}"),
+                Segment::Member(element) | Segment::Sibling(element) => {
+                    let mark = if matches!(segment, Segment::Sibling(_)) { "_" } else { "" };
+                    let _ = write!(pointer, "/{mark}{}", element.key);
+                    match element.of_type {
+                        Some(name) => write!(expression, ".{}.ofType({name})", element.name),
+                        None => write!(expression, ".{}", element.name),
+                    }
+                }
+                Segment::Item(index) => {
+                    let _ = write!(pointer, "/{index}");
+                    write!(expression, "[{index}]")
+                }
+            };
         }
-        place
+        Place { expression, pointer }
     }
 
     /// The entry of the Bundle that the walk is in.
@@ -139,6 +155,10 @@ impl<'a, 'r> Walk<'a, 'r> {
         place: Place,
         message: impl Into<String>,
     ) {
+        if self.report.is_full() {
+            self.report.count(severity, entry);
+            return;
+        }
         let is_placed = !place.expression.is_empty();
         self.report.add(Issue {
             severity,
@@ -319,12 +339,12 @@ impl<'a, 'r> Walk<'a, 'r> {
                 key.raw
             };
             if let Some(element) = of.element(name.as_bytes()) {
-                self.member(of, element, frame, &key)?;
+                self.member(of, element, frame, &key, start)?;
                 continue;
             }
             let sibling = name.strip_prefix('_').and_then(|name| of.element(name.as_bytes()));
             if let Some(element) = sibling.filter(|element| matches!(element.kind, Kind::Primitive(_))) {
-                self.sibling(of, element, frame, &key)?;
+                self.sibling(of, element, frame, &key, start)?;
             } else if is_resource && name == "resourceType" {
                 types += 1;
                 if types > 1 {
@@ -358,6 +378,10 @@ impl<'a, 'r> Walk<'a, 'r> {
 
     fn missing(&mut self, of: &'static Type, seen: u128, start: usize) {
         for group in of.missing(seen) {
+            if self.report.is_full() {
+                self.report.count(Severity::Error, self.entry());
+                continue;
+            }
             let place = self.place().member(group.name);
             let choice = if group.is_choice { "[x]" } else { "" };
             let message = format!("{}.{}{choice} is required.", of.name, group.name);
@@ -367,8 +391,12 @@ impl<'a, 'r> Walk<'a, 'r> {
 
     #[cold]
     fn unknown(&mut self, of: &Type, key: &Text<'a>, name: &str) {
+        if self.report.is_full() {
+            self.report.count(Severity::Error, self.entry());
+            return;
+        }
         let place = self.place();
-        let (pointer, message) = if is_element_name(name) {
+        let (pointer, message) = if self.table.is_element(name.trim_start_matches('_')) {
             (place.member(name).pointer, format!("{} has no element {name}.", of.name))
         } else {
             // It may be anything, a patient's name included.
@@ -385,24 +413,61 @@ impl<'a, 'r> Walk<'a, 'r> {
 
     /// A second member of a group that had one: the same key again, or another type of the choice.
     #[cold]
-    pub(super) fn again(&mut self, of: &'static Type, element: &'static Element, frame: &Frame, key: &Text<'a>) {
+    pub(super) fn again(&mut self, of: &'static Type, element: &'static Element, key: &Text<'a>, start: usize) {
+        if self.report.is_full() {
+            self.report.count(Severity::Error, self.entry());
+            return;
+        }
         let group = of.group(element);
-        let offset = key.offset;
-        let is_same = !group.is_choice || frame.seen >> element.group & 1 == 1 && self.has_key_before(key);
-        if is_same {
-            self.duplicate(key, key.raw);
+        if !group.is_choice || self.has_key_before(start, key.offset, &key.decode()) {
+            self.duplicate(key, element.key);
         } else {
             let place = self.place().member(group.name);
             let message = format!("{}.{}[x] is there with more than one type.", of.name, group.name);
-            self.issue_at(Severity::Error, "structure", offset, place, message);
+            self.issue_at(Severity::Error, "structure", key.offset, place, message);
         }
     }
 
-    /// Whether the object has the same key twice: looked up again from its text, which rarely happens.
-    fn has_key_before(&self, key: &Text<'a>) -> bool {
-        let before = &self.body[..key.offset];
-        // The nearest earlier occurrence at any depth is good enough to choose between two sentences.
-        before.rfind(&format!("\"{}\"", key.raw)).is_some()
+    /// Whether the object that begins at `start` has that key before `end`. It is read again up to there: only some times, since
+    /// it only chooses between two sentences, or rarely has to be asked at all.
+    pub(super) fn has_key_before(&mut self, start: usize, end: usize, name: &str) -> bool {
+        if self.rescans == RESCANS_MAX {
+            return false;
+        }
+        self.rescans += 1;
+        let mut cursor = Cursor::new(self.body, start);
+        cursor.open();
+        let mut first = true;
+        while let Ok(Some(key)) = cursor.key(first) {
+            first = false;
+            if key.offset >= end {
+                return false;
+            }
+            if key.decode() == name {
+                return true;
+            }
+            cursor.peek();
+            if cursor.skip().is_err() {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// `valueString` and `_valueString` are one type of the choice, `_valueCode` is another.
+    #[cold]
+    pub(super) fn check_choice(
+        &mut self,
+        of: &'static Type,
+        element: &'static Element,
+        key: &Text<'a>,
+        start: usize,
+        other: &str,
+    ) {
+        let has_room = self.rescans < RESCANS_MAX;
+        if has_room && !self.has_key_before(start, key.offset, other) {
+            self.again(of, element, key, start);
+        }
     }
 
     fn member(
@@ -411,10 +476,13 @@ impl<'a, 'r> Walk<'a, 'r> {
         element: &'static Element,
         frame: &mut Frame,
         key: &Text<'a>,
+        start: usize,
     ) -> Result<(), Stopped> {
         let bit = 1u128 << element.group;
         if frame.seen & bit != 0 {
-            self.again(of, element, frame, key);
+            self.again(of, element, key, start);
+        } else if frame.siblings & bit != 0 && element.of_type.is_some() {
+            self.check_choice(of, element, key, start, &format!("_{}", element.key));
         }
         frame.seen |= bit;
         self.path.push(Segment::Member(element));
@@ -532,22 +600,12 @@ impl<'a, 'r> Walk<'a, 'r> {
         self.bundles == 1 && matches!(self.path.first(), Some(Segment::Root("Bundle")))
     }
 
+    /// Steps from the body to where the walk is; 0 outside of a Bundle.
+    pub fn depth_of_path(&self) -> usize {
+        if matches!(self.path.first(), Some(Segment::Root("Bundle"))) { self.path.len() } else { 0 }
+    }
+
     pub fn is_within_contained(&self) -> bool {
         self.local.within_contained
     }
-}
-
-fn element_place(place: &Place, element: &Element, key: &str) -> Place {
-    let of_type = element.of_type.map(|name| format!(".ofType({name})")).unwrap_or_default();
-    Place {
-        expression: format!("{}.{}{of_type}", place.expression, element.name),
-        pointer: format!("{}/{key}", place.pointer),
-    }
-}
-
-/// A name that may be an element's, and so may be repeated to the sender.
-fn is_element_name(name: &str) -> bool {
-    (1..=40).contains(&name.len())
-        && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

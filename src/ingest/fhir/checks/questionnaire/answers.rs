@@ -117,7 +117,7 @@ impl Answer<'_, '_> {
     }
 
     fn unit(&self, unit: &Coding, say: Say<'_>) {
-        if !self.item.units.is_empty() {
+        if !self.item.units.is_empty() && self.definition.spend(self.item.units.len()).is_some() {
             let fits = |option: &Coding| match same_coding(unit, option) {
                 Some(same) => same,
                 // Without a code, the unit's text may name the option.
@@ -141,7 +141,8 @@ impl Answer<'_, '_> {
             say(Wrong { severity: Severity::Error, code: "invalid", at_value: true, message });
             return;
         }
-        if self.item.reference_types.is_empty() {
+        let types_allowed = self.item.reference_types.len();
+        if types_allowed == 0 || self.definition.spend(types_allowed).is_none() {
             return;
         }
         let stated = self.value.object().and_then(|object| object.owned("type"));
@@ -154,6 +155,7 @@ impl Answer<'_, '_> {
     fn attachment(&self, attachment: &Object<'_>, say: Say<'_>) {
         let essence = |text: &str| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if !self.item.mime_types.is_empty()
+            && self.definition.spend(self.item.mime_types.len()).is_some()
             && let Some(stated) = attachment.string("contentType").map(|text| essence(&text))
         {
             let fits = |allowed: &String| {
@@ -205,6 +207,9 @@ impl Answer<'_, '_> {
         if let Value::Coding(Coding { system: None, code: None, .. }) = value
             && self.kind == Kind::OpenChoice
         {
+            return;
+        }
+        if self.definition.spend(self.item.options.len()).is_none() {
             return;
         }
         let mut doubtful = false;

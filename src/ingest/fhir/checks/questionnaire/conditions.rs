@@ -7,19 +7,15 @@ use crate::ingest::fhir::checks::choice;
 use crate::ingest::fhir::checks::units::{self, Comparison, UCUM};
 use std::cmp::Ordering;
 
-/// Answers that are compared in all; a hostile form could ask each of many answers for each of many items.
-const COMPARISONS_MAX: usize = 1_000_000;
-
 /// Answers questions about one response.
 pub struct Asker<'r, 'a> {
     definition: &'r Definition,
     flat: &'r Flat<'a>,
-    left: usize,
 }
 
 impl<'r, 'a> Asker<'r, 'a> {
     pub fn new(definition: &'r Definition, flat: &'r Flat<'a>) -> Self {
-        Self { definition, flat, left: COMPARISONS_MAX }
+        Self { definition, flat }
     }
 
     /// An item of the Questionnaire may be answered in this container; none if that cannot be told.
@@ -32,6 +28,7 @@ impl<'r, 'a> Asker<'r, 'a> {
         if enabling.conditions.is_empty() {
             return Some(true);
         }
+        self.definition.spend(enabling.conditions.len())?;
         let any = enabling.any?;
         let mut told = Some(!any);
         for condition in &enabling.conditions {
@@ -50,8 +47,8 @@ impl<'r, 'a> Asker<'r, 'a> {
             return None;
         }
         let entries = self.nearest(question, container);
-        self.spend(entries.len())?;
-        self.spend(entries.iter().map(|entry| self.flat.entries[*entry].answers.len()).sum())?;
+        self.definition.spend(entries.len())?;
+        self.definition.spend(entries.iter().map(|entry| self.flat.entries[*entry].answers.len()).sum())?;
         let answers: Vec<_> = entries
             .iter()
             .flat_map(|entry| &self.flat.entries[*entry].answers)
@@ -90,13 +87,6 @@ impl<'r, 'a> Asker<'r, 'a> {
             }
         }
         told
-    }
-
-    /// None once too much was compared; from then on nothing is told.
-    fn spend(&mut self, count: usize) -> Option<()> {
-        let left = self.left.checked_sub(count);
-        self.left = left.unwrap_or(0);
-        left.map(|_| ())
     }
 
     /// The entries of a question in the innermost container that has any.

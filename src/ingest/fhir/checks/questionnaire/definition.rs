@@ -4,6 +4,7 @@ use super::super::decimal::Decimal;
 use super::super::{choice, extension};
 use super::DEPTH_MAX;
 use crate::ingest::fhir::node::{Node, Object};
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 const CORE: &str = "http://hl7.org/fhir/StructureDefinition/";
@@ -137,7 +138,7 @@ impl Value {
 /// The codes of a value set that was given in full.
 #[derive(Debug, Default)]
 pub struct Codes {
-    codes: HashMap<String, Vec<Option<String>>>,
+    codes: HashMap<String, HashSet<Option<String>>>,
     systems: HashSet<String>,
 }
 
@@ -145,7 +146,7 @@ impl Codes {
     /// The value set holds the code; without a system, any code of that name counts.
     pub fn contains(&self, system: Option<&str>, code: &str) -> bool {
         let listed = self.codes.get(code).is_some_and(|systems| {
-            system.is_none() || systems.iter().any(|known| known.is_none() || known.as_deref() == system)
+            system.is_none() || systems.contains(&None) || systems.contains(&system.map(str::to_owned))
         });
         listed || system.map_or(!self.systems.is_empty(), |system| self.systems.contains(system))
     }
@@ -196,7 +197,7 @@ impl Codes {
 
     fn add(&mut self, system: Option<&String>, concept: &Object<'_>) {
         if let Some(code) = concept.owned("code") {
-            self.codes.entry(code).or_default().push(system.cloned());
+            self.codes.entry(code).or_default().insert(system.cloned());
         }
     }
 }
@@ -266,9 +267,21 @@ pub struct Definition {
     pub end: Option<String>,
     /// Items nest deeper than is read: what is not found may be there.
     pub cut: bool,
+    spent: Cell<usize>,
 }
 
+/// What all responses to one Questionnaire may cost: options, conditions and children that are looked at. Honest forms stay
+/// far below; a hostile one could multiply its options by its answers.
+const COMPARISONS_MAX: usize = 4_000_000;
+
 impl Definition {
+    /// Count work; none once too much was done, and from then on nothing is told.
+    pub fn spend(&self, count: usize) -> Option<()> {
+        let spent = self.spent.get().saturating_add(count);
+        self.spent.set(spent);
+        (spent <= COMPARISONS_MAX).then_some(())
+    }
+
     /// Compile a Questionnaire; if it is contained, value sets may stand beside it in its container.
     pub fn compile(questionnaire: &Object<'_>, container: Option<&Object<'_>>) -> Self {
         let mut definition =

@@ -315,7 +315,11 @@ impl<'r> Rules<'r, '_, '_> {
         asker: &mut Asker<'_, '_>,
     ) {
         let offset = self.flat.container_offset(self.response, container);
-        for &index in self.definition.children(parent) {
+        let children = self.definition.children(parent);
+        if self.definition.spend(children.len()).is_none() {
+            return;
+        }
+        for &index in children {
             let item = &self.definition.items[index];
             let count = counts.get(&index).copied().unwrap_or(0);
             let is_group = item.kind == Some(Kind::Group);
