@@ -32,8 +32,11 @@ pub struct Questionnaires<'a> {
 /// The versions of one Questionnaire; which one is the latest is found once, when they are added.
 #[derive(Debug, Default)]
 struct Versions<'a> {
-    by_version: HashMap<Option<String>, Known<'a>>,
-    latest: Option<String>,
+    known: Vec<Known<'a>>,
+    by_version: HashMap<Option<String>, usize>,
+    latest: usize,
+    /// What the latest one is told by.
+    order: Option<Vec<(u64, String)>>,
 }
 
 #[derive(Debug)]
@@ -52,11 +55,15 @@ impl<'a> Questionnaires<'a> {
         let Some(url) = resource.owned("url") else { return };
         let version = resource.owned("version");
         let versions = self.by_url.entry(url).or_default();
-        let key = |version: &Option<String>| version.as_deref().map(version_key);
-        if versions.by_version.is_empty() || key(&version) > key(&versions.latest) {
-            versions.latest.clone_from(&version);
+        if versions.by_version.contains_key(&version) {
+            return;
         }
-        versions.by_version.entry(version).or_insert(Known { source: resource, compiled: OnceLock::new() });
+        let (order, position) = (version.as_deref().map(version_key), versions.known.len());
+        if position == 0 || order > versions.order {
+            (versions.latest, versions.order) = (position, order);
+        }
+        versions.by_version.insert(version, position);
+        versions.known.push(Known { source: resource, compiled: OnceLock::new() });
     }
 
     /// Nothing was added.
@@ -69,10 +76,11 @@ impl<'a> Questionnaires<'a> {
     fn find(&self, canonical: &str) -> Option<&Definition> {
         let (url, version) = canonical.split_once('|').map_or((canonical, None), |(url, version)| (url, Some(version)));
         let versions = self.by_url.get(url)?;
-        let known = match version {
-            Some(version) => versions.by_version.get(&Some(version.to_owned()))?,
-            None => versions.by_version.get(&versions.latest)?,
+        let position = match version {
+            Some(version) => *versions.by_version.get(&Some(version.to_owned()))?,
+            None => versions.latest,
         };
+        let known = versions.known.get(position)?;
         Some(known.compiled.get_or_init(|| Definition::compile(&known.source, None)))
     }
 }
