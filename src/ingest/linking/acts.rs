@@ -78,7 +78,8 @@ pub struct Done {
     pub relinked: usize,
 }
 
-/// A patient by what its first statement says: that is what decisions are tied to.
+/// A patient by a statement: that is what decisions are tied to. Until the locks are there any statement of the patient, only
+/// to find its cluster; then the patient's own ([`led`]).
 struct Anchor {
     patient: PatientId,
     statement: StatementId,
@@ -93,6 +94,18 @@ async fn anchor(
     let statements = store::of_patients(connection, organization, &[patient]).await?;
     let statement = statements.first().ok_or(ActError::PatientNotFound)?.said.id;
     Ok(Anchor { patient, statement })
+}
+
+/// Under the locks: the patient by a statement of its own. One that a merge brought along would take the decision with it
+/// when the merge is taken back.
+fn led(cluster: &Cluster, anchor: &Anchor) -> Result<Anchor, ActError> {
+    let statement = cluster.lead_of(anchor.patient).ok_or_else(raced)?;
+    Ok(Anchor { patient: anchor.patient, statement })
+}
+
+/// What was looked up before the locks is not so any more: the act is run again.
+fn raced() -> ActError {
+    DbError::Conflict(sqlx::Error::Protocol("the patient moved meanwhile".to_owned())).into()
 }
 
 /// Lock and load; what was looked up before the locks must still be so.
@@ -110,8 +123,7 @@ async fn open(
     for anchor in anchors {
         let found = cluster.statements.iter().find(|statement| statement.said.id == anchor.statement);
         if found.and_then(Statement::patient) != Some(anchor.patient) {
-            let raced = sqlx::Error::Protocol("the patient moved meanwhile".to_owned());
-            return Err(DbError::Conflict(raced).into());
+            return Err(raced());
         }
     }
     Ok(cluster)
@@ -212,6 +224,12 @@ pub async fn decide(
     let named: BTreeSet<String> = seen.subject_keys.clone().unwrap_or_default().into_iter().collect();
     let statements: Vec<StatementId> = seen.statement_id.into_iter().collect();
     let mut cluster = open(connection, organization, &statements, named, &anchors).await?;
+    let anchor = anchor.map(|anchor| led(&cluster, &anchor)).transpose()?;
+    let stored = cluster.statements.iter().find(|one| Some(one.said.id) == seen.statement_id);
+    if stored.and_then(Statement::patient) != own.as_ref().and_then(Statement::patient) {
+        return Err(raced());
+    }
+    let duplicate = duplicate.map(|anchor| led(&cluster, &anchor)).transpose()?;
     // Under the locks now: somebody may have been faster.
     let seen = reviews::find(connection, organization, review, true).await?.ok_or(ActError::ReviewNotFound)?;
     if let Some(answer) = closed(&seen) {
@@ -309,6 +327,11 @@ pub async fn merge(
     }
     let goes = anchor(connection, organization, patient).await?;
     let mut cluster = open(connection, organization, &[], BTreeSet::new(), &[&goes, &stays]).await?;
+    // Under the locks now: somebody may have merged one of them between the look-ups.
+    if goes.patient != patient || goes.patient == stays.patient {
+        return Err(raced());
+    }
+    let (goes, stays) = (led(&cluster, &goes)?, led(&cluster, &stays)?);
     merge_in(connection, organization, &mut cluster, &goes, &stays, None, by).await?;
     let refolded = cluster.refold(connection).await?;
     let relinked = finish(connection, organization, refolded, by).await?;
@@ -386,6 +409,7 @@ pub async fn place_event(
     named.extend(found.subject_key.clone());
     let statements: Vec<StatementId> = found.statement_id.into_iter().collect();
     let cluster = open(connection, organization, &statements, named, &anchors).await?;
+    let anchor = anchor.map(|anchor| led(&cluster, &anchor)).transpose()?;
     let whose = anchor.as_ref().map(|anchor| anchor.patient);
     let relinked = if let Some(statement) = found.statement_id.filter(|_| found.resource_type == "Patient") {
         place_statement(connection, organization, cluster, statement, anchor.as_ref(), by).await?

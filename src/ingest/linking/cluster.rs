@@ -139,6 +139,38 @@ impl Cluster {
         Ok(Self { organization, statements, named, rulings, pins, holders, grown })
     }
 
+    /// The statement that a patient is told by when nobody is merged into it: what merges brought along leaves with them
+    /// again. None, if no statement here is the patient's.
+    pub fn lead_of(&self, patient: PatientId) -> Option<StatementId> {
+        let said: Vec<_> = self.statements.iter().map(|statement| statement.said.clone()).collect();
+        let folded = fold::fold(&said, &Rulings { merges: Vec::new(), ..self.rulings.clone() });
+        let group = |index: usize| match folded.placements[index] {
+            Placement::Linked(group, _) => Some(group),
+            _ => None,
+        };
+        let position = |id: StatementId| said.iter().position(|one| one.id == id);
+        let gone: BTreeSet<usize> =
+            self.rulings.merges.iter().filter_map(|(goes, _)| group(position(*goes)?)).collect();
+        let mut members: Vec<usize> =
+            (0..said.len()).filter(|index| self.statements[*index].patient() == Some(patient)).collect();
+        // Its own before what was merged into it; among those the one that is known by this id.
+        members.sort_by_key(|index| {
+            let lead = group(*index).map(|group| (group, said[folded.leads[group]].id));
+            let is_gone = lead.is_none_or(|(group, _)| gone.contains(&group));
+            (is_gone, lead.and_then(|(_, lead)| self.pinned(lead)) != Some(patient), said[*index].place)
+        });
+        let first = *members.first()?;
+        let lead = group(first).map(|group| folded.leads[group]);
+        // A lead that is somebody else's (none that we know of) is no anchor.
+        let lead = lead.filter(|lead| self.statements[*lead].patient() == Some(patient));
+        Some(said[lead.unwrap_or(first)].id)
+    }
+
+    /// The id that a statement's patient keeps.
+    fn pinned(&self, statement: StatementId) -> Option<PatientId> {
+        self.pins.iter().rev().find(|(one, _)| *one == statement).map(|(_, patient)| *patient)
+    }
+
     /// Fold, and write what changed: statements and holders at once; the rest by [`Refolded::finish`], when the events of
     /// the payload are there.
     pub async fn refold(mut self, connection: &mut PgConnection) -> Result<Refolded, DbError> {
@@ -214,10 +246,7 @@ impl Cluster {
         }
         let mut claimed: BTreeSet<PatientId> = BTreeSet::new();
         let mut patients: Vec<Option<PatientId>> = vec![None; folded.leads.len()];
-        let pinned = |index: usize| {
-            let id = self.statements[index].said.id;
-            self.pins.iter().rev().find(|(statement, _)| *statement == id).map(|(_, patient)| *patient)
-        };
+        let pinned = |index: usize| self.pinned(self.statements[index].said.id);
         let stored = |index: usize| self.statements[index].patient();
         let wishes: [&dyn Fn(usize) -> Vec<PatientId>; 3] = [
             &|group| pinned(folded.leads[group]).into_iter().collect(),

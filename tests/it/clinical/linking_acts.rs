@@ -1,0 +1,86 @@
+//! Acts on acts: what a person did is taken back without touching anybody else.
+
+use super::linking_decisions::{AMY, decide, ingest, merge, one, patient_of, place, unmerge};
+use super::linking_rules::{about, person};
+use super::{Clinic, items};
+use chartgate::ids::{EventId, PatientId, ReviewId};
+use chartgate::ingest::linking::acts::Answer;
+use std::sync::Arc;
+
+const BOB: &str = "Zorn Bob 1950-01-01";
+const CID: &str = "Quill Cid 1961-06-06";
+
+/// Amy 1, Bob 2 and Cid 3, each with a problem of their own.
+async fn three() -> (Clinic, [PatientId; 3]) {
+    let clinic = Clinic::open().await;
+    for (id, number, who) in [("a", "h|1", AMY), ("b", "h|2", BOB), ("c", "h|3", CID)] {
+        ingest(&clinic, &[person(id, &[number], who), about(&format!("of-{id}"), &format!("id:{number}"))]).await;
+    }
+    let patients = [patient_of(&clinic, "1").await, patient_of(&clinic, "2").await, patient_of(&clinic, "3").await];
+    (clinic, patients)
+}
+
+async fn owners(clinic: &Clinic) -> Vec<(PatientId, usize)> {
+    let mut owners = Vec::new();
+    for number in ["1", "2", "3"] {
+        owners.push((patient_of(clinic, number).await, items(&clinic.view(number).await, "problems").len()));
+    }
+    owners
+}
+
+#[tokio::test]
+async fn who_is_unmerged_leaves_alone_and_everybody_keeps_their_id() {
+    // (who goes, who stays) in this order; who is unmerged; who is who then.
+    for (merges, back, expected) in [
+        ([(0, 1), (2, 1)], 0, [(0, 1), (1, 2), (1, 2)]),
+        ([(0, 1), (2, 1)], 2, [(1, 2), (1, 2), (2, 1)]),
+        ([(0, 2), (1, 2)], 0, [(0, 1), (2, 2), (2, 2)]),
+        ([(0, 2), (1, 2)], 1, [(2, 2), (1, 1), (2, 2)]),
+        ([(0, 1), (1, 2)], 0, [(0, 1), (2, 2), (2, 2)]),
+        ([(0, 1), (1, 2)], 1, [(1, 2), (1, 2), (2, 1)]),
+        ([(2, 1), (1, 0)], 2, [(0, 2), (0, 2), (2, 1)]),
+    ] {
+        let (clinic, patients) = three().await;
+        let before = owners(&clinic).await;
+        for (goes, stays) in merges {
+            merge(&clinic, patients[goes], patients[stays]).await.unwrap();
+        }
+        unmerge(&clinic, patients[back]).await.unwrap();
+        let expected: Vec<_> = expected.iter().map(|(index, count)| (patients[*index], *count)).collect();
+        assert_eq!(owners(&clinic).await, expected, "{merges:?} {back}");
+        for (goes, _) in merges.iter().filter(|(goes, _)| *goes != back) {
+            unmerge(&clinic, patients[*goes]).await.unwrap();
+        }
+        assert_eq!(owners(&clinic).await, before, "{merges:?} {back}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_linked_to_the_one_who_stayed_does_not_leave_with_the_one_who_went() {
+    let (clinic, [amy, bob, _]) = three().await;
+    merge(&clinic, amy, bob).await.unwrap();
+    ingest(&clinic, &[person("x", &["h|2"], "Zorn Bob 1951-01-01"), about("of-x", "urn:uuid:x")]).await;
+    let review: ReviewId = one(&clinic, "select id from reviews where status = 'open'").await;
+    decide(&clinic, review, Answer::Link, Some(bob)).await.unwrap();
+    ingest(&clinic, &[person("y", &["g|9"], "Zorn Robert 1950-01-01"), about("of-y", "urn:uuid:y")]).await;
+    let event: EventId =
+        one(&clinic, "select id from clinical_events where resource_key = 'y' and resource_type = 'Patient'").await;
+    place(&clinic, event, Some(bob)).await.unwrap();
+    unmerge(&clinic, amy).await.unwrap();
+    assert_eq!(owners(&clinic).await[..2], [(amy, 1), (bob, 3)]);
+}
+
+#[tokio::test]
+async fn the_same_merge_twice_at_once_is_one_merge() {
+    for _ in 0..12 {
+        let (clinic, [amy, bob, _]) = three().await;
+        let before = owners(&clinic).await;
+        let clinic = Arc::new(clinic);
+        let again = || async { merge(&clinic, amy, bob).await };
+        let done = futures::future::join_all([again(), again(), again(), again()]).await;
+        assert!(done.iter().all(Result::is_ok));
+        assert_eq!(clinic.count("select count(*) from link_decisions").await, 1);
+        unmerge(&clinic, amy).await.unwrap();
+        assert_eq!(owners(&clinic).await, before);
+    }
+}
