@@ -92,8 +92,12 @@ async fn anchor(
 ) -> Result<Anchor, ActError> {
     let patient = patients::survivor(connection, organization, patient).await?.ok_or(ActError::PatientNotFound)?;
     let statements = store::of_patients(connection, organization, &[patient]).await?;
-    let statement = statements.first().ok_or(ActError::PatientNotFound)?.said.id;
-    Ok(Anchor { patient, statement })
+    let Some(first) = statements.first() else {
+        // Merged between the two look-ups, or there is nothing that speaks of it.
+        let now = patients::survivor(connection, organization, patient).await?;
+        return Err(if now == Some(patient) { ActError::PatientNotFound } else { raced() });
+    };
+    Ok(Anchor { patient, statement: first.said.id })
 }
 
 /// Under the locks: the patient by a statement of its own. One that a merge brought along would take the decision with it
@@ -478,17 +482,22 @@ async fn place_versions(
     let mut moved: Vec<EventId> =
         stored.into_iter().filter(|(_, before)| *before != (true, status)).map(|(id, _)| id).collect();
     moved.sort_unstable();
+    // What a person says is kept also where it changes nothing now: it counts when a merge is taken back.
+    let kind = if anchor.is_some() { "event_link" } else { "event_unlink" };
+    let last = store::last_placed(connection, organization, found.id).await?;
+    let whom = anchor.map(|anchor| anchor.patient);
+    let is_said = last.is_some_and(|(last, patient)| last == kind && (whom.is_none() || patient == whom));
+    let mut said = moved.clone();
+    if said.is_empty() && !is_said {
+        said.push(found.id);
+    }
+    for event in &said {
+        let row =
+            NewDecision { kind, patient: whom.or(found.patient_id), event: Some(*event), ..NewDecision::default() };
+        store::record_decision(connection, organization, &by.actor.name, &row).await?;
+    }
     if moved.is_empty() {
         return Ok(0);
-    }
-    for event in &moved {
-        let row = NewDecision {
-            kind: if anchor.is_some() { "event_link" } else { "event_unlink" },
-            patient: anchor.map(|anchor| anchor.patient).or(found.patient_id),
-            event: Some(*event),
-            ..NewDecision::default()
-        };
-        store::record_decision(connection, organization, &by.actor.name, &row).await?;
     }
     let placed: Vec<_> = moved.iter().map(|event| (*event, status, true)).collect();
     dependents::relink(connection, organization, &placed).await?;

@@ -78,9 +78,41 @@ async fn the_same_merge_twice_at_once_is_one_merge() {
         let clinic = Arc::new(clinic);
         let again = || async { merge(&clinic, amy, bob).await };
         let done = futures::future::join_all([again(), again(), again(), again()]).await;
-        assert!(done.iter().all(Result::is_ok));
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
         assert_eq!(clinic.count("select count(*) from link_decisions").await, 1);
         unmerge(&clinic, amy).await.unwrap();
         assert_eq!(owners(&clinic).await, before);
     }
+}
+
+#[tokio::test]
+async fn the_last_word_about_an_event_counts_when_merges_are_taken_back() {
+    let (clinic, [amy, bob, cid]) = three().await;
+    ingest(&clinic, &[about("o", "id:h|1")]).await;
+    let event: EventId = one(&clinic, "select id from clinical_events where resource_key = 'o'").await;
+    place(&clinic, event, Some(cid)).await.unwrap();
+    merge(&clinic, cid, bob).await.unwrap();
+    // It is there already; that a person says so is kept.
+    assert_eq!(place(&clinic, event, Some(bob)).await.unwrap().relinked, 0);
+    assert_eq!(place(&clinic, event, Some(bob)).await.unwrap().relinked, 0);
+    assert_eq!(clinic.count("select count(*) from link_decisions where kind = 'event_link'").await, 2);
+    unmerge(&clinic, cid).await.unwrap();
+    assert_eq!(owners(&clinic).await, [(amy, 1), (bob, 2), (cid, 1)]);
+}
+
+#[tokio::test]
+async fn later_versions_of_an_event_that_was_given_come_back_with_the_patient() {
+    let (clinic, [amy, bob, cid]) = three().await;
+    ingest(&clinic, &[about("o", "id:h|3")]).await;
+    let event: EventId = one(&clinic, "select id from clinical_events where resource_key = 'o'").await;
+    place(&clinic, event, Some(amy)).await.unwrap();
+    let mut version = about("o", "id:h|3");
+    version["code"] = serde_json::json!({"text": "eczema"});
+    ingest(&clinic, &[version]).await;
+    merge(&clinic, amy, bob).await.unwrap();
+    merge(&clinic, bob, cid).await.unwrap();
+    unmerge(&clinic, bob).await.unwrap();
+    assert_eq!(owners(&clinic).await, [(bob, 3), (bob, 3), (cid, 1)]);
+    unmerge(&clinic, amy).await.unwrap();
+    assert_eq!(owners(&clinic).await, [(amy, 2), (bob, 1), (cid, 1)]);
 }
