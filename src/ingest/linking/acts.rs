@@ -403,9 +403,14 @@ pub async fn place_event(
     by: &By,
 ) -> Result<Done, ActError> {
     let found = dependents::event(connection, organization, event).await?.ok_or(ActError::EventNotFound)?;
+    let is_person = found.statement_id.is_some() && found.resource_type == "Patient";
     let anchor = match patient {
-        Some(patient) => Some(anchor(connection, organization, patient).await?),
         None => None,
+        Some(patient) => match anchor(connection, organization, patient).await {
+            // Nothing speaks of that patient: then this may be what was taken from it.
+            Err(ActError::PatientNotFound) if is_person => None,
+            other => Some(other?),
+        },
     };
     let act = if patient.is_some() { "event.linked" } else { "event.unlinked" };
     let anchors: Vec<&Anchor> = anchor.iter().collect();
@@ -414,9 +419,22 @@ pub async fn place_event(
     let statements: Vec<StatementId> = found.statement_id.into_iter().collect();
     let cluster = open(connection, organization, &statements, named, &anchors).await?;
     let anchor = anchor.map(|anchor| led(&cluster, &anchor)).transpose()?;
-    let whose = anchor.as_ref().map(|anchor| anchor.patient);
-    let relinked = if let Some(statement) = found.statement_id.filter(|_| found.resource_type == "Patient") {
-        place_statement(connection, organization, cluster, statement, anchor.as_ref(), by).await?
+    let whose = anchor.as_ref().map(|anchor| anchor.patient).or(patient);
+    let relinked = if let Some(statement) = found.statement_id.filter(|_| is_person) {
+        let ruling = match (&anchor, patient) {
+            (Some(anchor), _) => Ruling::Link(anchor.statement),
+            (None, Some(patient)) => {
+                let index = cluster.statements.iter().position(|one| one.said.id == statement);
+                let former = index.and_then(|index| cluster.former_patient(index));
+                let is_free = cluster.statements.iter().all(|one| one.patient() != Some(patient));
+                if former != Some(patient) || !is_free {
+                    return Err(ActError::PatientNotFound);
+                }
+                Ruling::NewPatient
+            }
+            (None, None) => Ruling::Unlink,
+        };
+        place_statement(connection, organization, cluster, statement, ruling, whose, by).await?
     } else {
         place_versions(connection, organization, &found, anchor.as_ref(), by).await?
     };
@@ -438,25 +456,30 @@ async fn place_statement(
     organization: OrganizationId,
     mut cluster: Cluster,
     statement: StatementId,
-    anchor: Option<&Anchor>,
+    ruling: Ruling,
+    whose: Option<PatientId>,
     by: &By,
 ) -> Result<usize, ActError> {
     let found = cluster.statements.iter().find(|one| one.said.id == statement).ok_or(ActError::EventNotFound)?;
-    let ruling = match anchor {
-        Some(anchor) if anchor.statement == statement => return Ok(0),
-        Some(anchor) => Ruling::Link(anchor.statement),
-        None => Ruling::Unlink,
-    };
+    if ruling == Ruling::Link(statement) {
+        return Ok(0);
+    }
     let fingerprint = found.said.fingerprint.clone();
     if cluster.rulings.by_fingerprint.get(&fingerprint) == Some(&ruling) {
         return Ok(0);
     }
     let row = NewDecision {
-        kind: if anchor.is_some() { "link" } else { "unlink" },
+        kind: match ruling {
+            Ruling::Link(_) => "link",
+            Ruling::NewPatient => "new_patient",
+            Ruling::Reject => "reject",
+            Ruling::Unlink => "unlink",
+        },
         fingerprint: Some(fingerprint.clone()),
         statement: Some(statement),
-        anchor: anchor.map(|anchor| anchor.statement),
-        patient: anchor.map(|anchor| anchor.patient),
+        anchor: if let Ruling::Link(anchor) = ruling { Some(anchor) } else { None },
+        // Of an unlink: whom it was taken from.
+        patient: whose.or(found.patient()),
         event: Some(found.event),
         ..NewDecision::default()
     };

@@ -4,7 +4,7 @@ use super::linking_decisions::{AMY, decide, ingest, merge, one, patient_of, plac
 use super::linking_rules::{about, person};
 use super::{Clinic, items};
 use chartgate::ids::{EventId, PatientId, ReviewId};
-use chartgate::ingest::linking::acts::Answer;
+use chartgate::ingest::linking::acts::{ActError, Answer};
 use std::sync::Arc;
 
 const BOB: &str = "Zorn Bob 1950-01-01";
@@ -115,4 +115,54 @@ async fn later_versions_of_an_event_that_was_given_come_back_with_the_patient() 
     assert_eq!(owners(&clinic).await, [(bob, 3), (bob, 3), (cid, 1)]);
     unmerge(&clinic, amy).await.unwrap();
     assert_eq!(owners(&clinic).await, [(amy, 2), (bob, 1), (cid, 1)]);
+}
+
+async fn patient_event(clinic: &Clinic) -> EventId {
+    one(clinic, "select id from clinical_events where resource_key = 'a' and resource_type = 'Patient'").await
+}
+
+#[tokio::test]
+async fn who_was_unlinked_and_is_a_patient_again_is_the_one_from_before() {
+    for by_review in [true, false] {
+        let (clinic, [amy, bob, _]) = three().await;
+        let before = owners(&clinic).await;
+        let event: EventId = one(&clinic, "select id from clinical_events where resource_key = 'of-a'").await;
+        place(&clinic, event, Some(amy)).await.unwrap();
+        let own = patient_event(&clinic).await;
+        place(&clinic, own, None).await.unwrap();
+        assert!(clinic.view("1").await.patient.is_none());
+        if by_review {
+            let review: ReviewId = one(&clinic, "select id from reviews where status = 'open'").await;
+            decide(&clinic, review, Answer::NewPatient, None).await.unwrap();
+        } else {
+            let other: EventId =
+                one(&clinic, "select id from clinical_events where resource_key = 'b' and resource_type = 'Patient'")
+                    .await;
+            place(&clinic, other, None).await.unwrap();
+            // Not somebody else's old id.
+            let refused = place(&clinic, own, Some(bob)).await;
+            assert!(matches!(refused, Err(ActError::PatientNotFound)));
+            place(&clinic, other, Some(bob)).await.unwrap();
+            place(&clinic, own, Some(amy)).await.unwrap();
+        }
+        assert_eq!(owners(&clinic).await, before, "{by_review}");
+        assert_eq!(clinic.count("select count(*) from reviews where status = 'open'").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_number_that_was_taken_away_does_not_fall_to_somebody_who_contradicts() {
+    let (clinic, [amy, ..]) = three().await;
+    ingest(&clinic, &[person("z", &["h|1"], BOB), about("of-z", "urn:uuid:z")]).await;
+    let own = patient_event(&clinic).await;
+    place(&clinic, own, None).await.unwrap();
+    assert!(clinic.view("1").await.patient.is_none());
+    let waiting = "select count(*) from reviews where status = 'open' and reason in ('unlinked', 'birth_date')";
+    assert_eq!(clinic.count(waiting).await, 2);
+    // Nor to one who comes later; who says so may have it.
+    ingest(&clinic, &[person("y", &["h|1"], CID)]).await;
+    assert!(clinic.view("1").await.patient.is_none());
+    let review: ReviewId = one(&clinic, "select id from reviews where status = 'open' and reason = 'unlinked'").await;
+    decide(&clinic, review, Answer::NewPatient, None).await.unwrap();
+    assert_eq!((patient_of(&clinic, "1").await, items(&clinic.view("1").await, "problems").len()), (amy, 1));
 }
