@@ -4,6 +4,7 @@ mod corpus;
 mod findings;
 mod findings_corpus;
 mod linking;
+mod linking_acts;
 mod linking_decisions;
 mod linking_order;
 mod linking_rules;

@@ -78,7 +78,8 @@ pub struct Done {
     pub relinked: usize,
 }
 
-/// A patient by what its first statement says: that is what decisions are tied to.
+/// A patient by a statement: that is what decisions are tied to. Until the locks are there any statement of the patient, only
+/// to find its cluster; then the patient's own ([`led`]).
 struct Anchor {
     patient: PatientId,
     statement: StatementId,
@@ -91,8 +92,24 @@ async fn anchor(
 ) -> Result<Anchor, ActError> {
     let patient = patients::survivor(connection, organization, patient).await?.ok_or(ActError::PatientNotFound)?;
     let statements = store::of_patients(connection, organization, &[patient]).await?;
-    let statement = statements.first().ok_or(ActError::PatientNotFound)?.said.id;
-    Ok(Anchor { patient, statement })
+    let Some(first) = statements.first() else {
+        // Merged between the two look-ups, or there is nothing that speaks of it.
+        let now = patients::survivor(connection, organization, patient).await?;
+        return Err(if now == Some(patient) { ActError::PatientNotFound } else { raced() });
+    };
+    Ok(Anchor { patient, statement: first.said.id })
+}
+
+/// Under the locks: the patient by a statement of its own. One that a merge brought along would take the decision with it
+/// when the merge is taken back.
+fn led(cluster: &Cluster, anchor: &Anchor) -> Result<Anchor, ActError> {
+    let statement = cluster.lead_of(anchor.patient).ok_or_else(raced)?;
+    Ok(Anchor { patient: anchor.patient, statement })
+}
+
+/// What was looked up before the locks is not so any more: the act is run again.
+fn raced() -> ActError {
+    DbError::Conflict(sqlx::Error::Protocol("the patient moved meanwhile".to_owned())).into()
 }
 
 /// Lock and load; what was looked up before the locks must still be so.
@@ -110,8 +127,7 @@ async fn open(
     for anchor in anchors {
         let found = cluster.statements.iter().find(|statement| statement.said.id == anchor.statement);
         if found.and_then(Statement::patient) != Some(anchor.patient) {
-            let raced = sqlx::Error::Protocol("the patient moved meanwhile".to_owned());
-            return Err(DbError::Conflict(raced).into());
+            return Err(raced());
         }
     }
     Ok(cluster)
@@ -212,6 +228,12 @@ pub async fn decide(
     let named: BTreeSet<String> = seen.subject_keys.clone().unwrap_or_default().into_iter().collect();
     let statements: Vec<StatementId> = seen.statement_id.into_iter().collect();
     let mut cluster = open(connection, organization, &statements, named, &anchors).await?;
+    let anchor = anchor.map(|anchor| led(&cluster, &anchor)).transpose()?;
+    let stored = cluster.statements.iter().find(|one| Some(one.said.id) == seen.statement_id);
+    if stored.and_then(Statement::patient) != own.as_ref().and_then(Statement::patient) {
+        return Err(raced());
+    }
+    let duplicate = duplicate.map(|anchor| led(&cluster, &anchor)).transpose()?;
     // Under the locks now: somebody may have been faster.
     let seen = reviews::find(connection, organization, review, true).await?.ok_or(ActError::ReviewNotFound)?;
     if let Some(answer) = closed(&seen) {
@@ -309,6 +331,11 @@ pub async fn merge(
     }
     let goes = anchor(connection, organization, patient).await?;
     let mut cluster = open(connection, organization, &[], BTreeSet::new(), &[&goes, &stays]).await?;
+    // Under the locks now: somebody may have merged one of them between the look-ups.
+    if goes.patient != patient || goes.patient == stays.patient {
+        return Err(raced());
+    }
+    let (goes, stays) = (led(&cluster, &goes)?, led(&cluster, &stays)?);
     merge_in(connection, organization, &mut cluster, &goes, &stays, None, by).await?;
     let refolded = cluster.refold(connection).await?;
     let relinked = finish(connection, organization, refolded, by).await?;
@@ -376,9 +403,14 @@ pub async fn place_event(
     by: &By,
 ) -> Result<Done, ActError> {
     let found = dependents::event(connection, organization, event).await?.ok_or(ActError::EventNotFound)?;
+    let is_person = found.statement_id.is_some() && found.resource_type == "Patient";
     let anchor = match patient {
-        Some(patient) => Some(anchor(connection, organization, patient).await?),
         None => None,
+        Some(patient) => match anchor(connection, organization, patient).await {
+            // Nothing speaks of that patient: then this may be what was taken from it.
+            Err(ActError::PatientNotFound) if is_person => None,
+            other => Some(other?),
+        },
     };
     let act = if patient.is_some() { "event.linked" } else { "event.unlinked" };
     let anchors: Vec<&Anchor> = anchor.iter().collect();
@@ -386,9 +418,23 @@ pub async fn place_event(
     named.extend(found.subject_key.clone());
     let statements: Vec<StatementId> = found.statement_id.into_iter().collect();
     let cluster = open(connection, organization, &statements, named, &anchors).await?;
-    let whose = anchor.as_ref().map(|anchor| anchor.patient);
-    let relinked = if let Some(statement) = found.statement_id.filter(|_| found.resource_type == "Patient") {
-        place_statement(connection, organization, cluster, statement, anchor.as_ref(), by).await?
+    let anchor = anchor.map(|anchor| led(&cluster, &anchor)).transpose()?;
+    let whose = anchor.as_ref().map(|anchor| anchor.patient).or(patient);
+    let relinked = if let Some(statement) = found.statement_id.filter(|_| is_person) {
+        let ruling = match (&anchor, patient) {
+            (Some(anchor), _) => Ruling::Link(anchor.statement),
+            (None, Some(patient)) => {
+                let index = cluster.statements.iter().position(|one| one.said.id == statement);
+                let former = index.and_then(|index| cluster.former_patient(index));
+                let is_free = cluster.statements.iter().all(|one| one.patient() != Some(patient));
+                if former != Some(patient) || !is_free {
+                    return Err(ActError::PatientNotFound);
+                }
+                Ruling::NewPatient
+            }
+            (None, None) => Ruling::Unlink,
+        };
+        place_statement(connection, organization, cluster, statement, ruling, whose, by).await?
     } else {
         place_versions(connection, organization, &found, anchor.as_ref(), by).await?
     };
@@ -410,25 +456,30 @@ async fn place_statement(
     organization: OrganizationId,
     mut cluster: Cluster,
     statement: StatementId,
-    anchor: Option<&Anchor>,
+    ruling: Ruling,
+    whose: Option<PatientId>,
     by: &By,
 ) -> Result<usize, ActError> {
     let found = cluster.statements.iter().find(|one| one.said.id == statement).ok_or(ActError::EventNotFound)?;
-    let ruling = match anchor {
-        Some(anchor) if anchor.statement == statement => return Ok(0),
-        Some(anchor) => Ruling::Link(anchor.statement),
-        None => Ruling::Unlink,
-    };
+    if ruling == Ruling::Link(statement) {
+        return Ok(0);
+    }
     let fingerprint = found.said.fingerprint.clone();
     if cluster.rulings.by_fingerprint.get(&fingerprint) == Some(&ruling) {
         return Ok(0);
     }
     let row = NewDecision {
-        kind: if anchor.is_some() { "link" } else { "unlink" },
+        kind: match ruling {
+            Ruling::Link(_) => "link",
+            Ruling::NewPatient => "new_patient",
+            Ruling::Reject => "reject",
+            Ruling::Unlink => "unlink",
+        },
         fingerprint: Some(fingerprint.clone()),
         statement: Some(statement),
-        anchor: anchor.map(|anchor| anchor.statement),
-        patient: anchor.map(|anchor| anchor.patient),
+        anchor: if let Ruling::Link(anchor) = ruling { Some(anchor) } else { None },
+        // Of an unlink: whom it was taken from.
+        patient: whose.or(found.patient()),
         event: Some(found.event),
         ..NewDecision::default()
     };
@@ -454,17 +505,22 @@ async fn place_versions(
     let mut moved: Vec<EventId> =
         stored.into_iter().filter(|(_, before)| *before != (true, status)).map(|(id, _)| id).collect();
     moved.sort_unstable();
+    // What a person says is kept also where it changes nothing now: it counts when a merge is taken back.
+    let kind = if anchor.is_some() { "event_link" } else { "event_unlink" };
+    let last = store::last_placed(connection, organization, found.id).await?;
+    let whom = anchor.map(|anchor| anchor.patient);
+    let is_said = last.is_some_and(|(last, patient)| last == kind && (whom.is_none() || patient == whom));
+    let mut said = moved.clone();
+    if said.is_empty() && !is_said {
+        said.push(found.id);
+    }
+    for event in &said {
+        let row =
+            NewDecision { kind, patient: whom.or(found.patient_id), event: Some(*event), ..NewDecision::default() };
+        store::record_decision(connection, organization, &by.actor.name, &row).await?;
+    }
     if moved.is_empty() {
         return Ok(0);
-    }
-    for event in &moved {
-        let row = NewDecision {
-            kind: if anchor.is_some() { "event_link" } else { "event_unlink" },
-            patient: anchor.map(|anchor| anchor.patient).or(found.patient_id),
-            event: Some(*event),
-            ..NewDecision::default()
-        };
-        store::record_decision(connection, organization, &by.actor.name, &row).await?;
     }
     let placed: Vec<_> = moved.iter().map(|event| (*event, status, true)).collect();
     dependents::relink(connection, organization, &placed).await?;

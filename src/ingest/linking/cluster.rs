@@ -1,7 +1,7 @@
 //! A cluster under its locks: loaded, folded, compared with what is stored, and written.
 
 use super::dependents_store::{self as dependents, Affected};
-use super::fold::{self, Folded, Placement, Rulings};
+use super::fold::{self, Folded, Placement, Ruling, Rulings};
 use super::resolve::{Book, Question};
 use super::statement::{Statement, keys_fingerprint, status_of};
 use super::{questions, reviews_store as reviews, store};
@@ -44,6 +44,8 @@ pub struct Cluster {
     pub rulings: Rulings,
     /// Which statement's patient keeps which id, for who was merged.
     pub pins: Vec<(StatementId, PatientId)>,
+    /// Which patient a statement was taken from, by fingerprint.
+    former: HashMap<Vec<u8>, PatientId>,
     /// Who has which number, as stored.
     pub holders: HashMap<Mrn, PatientId>,
     /// Stored statements that go by more names now, or were accepted earlier than was known.
@@ -121,7 +123,7 @@ impl Cluster {
         numbers.extend(beside.iter().filter_map(|key| Mrn::of_key(key)));
         numbers.extend(statements.iter().flat_map(|statement| statement.said.numbers.iter().cloned()));
         let holders = patients::by_mrn(connection, organization, &numbers).await?;
-        let (mut rulings, mut pins) = (Rulings::default(), Vec::new());
+        let (mut rulings, mut pins, mut former) = (Rulings::default(), Vec::new(), HashMap::new());
         // Oldest first: the last word on a fingerprint counts.
         for decision in decisions {
             if decision.kind == "merge" {
@@ -133,10 +135,50 @@ impl Cluster {
                     }
                 }
             } else if let (Some(fingerprint), Some(ruling)) = (&decision.fingerprint, decision.ruling()) {
+                if let (Ruling::Unlink, Some(patient)) = (ruling, decision.patient_id) {
+                    former.insert(fingerprint.clone(), patient);
+                }
                 rulings.by_fingerprint.insert(fingerprint.clone(), ruling);
             }
         }
-        Ok(Self { organization, statements, named, rulings, pins, holders, grown })
+        Ok(Self { organization, statements, named, rulings, pins, former, holders, grown })
+    }
+
+    /// The statement that a patient is told by when nobody is merged into it: what merges brought along leaves with them
+    /// again. None, if no statement here is the patient's.
+    pub fn lead_of(&self, patient: PatientId) -> Option<StatementId> {
+        let said: Vec<_> = self.statements.iter().map(|statement| statement.said.clone()).collect();
+        let folded = fold::fold(&said, &Rulings { merges: Vec::new(), ..self.rulings.clone() });
+        let group = |index: usize| match folded.placements[index] {
+            Placement::Linked(group, _) => Some(group),
+            _ => None,
+        };
+        let position = |id: StatementId| said.iter().position(|one| one.id == id);
+        let gone: BTreeSet<usize> =
+            self.rulings.merges.iter().filter_map(|(goes, _)| group(position(*goes)?)).collect();
+        let mut members: Vec<usize> =
+            (0..said.len()).filter(|index| self.statements[*index].patient() == Some(patient)).collect();
+        // Its own before what was merged into it; among those the one that is known by this id.
+        members.sort_by_key(|index| {
+            let lead = group(*index).map(|group| (group, said[folded.leads[group]].id));
+            let is_gone = lead.is_none_or(|(group, _)| gone.contains(&group));
+            (is_gone, lead.and_then(|(_, lead)| self.pinned(lead)) != Some(patient), said[*index].place)
+        });
+        let first = *members.first()?;
+        let lead = group(first).map(|group| folded.leads[group]);
+        // A lead that is somebody else's (none that we know of) is no anchor.
+        let lead = lead.filter(|lead| self.statements[*lead].patient() == Some(patient));
+        Some(said[lead.unwrap_or(first)].id)
+    }
+
+    /// The patient that a statement was taken from, if a person did so.
+    pub fn former_patient(&self, index: usize) -> Option<PatientId> {
+        self.former.get(&self.statements[index].said.fingerprint).copied()
+    }
+
+    /// The id that a statement's patient keeps.
+    fn pinned(&self, statement: StatementId) -> Option<PatientId> {
+        self.pins.iter().rev().find(|(one, _)| *one == statement).map(|(_, patient)| *patient)
     }
 
     /// Fold, and write what changed: statements and holders at once; the rest by [`Refolded::finish`], when the events of
@@ -214,15 +256,14 @@ impl Cluster {
         }
         let mut claimed: BTreeSet<PatientId> = BTreeSet::new();
         let mut patients: Vec<Option<PatientId>> = vec![None; folded.leads.len()];
-        let pinned = |index: usize| {
-            let id = self.statements[index].said.id;
-            self.pins.iter().rev().find(|(statement, _)| *statement == id).map(|(_, patient)| *patient)
-        };
+        let pinned = |index: usize| self.pinned(self.statements[index].said.id);
         let stored = |index: usize| self.statements[index].patient();
-        let wishes: [&dyn Fn(usize) -> Vec<PatientId>; 3] = [
+        let wishes: [&dyn Fn(usize) -> Vec<PatientId>; 4] = [
             &|group| pinned(folded.leads[group]).into_iter().collect(),
             &|group| stored(folded.leads[group]).into_iter().collect(),
             &|group| members[group].iter().filter_map(|index| stored(*index)).collect(),
+            // Who was unlinked and is a patient again is the one from before, if nobody else is.
+            &|group| self.former_patient(folded.leads[group]).into_iter().collect(),
         ];
         for wish in wishes {
             for (group, slot) in patients.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {

@@ -113,6 +113,8 @@ struct Fold<'s> {
     holders: BTreeMap<Mrn, usize>,
     identities: BTreeMap<String, BTreeSet<usize>>,
     placed: Vec<Option<Placement>>,
+    /// Statements that a person unlinked or rejected.
+    renounced: Vec<usize>,
     /// Groups of decided patients, by fingerprint.
     decided: HashMap<&'s [u8], usize>,
     /// Who waits for the statement that it was decided to be the same person as.
@@ -133,6 +135,12 @@ pub fn fold(said: &[Said], rulings: &Rulings) -> Folded {
         holders: BTreeMap::new(),
         identities: BTreeMap::new(),
         placed: vec![None; said.len()],
+        renounced: (0..said.len())
+            .filter(|index| {
+                let ruling = rulings.by_fingerprint.get(&said[*index].fingerprint);
+                matches!(ruling, Some(Ruling::Unlink | Ruling::Reject))
+            })
+            .collect(),
         decided: HashMap::new(),
         deferred: HashMap::new(),
         links: links(said),
@@ -258,11 +266,14 @@ impl Fold<'_> {
         let mut found = found.into_iter();
         match (found.next(), found.next()) {
             (None, _) if said.numbers.is_empty() && said.identity.is_none() => Placement::Pending,
-            (None, _) => {
-                let group = self.found(index);
-                self.add(group, index);
-                Placement::Linked(group, "new_patient")
-            }
+            (None, _) => match self.renounced_claim(index) {
+                Some(reason) => Placement::Review(reason),
+                None => {
+                    let group = self.found(index);
+                    self.add(group, index);
+                    Placement::Linked(group, "new_patient")
+                }
+            },
             (Some(group), None) => match self.fitting_facet(group, index) {
                 Ok(facet) => {
                     self.join(group, facet, index);
@@ -272,6 +283,18 @@ impl Fold<'_> {
             },
             _ => Placement::Review("several_patients"),
         }
+    }
+
+    /// Why this statement contradicts an earlier one with the same number or id that a person took away: whoever speaks of
+    /// them was the other one, so nobody inherits them without being asked about.
+    fn renounced_claim(&self, index: usize) -> Option<&'static str> {
+        let said = &self.said[index];
+        self.renounced.iter().map(|other| &self.said[*other]).find_map(|other| {
+            let is_earlier = (other.place, &other.fingerprint, other.id) < (said.place, &said.fingerprint, said.id);
+            let shares = !other.numbers.is_disjoint(&said.numbers)
+                || (other.identity.is_some() && other.identity == said.identity);
+            (is_earlier && shares).then(|| other.person.contradiction(&said.person)).flatten()
+        })
     }
 
     /// The first facet that this statement does not contradict, or why it contradicts the first of them.

@@ -509,26 +509,71 @@ pub async fn active_merge(
     Ok(query.bind(organization).bind(patient).fetch_optional(connection).await?)
 }
 
-/// Events that a person gave to this patient, and that nobody took away since.
+/// Events that a person gave to this patient or to one who is merged into it, and that nobody took away since: all versions
+/// of their resources, also those that came later.
 pub async fn events_given(
     connection: &mut PgConnection,
     organization: OrganizationId,
     patient: PatientId,
 ) -> Result<Vec<EventId>, DbError> {
     let query = sqlx::query_scalar(
-        "select distinct d.event_id
+        "with recursive given (id, depth) as (
+           select $2::uuid, 0
+           union
+           select p.id, g.depth + 1
+           from given g
+           join patients p on p.organization_id = $1 and p.merged_into = g.id
+           -- A bound against a circle, which no code makes.
+           where g.depth < 100
+         )
+         select distinct v.id
          from link_decisions d
-         join clinical_events e on e.organization_id = $1 and e.id = d.event_id and e.link_pinned and e.link_status = 'linked'
+         join clinical_events e on e.organization_id = $1 and e.id = d.event_id
+         join clinical_events v
+           on v.organization_id = $1
+          and v.source_label = e.source_label
+          and v.resource_type = e.resource_type
+          and v.resource_key = e.resource_key
+          and v.link_pinned
+          and v.link_status = 'linked'
+          and v.patient_id <> $2
          where d.organization_id = $1
-           and d.patient_id = $2
+           and d.patient_id = any (array(select id from given))
            and d.kind = 'event_link'
-           and not exists (select 1 from link_decisions later
-                           where later.organization_id = $1
-                             and later.event_id = d.event_id
+           and not exists (select 1
+                           from clinical_events w
+                           join link_decisions later on later.organization_id = $1 and later.event_id = w.id
+                           where w.organization_id = $1
+                             and w.source_label = e.source_label
+                             and w.resource_type = e.resource_type
+                             and w.resource_key = e.resource_key
                              and later.kind in ('event_link', 'event_unlink')
                              and later.id > d.id)",
     );
     Ok(query.bind(organization).bind(patient).fetch_all(connection).await?)
+}
+
+/// What a person said last about any version of an event's resource: given to whom, or taken from whom.
+pub async fn last_placed(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: EventId,
+) -> Result<Option<(String, Option<PatientId>)>, DbError> {
+    let query = sqlx::query_as(
+        "select d.kind, d.patient_id
+         from clinical_events e
+         join clinical_events v
+           on v.organization_id = $1
+          and v.source_label = e.source_label
+          and v.resource_type = e.resource_type
+          and v.resource_key = e.resource_key
+         join link_decisions d on d.organization_id = $1 and d.event_id = v.id and d.kind in ('event_link', 'event_unlink')
+         where e.organization_id = $1
+           and e.id = $2
+         order by d.id desc
+         limit 1",
+    );
+    Ok(query.bind(organization).bind(event).fetch_optional(connection).await?)
 }
 
 /// All versions of an event's resource: id, whether a person decided, status, patient.

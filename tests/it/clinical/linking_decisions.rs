@@ -12,7 +12,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use std::sync::Arc;
 
-const AMY: &str = "Shaw Amy 1987-02-20";
+pub const AMY: &str = "Shaw Amy 1987-02-20";
 const LATER: &str = "Shaw Amy 1990-01-01";
 
 fn by() -> By {
@@ -35,7 +35,7 @@ where
     }
 }
 
-async fn decide(
+pub async fn decide(
     clinic: &Clinic,
     review: ReviewId,
     answer: Answer,
@@ -47,28 +47,28 @@ async fn decide(
     .await
 }
 
-async fn place(clinic: &Clinic, event: EventId, patient: Option<PatientId>) -> Result<acts::Done, ActError> {
+pub async fn place(clinic: &Clinic, event: EventId, patient: Option<PatientId>) -> Result<acts::Done, ActError> {
     act(clinic, move |connection, organization| {
         Box::pin(async move { acts::place_event(connection, organization, event, patient, &by()).await })
     })
     .await
 }
 
-async fn merge(clinic: &Clinic, patient: PatientId, into: PatientId) -> Result<acts::Done, ActError> {
+pub async fn merge(clinic: &Clinic, patient: PatientId, into: PatientId) -> Result<acts::Done, ActError> {
     act(clinic, move |connection, organization| {
         Box::pin(async move { acts::merge(connection, organization, patient, into, &by()).await })
     })
     .await
 }
 
-async fn unmerge(clinic: &Clinic, patient: PatientId) -> Result<acts::Done, ActError> {
+pub async fn unmerge(clinic: &Clinic, patient: PatientId) -> Result<acts::Done, ActError> {
     act(clinic, move |connection, organization| {
         Box::pin(async move { acts::unmerge(connection, organization, patient, &by()).await })
     })
     .await
 }
 
-async fn one<T>(clinic: &Clinic, sql: &'static str) -> T
+pub async fn one<T>(clinic: &Clinic, sql: &'static str) -> T
 where
     T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + 'static,
 {
@@ -77,11 +77,11 @@ where
         .await
 }
 
-async fn patient_of(clinic: &Clinic, mrn: &str) -> PatientId {
+pub async fn patient_of(clinic: &Clinic, mrn: &str) -> PatientId {
     clinic.view(mrn).await.patient.unwrap()["id"].as_str().unwrap().parse().unwrap()
 }
 
-async fn ingest(clinic: &Clinic, resources: &[Value]) {
+pub async fn ingest(clinic: &Clinic, resources: &[Value]) {
     clinic.ingest(&bundle("batch", resources)).await;
 }
 
