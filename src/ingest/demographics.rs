@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use unicode_normalization::UnicodeNormalization as _;
 
 /// The demographics that are kept. `Debug` shows nothing.
-#[derive(Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Demographics {
     /// Family name, of the official name or else the first.
     pub family: Option<String>,
@@ -65,6 +65,46 @@ impl Demographics {
             "family": self.family, "given": self.given, "birth_date": self.birth_date, "gender": self.gender,
             "deceased": self.deceased, "telecom": self.telecom, "address": self.address,
         })
+    }
+
+    /// What [`Demographics::contradiction`] compares, of [`Demographics::stored`].
+    #[must_use]
+    pub fn from_stored(stored: &Value) -> Self {
+        let text = |member: &str| stored.get(member).and_then(Value::as_str).map(str::to_owned);
+        let given = stored.get("given").and_then(Value::as_array).into_iter().flatten();
+        Self {
+            family: text("family"),
+            given: given.filter_map(Value::as_str).map(str::to_owned).collect(),
+            birth_date: text("birth_date"),
+            ..Self::default()
+        }
+    }
+
+    /// What is compared, as it is compared.
+    #[must_use]
+    pub fn identifying(&self) -> Value {
+        let given: BTreeSet<String> = self.given.iter().map(|name| fold(name)).collect();
+        json!([self.family.as_deref().map(fold), given, self.birth_date])
+    }
+
+    /// Does it say enough to contradict anybody?
+    #[must_use]
+    pub fn can_contradict(&self) -> bool {
+        self.birth_date.is_some() || (self.family.is_some() && !self.given.is_empty())
+    }
+
+    /// Why this cannot be the person of whom these statements speak: one of them contradicts it, and none confirms it. (What
+    /// a person joined may contradict itself.)
+    #[must_use]
+    pub fn objection<'s>(&self, statements: impl Iterator<Item = &'s Self> + Clone) -> Option<&'static str> {
+        let confirms = |other: &Self| {
+            let says_as_much =
+                if self.birth_date.is_some() { other.birth_date.is_some() } else { other.can_contradict() };
+            says_as_much && self.contradiction(other).is_none()
+        };
+        let reason = statements.clone().find_map(|other| self.contradiction(other))?;
+        let mut statements = statements;
+        (!statements.any(confirms)).then_some(reason)
     }
 
     /// Postal codes of the addresses, without spaces and in lower case, sorted; at most ten.

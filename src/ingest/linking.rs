@@ -23,7 +23,7 @@ use self::resolve::Resolved;
 use self::statement::{KeyKind, Statement};
 use self::versions::Versions;
 use super::demographics::Demographics;
-use super::events::{self, LinkStatus, NewEvent, Origin};
+use super::events::{self, LinkStatus, NewEvent, Origin, StoredEvent};
 use super::fhir::split::{Bundle, Resource};
 use super::patients::{self, Decision};
 use super::resource::Incoming;
@@ -121,7 +121,7 @@ impl Plan {
     /// The plan for the entries of a Bundle that are not left out.
     #[must_use]
     pub fn new(origin: Origin, body: &[u8], bundle: &Bundle<'_>, skip: &BTreeSet<u32>, rules: &MrnRules) -> Self {
-        let directory = Directory::new(bundle, skip);
+        let directory = Directory::new(bundle, skip, rules);
         let mut resources = Vec::new();
         for entry in bundle.entries.iter().filter(|entry| !skip.contains(&entry.index)) {
             let (Some(resource), Some(incoming)) = (&entry.resource, Incoming::of(body, &origin.payload_sha256, entry))
@@ -130,7 +130,7 @@ impl Plan {
             };
             let person = (incoming.resource_type == "Patient")
                 .then(|| Person::of(&origin, &incoming, resource, entry.full_url.as_deref(), rules));
-            let subject = if person.is_some() { Subject::Nobody } else { directory.subject_of(resource, rules) };
+            let subject = if person.is_some() { Subject::Nobody } else { directory.subject_of(entry, rules) };
             resources.push(Planned { incoming, subject, person });
         }
         resources.sort_by(|one, two| one.bytes().cmp(&two.bytes()).then(two.incoming.entry.cmp(&one.incoming.entry)));
@@ -237,7 +237,8 @@ impl Plan {
                 let seq =
                     versions.unchanged(index).map_or(self.origin.seq, |stored| stored.first_seq.min(self.origin.seq));
                 let all: BTreeSet<String> = keys.iter().cloned().collect();
-                let mut resolved = refolded.book.of_keys(connection, organization, &all, seq).await?;
+                let mut resolved =
+                    refolded.book.of_keys(connection, organization, &all, outside.says.as_ref(), seq).await?;
                 if let Some(mut question) = resolved.question.take().filter(|_| versions.unchanged(index).is_none()) {
                     question.event = Some(versions.ids[index]);
                     refolded.questions.push(question);
@@ -286,7 +287,7 @@ impl Plan {
                 link: links[index].status,
                 is_current: versions.current[index],
                 statement: links[index].statement,
-                demographics: self.resources[index].person.as_ref().map(|person| person.demographics.stored()),
+                demographics: self.resources[index].speaks().map(Demographics::stored),
                 is_pinned: links[index].is_pinned,
             })
             .collect();
@@ -335,11 +336,19 @@ impl Plan {
         let organization = self.origin.organization;
         let mut subjects = Vec::new();
         for (index, link) in links.iter().enumerate() {
-            let earlier = versions.unchanged(index).filter(|stored| stored.first_seq > self.origin.seq);
+            // A Bundle that says who it is counts, before one in which the Patient was rejected.
+            let was_rejected = |stored: &&StoredEvent| is_rejected(stored.subject_key.as_deref());
+            let earlier = versions.unchanged(index).filter(|stored| {
+                match (was_rejected(stored), is_rejected(link.key.as_deref())) {
+                    (true, false) => true,
+                    (false, true) => false,
+                    _ => stored.first_seq > self.origin.seq,
+                }
+            });
             if let Some(stored) = earlier {
                 let (key, statement) = (link.key.as_deref(), link.statement);
-                dependents_store::set_first(connection, organization, stored.id, self.origin.seq, key, statement)
-                    .await?;
+                let seq = stored.first_seq.min(self.origin.seq);
+                dependents_store::set_first(connection, organization, stored.id, seq, key, statement).await?;
                 refolded.affected.events.push(stored.id);
             }
             if earlier.is_some() || versions.unchanged(index).is_none() {
@@ -370,7 +379,18 @@ impl Plan {
     }
 }
 
+/// Is it the key of a subject that was rejected?
+fn is_rejected(key: Option<&str>) -> bool {
+    key.is_some_and(|key| key.starts_with(subject::REJECTED))
+}
+
 impl Planned {
+    /// What it says of a person: a Patient, or one that it contains.
+    fn speaks(&self) -> Option<&Demographics> {
+        let contained = self.outside().and_then(|outside| outside.says.as_ref());
+        self.person.as_ref().map(|person| &person.demographics).or(contained)
+    }
+
     fn outside(&self) -> Option<&Outside> {
         match &self.subject {
             Subject::Outside(outside) => Some(outside),

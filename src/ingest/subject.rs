@@ -1,11 +1,12 @@
 //! Whom a resource is about, as far as the payload itself says it: MRN rules and references. Pure; what the database
 //! knows comes in `linking`.
 
+use super::demographics::Demographics;
 use super::fhir::calendar;
 use super::fhir::node::Object;
-use super::fhir::split::{Bundle, Resource};
+use super::fhir::split::{Bundle, Entry, Resource};
 use super::fhir::types::Temporal;
-use std::borrow::Cow;
+use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use time::OffsetDateTime;
 use unicode_normalization::UnicodeNormalization as _;
@@ -101,16 +102,20 @@ impl MrnRules {
     }
 
     fn read(&self, identifier: &Object<'_>) -> Option<Mrn> {
-        let normal = |text: Cow<'_, str>| text.nfkc().collect::<String>().trim().to_owned();
-        let system = identifier.string("system")?.trim().to_owned();
-        let mut value = normal(identifier.string("value")?);
-        if self.folded_systems.contains(&system) {
-            value = value.chars().filter(|c| !c.is_whitespace() && *c != '-').collect::<String>().to_lowercase();
-        }
         let retired = matches!(identifier.string("use").as_deref(), Some("old")) || self.has_ended(identifier);
+        let number = self.number(&identifier.string("system")?, &identifier.string("value")?);
+        number.filter(|_| !retired)
+    }
+
+    /// A number as it is compared; none, if it is nobody's.
+    fn number(&self, system: &str, value: &str) -> Option<Mrn> {
+        let system = system.trim().to_owned();
+        let mut value = normal(value);
+        if self.folded_systems.contains(&system) {
+            value = folded(&value);
+        }
         // 500 characters: an index row must fit a page, and no real number comes near.
-        let usable =
-            !system.is_empty() && system.len() + value.len() <= 500 && !retired && !self.is_placeholder(&value);
+        let usable = !system.is_empty() && system.len() + value.len() <= 500 && !self.is_placeholder(&value);
         usable.then_some(Mrn { system, value })
     }
 
@@ -118,6 +123,18 @@ impl MrnRules {
     fn names(&self, identifier: &Object<'_>) -> bool {
         identifier.string("system").is_some_and(|system| self.systems.iter().any(|one| *one == system.trim()))
     }
+}
+
+/// A number's value, as it is stored: NFKC, trimmed.
+#[must_use]
+pub fn normal(value: &str) -> String {
+    value.nfkc().collect::<String>().trim().to_owned()
+}
+
+/// A normal value in a system in whose numbers case, spaces and hyphens mean nothing.
+#[must_use]
+pub fn folded(normal: &str) -> String {
+    normal.chars().filter(|c| !c.is_whitespace() && *c != '-').collect::<String>().to_lowercase()
 }
 
 /// Not a number of anybody: one repeated digit or sign, or a word for nothing.
@@ -209,15 +226,19 @@ pub enum Subject {
     Outside(Outside),
 }
 
-/// A subject outside the Bundle, by all that the reference says.
+/// A subject outside the Bundle, or one of which several things are said, by all that the reference says.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Outside {
-    /// MRNs, from `Reference.identifier` or a contained Patient.
+    /// MRNs, from `Reference.identifier`, a conditional reference or a contained Patient.
     pub mrns: BTreeSet<Mrn>,
     /// Temporary numbers of the same source.
     pub temporary: BTreeSet<Mrn>,
-    /// The reference itself.
-    pub reference: Option<Reference>,
+    /// The reference itself, and those to entries of the Bundle that have one of the numbers.
+    pub references: BTreeSet<Reference>,
+    /// What a contained Patient says of the person: who has the number must not contradict it.
+    pub says: Option<Demographics>,
+    /// It is a Patient of the Bundle that was rejected: only what is accepted later can say who that is.
+    pub is_rejected: bool,
 }
 
 impl std::fmt::Debug for Outside {
@@ -226,13 +247,28 @@ impl std::fmt::Debug for Outside {
     }
 }
 
+/// The prefix of the key of a subject that was rejected.
+pub const REJECTED: &str = "rej:";
+
 impl Outside {
-    /// The keys by which the patient may be found, the MRNs first, since they are known across sources.
+    /// The keys by which the patient may be found, the MRNs first, since they are known across sources. What a contained
+    /// Patient says is the last one, a hash that finds nobody: who says something else asks another question.
     #[must_use]
     pub fn keys(&self, source: &str) -> Vec<String> {
         let temporary = self.temporary.iter().map(|mrn| temporary_key(source, mrn));
-        let reference = self.reference.as_ref().map(|reference| reference.key(source));
-        self.mrns.iter().map(Mrn::key).chain(reference).chain(temporary).collect()
+        let references = self.references.iter().map(|reference| reference.key(source));
+        let says = self.says.iter().map(|says| {
+            let hash = Sha256::digest(says.identifying().to_string());
+            format!("says:{}", hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        });
+        let mut keys: Vec<String> =
+            self.mrns.iter().map(Mrn::key).chain(references).chain(temporary).chain(says).collect();
+        if self.is_rejected
+            && let Some(first) = keys.first()
+        {
+            keys.insert(0, format!("{REJECTED}{first}"));
+        }
+        keys
     }
 }
 
@@ -254,8 +290,7 @@ pub enum Reference {
 impl Reference {
     /// The reference of a text. A `urn:uuid:` is unique in the world, so it also means the Patient of that id.
     fn parse(text: &str) -> Option<Self> {
-        // A version belongs to the reference, not to the patient.
-        let text = text.split("/_history/").next()?.trim();
+        let text = plain(text);
         if text.is_empty() || text.len() > 500 || text.starts_with('#') {
             return None;
         }
@@ -287,9 +322,59 @@ pub fn references_to(resource: &Resource<'_>, full_url: Option<&str>) -> Vec<Ref
     references
 }
 
+/// A reference without the version, which belongs to the reference and not to the patient, and without a root: `/Patient/p`
+/// and `./Patient/p` are `Patient/p`.
+fn plain(text: &str) -> &str {
+    let text = text.split("/_history/").next().unwrap_or_default().trim();
+    text.strip_prefix("./").or_else(|| text.strip_prefix('/')).unwrap_or(text)
+}
+
+/// The numbers of a conditional reference, `Patient?identifier=system|value`.
+fn conditional(text: &str, rules: &MrnRules) -> Option<BTreeSet<Mrn>> {
+    let text = plain(text);
+    let (path, query) = text.split_once('?')?;
+    if path != "Patient" && !path.ends_with("/Patient") {
+        return None;
+    }
+    let values = query.split('&').filter_map(|parameter| parameter.strip_prefix("identifier="));
+    let tokens = values.flat_map(|value| value.split(',')).map(percent_decoded);
+    Some(
+        tokens
+            .filter_map(|token| token.split_once('|').and_then(|(system, value)| rules.number(system, value)))
+            .collect(),
+    )
+}
+
+fn percent_decoded(text: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some((first, after)) = rest.split_first() {
+        let hex = (*first == b'%').then(|| after.get(..2)).flatten().and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The patients of a Bundle, by everything that a reference within the Bundle may say.
 pub struct Directory {
     by_reference: HashMap<String, Target>,
+    by_number: HashMap<Mrn, BTreeSet<u32>>,
+    patients: HashMap<u32, Listed>,
+}
+
+/// A Patient of the Bundle.
+struct Listed {
+    references: Vec<Reference>,
+    numbers: BTreeSet<Mrn>,
+    is_rejected: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -299,25 +384,41 @@ enum Target {
 }
 
 impl Directory {
-    /// Entries that are left out (`skip`) are no targets: who refers to them waits.
+    /// Who refers to a Patient that is left out (`skip`) waits. Other entries that are left out are no targets.
     #[must_use]
-    pub fn new(bundle: &Bundle<'_>, skip: &BTreeSet<u32>) -> Self {
-        let mut by_reference = HashMap::new();
-        for entry in bundle.entries.iter().filter(|entry| !skip.contains(&entry.index)) {
+    pub fn new(bundle: &Bundle<'_>, skip: &BTreeSet<u32>, rules: &MrnRules) -> Self {
+        let mut directory = Self { by_reference: HashMap::new(), by_number: HashMap::new(), patients: HashMap::new() };
+        // Those that are left out last: where a name means one of them too, nobody may be taken for it.
+        let (left_out, kept): (Vec<_>, Vec<_>) = bundle.entries.iter().partition(|entry| skip.contains(&entry.index));
+        let kept = kept.into_iter().map(|entry| (entry, false));
+        for (entry, is_rejected) in kept.chain(left_out.into_iter().map(|entry| (entry, true))) {
             let Some(resource) = &entry.resource else { continue };
-            let target = if resource.resource_type == "Patient" { Target::Patient(entry.index) } else { Target::Other };
+            let is_patient = resource.resource_type == "Patient";
+            if is_rejected && !is_patient {
+                continue;
+            }
+            let target = if is_patient { Target::Patient(entry.index) } else { Target::Other };
             let full_url = entry.full_url.as_deref().map(str::to_owned);
             let relative = resource.id.as_deref().map(|id| format!("{}/{id}", resource.resource_type));
             for reference in full_url.into_iter().chain(relative) {
-                by_reference.insert(reference, target);
+                directory.by_reference.insert(reference, target);
+            }
+            if is_patient {
+                let numbers = patient_mrns(&resource.object, rules);
+                for number in &numbers {
+                    directory.by_number.entry(number.clone()).or_default().insert(entry.index);
+                }
+                let references = references_to(resource, entry.full_url.as_deref());
+                directory.patients.insert(entry.index, Listed { references, numbers, is_rejected });
             }
         }
-        Self { by_reference }
+        directory
     }
 
-    /// Whom a resource is about.
+    /// Whom the resource of an entry is about.
     #[must_use]
-    pub fn subject_of(&self, resource: &Resource<'_>, rules: &MrnRules) -> Subject {
+    pub fn subject_of(&self, entry: &Entry<'_>, rules: &MrnRules) -> Subject {
+        let Some(resource) = &entry.resource else { return Subject::Nobody };
         // `subject` is also a CodeableConcept or a canonical in definitional resources: those have no `reference`.
         let member = ["subject", "patient", "beneficiary", "for"].iter().find_map(|name| resource.object.object(name));
         let Some(subject) = member else { return Subject::Nobody };
@@ -331,24 +432,62 @@ impl Directory {
                 Declared::Other => {}
             }
         }
+        let mut within = None;
         if let Some(text) = text {
             if let Some(fragment) = text.strip_prefix('#') {
                 match contained(&resource.object, fragment) {
                     Some(patient) if patient.string("resourceType").as_deref() == Some("Patient") => {
                         outside.mrns.extend(patient_mrns(&patient, rules));
                         outside.temporary.extend(temporary_numbers(&patient, rules));
+                        let has_number = !outside.mrns.is_empty() || !outside.temporary.is_empty();
+                        outside.says =
+                            Some(Demographics::of(&patient)).filter(|says| has_number && says.can_contradict());
                     }
                     Some(_) => return Subject::Nobody,
                     None => {}
                 }
+            } else if let Some(numbers) = conditional(&text, rules) {
+                outside.mrns.extend(numbers);
             } else {
-                let within = text.split("/_history/").next().unwrap_or_default();
-                match self.by_reference.get(within) {
-                    Some(Target::Patient(entry)) => return Subject::Entry(*entry),
+                match self.by_reference.get(plain(&text)) {
+                    Some(Target::Patient(entry)) => within = Some((*entry, text)),
                     Some(Target::Other) => return Subject::Nobody,
-                    None => outside.reference = Reference::parse(&text),
+                    None => outside.references.extend(Reference::parse(&text)),
                 }
             }
+        }
+        self.settle(within, outside)
+    }
+
+    /// Bring what the reference says together with the Patients of the Bundle: by the reference, and by the numbers.
+    fn settle(&self, within: Option<(u32, String)>, mut outside: Outside) -> Subject {
+        let mut entries: BTreeSet<u32> =
+            outside.mrns.iter().filter_map(|number| self.by_number.get(number)).flatten().copied().collect();
+        let is_plain = outside.references.is_empty() && outside.temporary.is_empty() && outside.says.is_none();
+        let mut only = None;
+        if let Some((entry, text)) = within {
+            entries.insert(entry);
+            let listed = self.patients.get(&entry);
+            if listed.is_some_and(|listed| outside.mrns.is_subset(&listed.numbers)) {
+                only = Some(entry);
+            } else if let Some(listed) = listed.filter(|listed| listed.references.is_empty()) {
+                // It can only be named by its numbers.
+                outside.mrns.extend(listed.numbers.iter().cloned());
+            }
+            if listed.is_some_and(|listed| listed.is_rejected && listed.references.is_empty()) && text.len() <= 500 {
+                outside.references.insert(Reference::Absolute(text));
+            }
+        } else if is_plain && entries.len() == 1 {
+            // By its references too, so that it stays the same subject as in a Bundle without the Patient.
+            let unnamed = |entry: &u32| self.patients.get(entry).is_some_and(|listed| listed.references.is_empty());
+            only = entries.first().copied().filter(unnamed);
+        }
+        if let Some(entry) = only.filter(|entry| self.patients.get(entry).is_some_and(|listed| !listed.is_rejected)) {
+            return Subject::Entry(entry);
+        }
+        for listed in entries.iter().filter_map(|entry| self.patients.get(entry)) {
+            outside.references.extend(listed.references.iter().cloned());
+            outside.is_rejected |= listed.is_rejected;
         }
         if outside == Outside::default() { Subject::Nobody } else { Subject::Outside(outside) }
     }
@@ -463,8 +602,8 @@ mod tests {
         ]})
         .to_string();
         let bundle = split::split(body.as_bytes()).unwrap();
-        let directory = Directory::new(&bundle, &BTreeSet::new());
-        directory.subject_of(bundle.entries[2].resource.as_ref().unwrap(), &MrnRules::default())
+        let directory = Directory::new(&bundle, &BTreeSet::new(), &MrnRules::default());
+        directory.subject_of(&bundle.entries[2], &MrnRules::default())
     }
 
     fn reference(text: &str) -> Subject {
@@ -473,7 +612,7 @@ mod tests {
 
     #[test]
     fn a_subject_within_the_bundle_is_found_by_url_and_by_id() {
-        for text in ["urn:uuid:u1", "Patient/p1", "Patient/p1/_history/2"] {
+        for text in ["urn:uuid:u1", "Patient/p1", "Patient/p1/_history/2", "/Patient/p1", "./Patient/p1"] {
             assert_eq!(reference(text), Subject::Entry(0), "{text}");
         }
         assert_eq!(reference("Group/g"), Subject::Nobody);
@@ -489,6 +628,8 @@ mod tests {
         assert_eq!(key(reference("Patient/p2")), "ref:lab|Patient/p2");
         assert_eq!(key(reference("urn:uuid:p2")), "ref:lab|Patient/p2");
         assert_eq!(key(reference("http://h/fhir/Patient/p2/_history/1")), "ref:lab|http://h/fhir/Patient/p2");
+        assert_eq!(key(reference("Patient?identifier=urn%3As%7C007")), "mrn:urn:s|007");
+        assert_eq!(key(reference("http://h/fhir/Patient?identifier=urn:s|007")), "mrn:urn:s|007");
         let identifier = json!({"reference": "Patient/p2", "identifier": {"system": "urn:s", "value": "007"}});
         assert_eq!(key(subject(&identifier, &json!([]))), "mrn:urn:s|007");
         let contained = json!([{"resourceType": "Patient", "id": "c", "identifier": [typed("MR", "9")]}]);

@@ -116,7 +116,10 @@ impl Cluster {
             }
         }
         let inside: HashSet<StatementId> = statements.iter().map(|statement| statement.said.id).collect();
-        let named: Vec<String> = seeds.named.into_iter().chain(beside.iter().cloned()).collect();
+        // Also by what the cluster's own statements go by: others may have the same temporary number or fullUrl.
+        let own = statements.iter().flat_map(Statement::named_by).filter(|key| !key.starts_with("mrn:"));
+        let named: BTreeSet<String> = seeds.named.into_iter().chain(beside.iter().cloned()).chain(own).collect();
+        let named: Vec<String> = named.into_iter().collect();
         let mut named = store::by_keys(connection, organization, &named, &NAMED).await?;
         named.retain(|statement| !inside.contains(&statement.said.id));
         let mut numbers = numbers.clone();
@@ -309,7 +312,7 @@ impl Cluster {
             .any(|(statement, before)| !statement.is_new && statement.status != *before);
         // A key that means several statements which are not in one place: which of them an event means depends on its own.
         let mut places: HashMap<String, BTreeSet<(&'static str, Option<PatientId>)>> = HashMap::new();
-        for statement in &self.statements {
+        for statement in self.statements.iter().chain(&self.named) {
             for key in statement.named_by() {
                 places.entry(key).or_default().insert((statement.status.as_str(), statement.patient()));
             }
@@ -320,12 +323,19 @@ impl Cluster {
         let ambiguous = self.statements.iter().filter(news).any(is_ambiguous);
         let thorough = moved || holders_moved || ambiguous || !self.grown.is_empty();
         let concerned = self.statements.iter().filter(|statement| thorough || news(statement));
-        let keys: BTreeSet<String> = concerned.clone().flat_map(Statement::named_by).collect();
+        let mut keys: BTreeSet<String> = concerned.clone().flat_map(Statement::named_by).collect();
+        // What a person is said to be is compared with events that contain a Patient, and have one of its numbers.
+        let persons: BTreeSet<PatientId> = concerned.clone().filter_map(Statement::patient).collect();
+        let of_persons =
+            self.statements.iter().filter(|one| one.patient().is_some_and(|patient| persons.contains(&patient)));
+        keys.extend(of_persons.flat_map(|one| one.said.numbers.iter().map(Mrn::key)));
+        let others = self.named.iter().filter(|other| other.named_by().any(|key| keys.contains(&key)));
+        let others: BTreeSet<PatientId> = others.filter_map(Statement::patient).collect();
         refolded.affected.keys = keys.into_iter().collect();
         refolded.affected.statements =
             concerned.filter(|statement| !statement.is_new).map(|statement| statement.said.id).collect();
         if thorough {
-            refolded.affected.patients = before.union(&now).copied().collect();
+            refolded.affected.patients = before.union(&now).copied().chain(others).collect();
         }
         refolded.changes.touched.extend(concerned_patients(&self.statements, &refolded.before));
         refolded.emptied =
@@ -442,8 +452,8 @@ impl Refolded {
                 if resolved.status == before {
                     continue;
                 }
-                if before == LinkStatus::Review && !dependent.keys.is_empty() {
-                    settled.push(keys_fingerprint(&dependent.keys.iter().cloned().collect()));
+                if before == LinkStatus::Review && dependent.statement_id.is_none() {
+                    settled.push(keys_fingerprint(&dependent.all_keys()));
                 }
                 let method = match (before, resolved.status) {
                     _ if resolved.method == "decision" => "decision",

@@ -3,8 +3,9 @@
 use crate::db::DbError;
 use crate::ids::{EventId, OrganizationId, PatientId, StatementId};
 use crate::ingest::events::LinkStatus;
+use serde_json::Value;
 use sqlx::PgConnection;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An event that may have to be linked anew.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -19,6 +20,8 @@ pub struct Dependent {
     pub subject_key: Option<String>,
     /// All its keys, if it has more than one.
     pub keys: Vec<String>,
+    /// What it says of a person: of a Patient resource, or of one that is contained.
+    pub demographics: Option<Value>,
     /// The lowest position of a job that brought it.
     pub first_seq: i64,
     /// A person decided.
@@ -30,6 +33,11 @@ pub struct Dependent {
 }
 
 impl Dependent {
+    /// All its keys.
+    pub fn all_keys(&self) -> BTreeSet<String> {
+        self.keys.iter().chain(&self.subject_key).cloned().collect()
+    }
+
     /// As it is.
     pub fn status(&self) -> LinkStatus {
         LinkStatus::stored(&self.link_status, self.patient_id)
@@ -57,7 +65,7 @@ pub async fn find(
     affected: &Affected,
 ) -> Result<Vec<Dependent>, DbError> {
     let query = sqlx::query_as(
-        "select e.id, e.resource_type, e.statement_id, e.subject_key, coalesce(e.first_seq, e.job_seq) as first_seq,
+        "select e.id, e.resource_type, e.statement_id, e.subject_key, e.demographics, coalesce(e.first_seq, e.job_seq) as first_seq,
                 e.link_pinned, e.link_status, e.patient_id,
                 array(select s.key from event_subjects s
                       where s.organization_id = $1 and s.event_id = e.id order by s.key) as keys
@@ -150,7 +158,7 @@ pub async fn add_subjects(
     Ok(())
 }
 
-/// An earlier job brought the same bytes: its position and its Bundle's subject count.
+/// Another job, an earlier one as a rule, brought the same bytes: the first position and its Bundle's subject count.
 pub async fn set_first(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -164,7 +172,7 @@ pub async fn set_first(
          set first_seq = $3, subject_key = $4, statement_id = $5
          where organization_id = $1
            and id = $2
-           and coalesce(first_seq, job_seq) > $3",
+           and coalesce(first_seq, job_seq) >= $3",
     )
     .bind(organization)
     .bind(event)

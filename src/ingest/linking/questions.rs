@@ -124,7 +124,7 @@ pub async fn ask_about_events(
         // Each has a key of its own: nothing to compare.
         let candidates: Vec<Value> = question.candidates.iter().map(|patient| json!({ "patient": patient })).collect();
         let review = NewReview {
-            reason: "several_patients",
+            reason: question.reason,
             is_blocking: true,
             event,
             fingerprint: keys_fingerprint(&question.keys),

@@ -6,19 +6,39 @@ use super::statement::{Statement, keys_fingerprint};
 use super::{KeyKind, store};
 use crate::db::DbError;
 use crate::ids::{EventId, OrganizationId, PatientId, StatementId};
+use crate::ingest::demographics::Demographics;
 use crate::ingest::events::LinkStatus;
 use crate::ingest::patients;
-use crate::ingest::subject::Mrn;
+use crate::ingest::subject::{self, Mrn};
 use sqlx::PgConnection;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What is known of keys and statements, under their locks.
 #[derive(Debug, Default)]
 pub struct Book {
     holders: HashMap<String, PatientId>,
-    /// Statements by the references that mean them, in order of acceptance.
-    named: HashMap<String, Vec<(Place, LinkStatus)>>,
+    /// Statements by the references and temporary numbers that mean them, in order of acceptance.
+    named: HashMap<String, Vec<Named>>,
+    /// What the statements of patients say, as far as it was asked for.
+    persons: HashMap<PatientId, Vec<Demographics>>,
     by_id: HashMap<StatementId, (LinkStatus, String)>,
+}
+
+/// A statement that a key means.
+#[derive(Debug)]
+struct Named {
+    place: Place,
+    /// Its resource: versions of one resource follow each other.
+    resource: String,
+    status: LinkStatus,
+}
+
+/// Whom a key means.
+#[derive(Debug, Default)]
+struct Meant {
+    patients: BTreeSet<PatientId>,
+    /// It also means a statement of which it is not known whose it is.
+    waits: bool,
 }
 
 /// Where an event belongs.
@@ -43,6 +63,8 @@ pub struct Question {
     pub keys: BTreeSet<String>,
     /// Whom they mean.
     pub candidates: BTreeSet<PatientId>,
+    /// Why they are not simply followed.
+    pub reason: &'static str,
 }
 
 impl Resolved {
@@ -60,12 +82,16 @@ impl Book {
             book.by_id.insert(statement.said.id, (statement.status, statement.method.clone()));
             let references =
                 statement.keys().into_iter().filter(|(_, kind)| matches!(kind, KeyKind::Identity | KeyKind::Alias));
+            // Without an id every statement stands for itself.
+            let has_id = !statement.resource_key.is_empty() && !statement.resource_key.starts_with('#');
+            let resource = if has_id { statement.resource_key.clone() } else { format!("#{}", statement.said.id) };
             for (key, _) in references {
-                book.named.entry(key).or_default().push((statement.said.place, statement.status));
+                let (place, status, resource) = (statement.said.place, statement.status, resource.clone());
+                book.named.entry(key).or_default().push(Named { place, resource, status });
             }
         }
         for versions in book.named.values_mut() {
-            versions.sort_by_key(|(place, _)| *place);
+            versions.sort_by_key(|named| named.place);
         }
         book
     }
@@ -83,22 +109,38 @@ impl Book {
         Some(Resolved { is_pinned: false, ..Resolved::new(status, method) })
     }
 
-    /// Whom keys mean, for an event of this position.
+    /// Whom keys mean, for an event of this position; not somebody whom a contained Patient contradicts.
     pub async fn of_keys(
-        &self,
+        &mut self,
         connection: &mut PgConnection,
         organization: OrganizationId,
         keys: &BTreeSet<String>,
+        says: Option<&Demographics>,
         first_seq: i64,
     ) -> Result<Resolved, DbError> {
         let mut found: BTreeSet<PatientId> = BTreeSet::new();
-        let (mut by_number, mut by_reference) = (false, false);
+        let (mut by_number, mut by_reference, mut waits) = (false, false, false);
+        let is_rejected = keys.iter().any(|key| key.starts_with(subject::REJECTED));
         for key in keys {
-            let patient =
-                if key.starts_with("mrn:") { self.holders.get(key).copied() } else { self.as_of(key, first_seq) };
-            found.extend(patient);
-            by_number |= patient.is_some() && key.starts_with("mrn:");
-            by_reference |= patient.is_some() && key.starts_with("ref:");
+            let meant = if key.starts_with("mrn:") {
+                Meant { patients: self.holders.get(key).copied().into_iter().collect(), waits: false }
+            } else {
+                self.meant(key, first_seq, is_rejected)
+            };
+            by_number |= !meant.patients.is_empty() && key.starts_with("mrn:");
+            by_reference |= !meant.patients.is_empty() && key.starts_with("ref:");
+            found.extend(meant.patients);
+            waits |= meant.waits;
+        }
+        // Who is meant may be somebody else than who is known.
+        if (waits && found.len() < 2) || (is_rejected && !by_reference) {
+            return Ok(Resolved::new(LinkStatus::Pending, "unknown_patient"));
+        }
+        if let (Some(says), [patient]) = (says, found.iter().copied().collect::<Vec<_>>().as_slice()) {
+            let statements = self.statements_of(connection, organization, *patient).await?;
+            if let Some(reason) = says.objection(statements.iter()) {
+                return decided(connection, organization, keys, found, reason).await;
+            }
         }
         let mut patients = found.iter();
         Ok(match (patients.next(), patients.next()) {
@@ -111,21 +153,49 @@ impl Book {
                 };
                 Resolved::new(LinkStatus::Linked(*patient), method)
             }
-            _ => return decided(connection, organization, keys, found).await,
+            _ => return decided(connection, organization, keys, found, "several_patients").await,
         })
     }
 
-    /// Whom a reference means: the statement that was accepted last before the event, else the first after it.
-    fn as_of(&self, key: &str, first_seq: i64) -> Option<PatientId> {
-        let versions: Vec<&(Place, LinkStatus)> =
-            self.named.get(key)?.iter().filter(|(_, status)| *status != LinkStatus::None).collect();
-        let before = versions.iter().rev().find(|(place, _)| place.0 <= first_seq);
-        before.or(versions.first()).and_then(|(_, status)| status.patient())
+    /// Whom a reference or a temporary number means: of each resource that goes by it, the statement that was accepted last
+    /// before the event, else the first after it; or only that.
+    fn meant(&self, key: &str, first_seq: i64, only_after: bool) -> Meant {
+        let mut by_resource: BTreeMap<&str, Vec<&Named>> = BTreeMap::new();
+        for named in self.named.get(key).into_iter().flatten().filter(|named| named.status != LinkStatus::None) {
+            by_resource.entry(&named.resource).or_default().push(named);
+        }
+        let mut meant = Meant::default();
+        for versions in by_resource.values() {
+            let before = versions.iter().rev().find(|named| named.place.0 <= first_seq).filter(|_| !only_after);
+            match before.or_else(|| versions.iter().find(|named| named.place.0 > first_seq)).map(|named| named.status) {
+                Some(LinkStatus::Linked(patient)) => {
+                    meant.patients.insert(patient);
+                }
+                Some(LinkStatus::Review) => meant.waits = true,
+                Some(LinkStatus::Pending) => meant.waits |= by_resource.len() > 1,
+                Some(LinkStatus::None) | None => {}
+            }
+        }
+        meant
+    }
+
+    /// What the statements of a patient say. Whoever moves one of them holds the lock of the number that led here.
+    async fn statements_of(
+        &mut self,
+        connection: &mut PgConnection,
+        organization: OrganizationId,
+        patient: PatientId,
+    ) -> Result<&[Demographics], DbError> {
+        if !self.persons.contains_key(&patient) {
+            let statements = store::of_patients(connection, organization, &[patient]).await?;
+            self.persons.insert(patient, statements.into_iter().map(|statement| statement.said.person).collect());
+        }
+        Ok(self.persons.get(&patient).map(Vec::as_slice).unwrap_or_default())
     }
 
     /// Where a stored event belongs now.
     pub async fn of_dependent(
-        &self,
+        &mut self,
         connection: &mut PgConnection,
         organization: OrganizationId,
         dependent: &Dependent,
@@ -141,12 +211,12 @@ impl Book {
             let resolved = self.of_statement(statement, dependent.resource_type == "Patient");
             return Ok(resolved.unwrap_or_else(|| as_it_is(status)));
         }
-        let mut keys: BTreeSet<String> = dependent.keys.iter().cloned().collect();
-        keys.extend(dependent.subject_key.clone());
+        let keys = dependent.all_keys();
         if keys.is_empty() {
             return Ok(as_it_is(status));
         }
-        let mut resolved = self.of_keys(connection, organization, &keys, dependent.first_seq).await?;
+        let says = dependent.demographics.as_ref().map(Demographics::from_stored);
+        let mut resolved = self.of_keys(connection, organization, &keys, says.as_ref(), dependent.first_seq).await?;
         if let Some(question) = &mut resolved.question {
             question.event = Some(dependent.id);
         }
@@ -160,6 +230,7 @@ async fn decided(
     organization: OrganizationId,
     keys: &BTreeSet<String>,
     candidates: BTreeSet<PatientId>,
+    reason: &'static str,
 ) -> Result<Resolved, DbError> {
     let fingerprint = keys_fingerprint(keys);
     let decision = store::decisions(connection, organization, &[&fingerprint], &[]).await?.pop();
@@ -173,8 +244,8 @@ async fn decided(
         Some(("reject", _)) => return Ok(pinned(LinkStatus::None)),
         _ => {}
     }
-    let question = Question { event: None, keys: keys.clone(), candidates };
-    Ok(Resolved { question: Some(question), ..Resolved::new(LinkStatus::Review, "several_patients") })
+    let question = Question { event: None, keys: keys.clone(), candidates, reason };
+    Ok(Resolved { question: Some(question), ..Resolved::new(LinkStatus::Review, reason) })
 }
 
 /// A stored method as one of the words that we write.

@@ -197,10 +197,10 @@ pub(super) async fn supersede_settled(
              cross join lateral (select id from clinical_events
                                  where organization_id = $1 and link_status = 'review' and subject_key = k.key
                                  offset 0) e
-             where array(select s.key from event_subjects s
-                         where s.organization_id = $1 and s.event_id = e.id
-                         -- As Rust sorts them.
-                         order by s.key collate \"C\") = r.subject_keys)",
+             where coalesce(nullif(array(select s.key from event_subjects s
+                                         where s.organization_id = $1 and s.event_id = e.id
+                                         -- As Rust sorts them.
+                                         order by s.key collate \"C\"), '{}'), array[k.key]) = r.subject_keys)",
     )
     .bind(organization)
     .bind(fingerprints)

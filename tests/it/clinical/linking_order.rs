@@ -202,13 +202,15 @@ async fn a_message_accepted_first_and_processed_last_takes_its_place() {
     let second =
         bundle("batch", &[person("b", &["h|1"], "Bell Bo 1950-01-01"), about("c", "urn:uuid:b"), about("d", "id:h|1")]);
     clinic.ingest_from(second.to_string().as_bytes(), "ehr").await.unwrap();
+    let third = bundle("batch", &[about("e", "id:h|1")]);
+    clinic.ingest_from(third.to_string().as_bytes(), "ehr").await.unwrap();
     assert_eq!(clinic.view("1").await.patient.unwrap()["birth_date"], "1950-01-01");
     clinic.process(first).await.unwrap();
     let view = clinic.view("1").await;
     assert_eq!(view.patient.unwrap()["birth_date"], "1987-02-20");
-    // What names the number follows it; what is about the other resource waits with it.
-    let statuses = "select count(*) from clinical_events where (resource_key, link_status) in (('a', 'linked'), ('b', 'review'), ('c', 'pending'), ('d', 'linked'))";
-    assert_eq!(clinic.count(statuses).await, 4);
+    // What names the number follows it; what is about the other resource waits with it, also by its number in its Bundle.
+    let statuses = "select count(*) from clinical_events where (resource_key, link_status) in (('a', 'linked'), ('b', 'review'), ('c', 'pending'), ('d', 'pending'), ('e', 'linked'))";
+    assert_eq!(clinic.count(statuses).await, 5);
     assert_eq!(
         clinic
             .count("select count(*) from reviews where status = 'open' and reason = 'name' or reason = 'birth_date'")
@@ -219,7 +221,7 @@ async fn a_message_accepted_first_and_processed_last_takes_its_place() {
     let history = "select count(*) from patient_links l join patient_links o on o.id = l.supersedes join clinical_events e on e.id = l.event_id
                    where e.resource_key = 'b' and o.status = 'linked' and l.status = 'review'";
     assert_eq!(clinic.count(history).await, 1);
-    assert_eq!(clinic.count("select count(*) from patient_links l join clinical_events e on e.id = l.event_id where e.resource_key = 'd' and method = 'reassessed'").await, 1);
+    assert_eq!(clinic.count("select count(*) from patient_links l join clinical_events e on e.id = l.event_id where e.resource_key = 'e' and method = 'reassessed'").await, 1);
 }
 
 #[tokio::test]

@@ -269,6 +269,137 @@ fn subject_rules() -> Vec<Rule> {
     ]
 }
 
+const BOB: &str = "Zorn Bob 1950-01-01";
+
+/// A Condition about a Patient that it contains.
+fn containing(id: &str, contained: Value) -> Value {
+    with(about(id, "#x"), json!({ "contained": [contained] }))
+}
+
+fn several_sayings_rules() -> Vec<Rule> {
+    let amy = || ("ehr", vec![person("a", &["h|1"], AMY)]);
+    let temporary = |id: &str| with(about(id, "x"), json!({"subject": {"identifier": identifier("MRT:h|t1")}}));
+    let rejected = || with(person("a", &["h|1"], BOB), json!({"birthDate": "not-a-date"}));
+    vec![
+        (
+            "a contained patient who is somebody else",
+            vec![amy(), ("lab", vec![containing("d", person("x", &["h|1"], BOB))])],
+            "a=A d=review",
+            "birth_date",
+        ),
+        (
+            "and before the one who has the number",
+            vec![("lab", vec![containing("d", person("x", &["h|1"], BOB))]), amy()],
+            "a=A d=review",
+            "birth_date",
+        ),
+        (
+            "and before it is known when that one was born",
+            vec![
+                ("ehr", vec![with(person("a", &["h|1"], ""), json!({"active": true}))]),
+                ("lab", vec![containing("d", person("x", &["h|1"], BOB))]),
+                amy(),
+            ],
+            "a=A a=A d=review",
+            "birth_date",
+        ),
+        (
+            "a contained patient who is the same",
+            vec![amy(), ("lab", vec![containing("d", person("x", &["h|1"], AMY))])],
+            "a=A d=A",
+            "",
+        ),
+        (
+            "a number that a Patient of the Bundle in review has",
+            vec![amy(), ("ehr", vec![person("b", &["h|1"], BOB), about("c", "id:h|1")])],
+            "c=pending a=A b=review",
+            "birth_date",
+        ),
+        (
+            "also beside a reference elsewhere, and in a contained patient",
+            vec![
+                amy(),
+                (
+                    "ehr",
+                    vec![
+                        person("b", &["h|1"], BOB),
+                        about("c", "Patient/z id:h|1"),
+                        containing("d", person("x", &["h|1"], "")),
+                    ],
+                ),
+            ],
+            "c=pending d=pending a=A b=review",
+            "birth_date",
+        ),
+        (
+            "a reference in the Bundle and the number of somebody else",
+            vec![amy(), ("ehr", vec![person("b", &["h|2"], BOB), about("c", "Patient/b id:h|1")])],
+            "c=review a=A b=B",
+            "several_patients",
+        ),
+        (
+            "a reference in the Bundle and its own number",
+            vec![("ehr", vec![person("b", &["h|2"], BOB), about("c", "Patient/b id:h|2")])],
+            "c=A b=A",
+            "",
+        ),
+        (
+            "a temporary number that two patients have",
+            vec![
+                ("ehr", vec![person("a", &["h|1", "MRT:h|t1"], AMY)]),
+                ("ehr", vec![temporary("c")]),
+                ("ehr", vec![person("b", &["h|2", "MRT:h|t1"], BOB)]),
+                ("ehr", vec![temporary("d")]),
+            ],
+            "c=review d=review a=A b=B",
+            "several_patients",
+        ),
+        (
+            "a rejected Patient is not the older one with its id",
+            vec![amy(), ("ehr", vec![rejected(), about("c", "Patient/a"), about("d", "id:h|1")])],
+            "c=pending d=pending a=A",
+            "",
+        ),
+        (
+            "but the one that is accepted later",
+            vec![
+                amy(),
+                ("ehr", vec![rejected(), about("c", "Patient/a")]),
+                ("ehr", vec![person("a", &["h|1"], "Shaw Amelia 1987-02-20")]),
+            ],
+            "c=A a=A a=A",
+            "",
+        ),
+        (
+            "or that is in the Bundle when it comes again",
+            vec![
+                amy(),
+                ("ehr", vec![rejected(), about("c", "Patient/a")]),
+                ("ehr", vec![person("a", &["h|1"], AMY), about("c", "Patient/a")]),
+            ],
+            "c=A a=A",
+            "",
+        ),
+        (
+            "conditional and rooted references",
+            vec![
+                amy(),
+                (
+                    "ehr",
+                    vec![
+                        about("c", "Patient?identifier=h|1"),
+                        about("d", "/Patient/a"),
+                        about("e", "./Patient/a"),
+                        about("f", "Patient?identifier=h%7C2"),
+                    ],
+                ),
+            ],
+            "c=A d=A e=A f=pending a=A",
+            "",
+        ),
+    ]
+}
+
 fn contradiction_rules() -> Vec<Rule> {
     let one = |resources: Vec<Value>| vec![("ehr", resources)];
     vec![
@@ -430,7 +561,7 @@ async fn every_rule_gives_its_links_and_its_questions() {
     let settings = json!({"mrn_systems": ["u"], "mrn_folded_systems": ["f"], "mrn_placeholders": ["123456"]});
     let mut faults = Vec::new();
     for (name, messages, links, questions) in
-        [identifier_rules(), subject_rules(), contradiction_rules()].into_iter().flatten()
+        [identifier_rules(), subject_rules(), several_sayings_rules(), contradiction_rules()].into_iter().flatten()
     {
         let clinic = Clinic::with_settings(settings.clone()).await;
         for (source, resources) in messages {
