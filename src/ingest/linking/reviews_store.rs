@@ -152,6 +152,31 @@ pub(super) async fn open(
     Ok(())
 }
 
+/// The answer was taken back: a new review asks the same.
+pub(super) async fn ask_again(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    review: ReviewId,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into reviews
+           (organization_id, id, event_id, status, reason, is_blocking, fingerprint, statement_id, subject_keys, candidates,
+            created_at)
+         select organization_id, $3, event_id, 'open', reason, is_blocking, fingerprint, statement_id, subject_keys,
+                candidates, chartgate_now()
+         from reviews
+         where organization_id = $1
+           and id = $2
+         on conflict (organization_id, fingerprint, is_blocking) where status = 'open' do nothing",
+    )
+    .bind(organization)
+    .bind(review)
+    .bind(ReviewId::new())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// The questions went away.
 pub(super) async fn supersede(
     connection: &mut PgConnection,
