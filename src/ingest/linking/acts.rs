@@ -404,7 +404,7 @@ pub async fn unmerge(
     record(connection, organization, &decisions, by).await?;
     relinked += decisions.len();
     // What was answered by this merge is a question again.
-    if let Some(review) = store::review_of(connection, organization, merge).await? {
+    if let Some(review) = reviews::review_of(connection, organization, merge).await? {
         reviews::ask_again(connection, organization, review).await?;
     }
     let detail = json!({ "events": relinked });

@@ -1,6 +1,6 @@
 //! Whom an event means: by the statement of its subject, or by its keys.
 
-use super::dependents_store::Dependent;
+use super::dependents_store::{self, Dependent};
 use super::fold::Place;
 use super::statement::{Statement, keys_fingerprint};
 use super::{KeyKind, store};
@@ -164,21 +164,18 @@ pub async fn is_of_another(
     now: LinkStatus,
 ) -> Result<bool, DbError> {
     let (LinkStatus::Linked(now), false) = (now, before.status() == now) else { return Ok(false) };
-    let was = match before.statement_id {
-        Some(statement) => {
-            let found = store::by_ids(connection, organization, &[statement]).await?.pop();
-            found.and_then(|found| found.patient())
-        }
-        None => {
-            let mut keys = store::keys_of(connection, organization, before.id).await?;
-            keys.extend(before.subject_key.clone());
-            let numbers: BTreeSet<Mrn> = keys.iter().filter_map(|key| Mrn::of_key(key)).collect();
-            let named: Vec<String> = keys.iter().cloned().collect();
-            let statements = store::by_keys(connection, organization, &named, &["identity", "alias"]).await?;
-            let holders = patients::by_mrn(connection, organization, &numbers).await?;
-            let book = Book::new(&statements, &[], &holders);
-            book.of_keys(connection, organization, &keys, before.first_seq).await?.status.patient()
-        }
+    let was = if let Some(statement) = before.statement_id {
+        let found = store::by_ids(connection, organization, &[statement]).await?.pop();
+        found.as_ref().and_then(Statement::patient)
+    } else {
+        let mut keys = dependents_store::keys_of(connection, organization, before.id).await?;
+        keys.extend(before.subject_key.clone());
+        let numbers: BTreeSet<Mrn> = keys.iter().filter_map(|key| Mrn::of_key(key)).collect();
+        let named: Vec<String> = keys.iter().cloned().collect();
+        let statements = store::by_keys(connection, organization, &named, &["identity", "alias"]).await?;
+        let holders = patients::by_mrn(connection, organization, &numbers).await?;
+        let book = Book::new(&statements, &[], &holders);
+        book.of_keys(connection, organization, &keys, before.first_seq).await?.status.patient()
     };
     Ok(was.is_some_and(|was| was != now))
 }

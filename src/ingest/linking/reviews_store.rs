@@ -1,7 +1,7 @@
 //! SQL on reviews.
 
 use crate::db::{DbError, ensure_one_row};
-use crate::ids::{EventId, OrganizationId, PatientId, ReviewId, StatementId};
+use crate::ids::{DecisionId, EventId, OrganizationId, PatientId, ReviewId, StatementId};
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -150,6 +150,17 @@ pub(super) async fn open(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The review that a decision answered.
+pub(super) async fn review_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    decision: DecisionId,
+) -> Result<Option<ReviewId>, DbError> {
+    let query = sqlx::query_scalar("select review_id from link_decisions where organization_id = $1 and id = $2");
+    let found: Option<Option<ReviewId>> = query.bind(organization).bind(decision).fetch_optional(connection).await?;
+    Ok(found.flatten())
 }
 
 /// The answer was taken back: a new review asks the same.

@@ -435,17 +435,6 @@ pub async fn keys_beside(
     Ok(query.bind(organization).bind(keys).fetch_all(connection).await?)
 }
 
-/// The keys of an event that has more than one.
-pub async fn keys_of(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    event: EventId,
-) -> Result<BTreeSet<String>, DbError> {
-    let query = sqlx::query_scalar("select key from event_subjects where organization_id = $1 and event_id = $2");
-    let keys: Vec<String> = query.bind(organization).bind(event).fetch_all(connection).await?;
-    Ok(keys.into_iter().collect())
-}
-
 /// A decision to be written.
 #[derive(Debug, Clone, Default)]
 pub struct NewDecision {
@@ -518,17 +507,6 @@ pub async fn active_merge(
          limit 1",
     );
     Ok(query.bind(organization).bind(patient).fetch_optional(connection).await?)
-}
-
-/// The review that a decision answered.
-pub async fn review_of(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    decision: DecisionId,
-) -> Result<Option<ReviewId>, DbError> {
-    let query = sqlx::query_scalar("select review_id from link_decisions where organization_id = $1 and id = $2");
-    let found: Option<Option<ReviewId>> = query.bind(organization).bind(decision).fetch_optional(connection).await?;
-    Ok(found.flatten())
 }
 
 /// Events that a person gave to this patient or to one who is merged into it, and that nobody took away since: all versions
