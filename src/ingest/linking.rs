@@ -249,17 +249,18 @@ impl Plan {
                 }
                 link.key = (!keys.is_empty()).then(|| keys.swap_remove(0));
             }
-            // A person's decision about a version holds for the next one about the same subject.
+            // A person's decision about a version holds for the next one, unless that is about somebody else.
             let before = versions.before[index].filter(|before| before.link_pinned && planned.person.is_none());
-            let same_subject =
-                before.filter(|before| before.subject_key == link.key && before.statement_id == link.statement);
-            if let Some(before) = same_subject {
-                link.take(Some(Resolved {
-                    status: before.status(),
-                    method: "decision",
-                    is_pinned: true,
-                    question: None,
-                }));
+            if let Some(before) = before {
+                let is_same = before.subject_key == link.key && before.statement_id == link.statement;
+                if is_same || !resolve::is_of_another(connection, organization, before, link.status).await? {
+                    link.take(Some(Resolved {
+                        status: before.status(),
+                        method: "decision",
+                        is_pinned: true,
+                        question: None,
+                    }));
+                }
             }
             links.push(link);
         }

@@ -215,6 +215,9 @@ pub async fn decide(
             "Only a Patient resource can be a new patient; choose a patient, or reject.",
         ));
     }
+    if let (Some(anchor), false) = (&anchor, seen.is_blocking) {
+        check_proposed(connection, organization, &seen, anchor.patient).await?;
+    }
     let own = match seen.statement_id {
         Some(statement) => store::by_ids(connection, organization, &[statement]).await?.pop(),
         None => None,
@@ -279,6 +282,21 @@ pub async fn decide(
     let detail = json!({"decision": answer, "reason_asked": seen.reason, "events": relinked});
     record_act(connection, organization, "review.decided", by, &review.to_string(), whose, detail).await?;
     reviews::find(connection, organization, review, false).await?.ok_or(ActError::ReviewNotFound)
+}
+
+/// A proposal is accepted or declined; whoever wants to merge other patients does that.
+async fn check_proposed(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    review: &Review,
+    patient: PatientId,
+) -> Result<(), ActError> {
+    for candidate in candidates_of(&review.candidates) {
+        if patients::survivor(connection, organization, candidate).await? == Some(patient) {
+            return Ok(());
+        }
+    }
+    Err(ActError::NotPossible("The patient is not a candidate of this review."))
 }
 
 async fn merge_in(
@@ -385,6 +403,10 @@ pub async fn unmerge(
         .collect();
     record(connection, organization, &decisions, by).await?;
     relinked += decisions.len();
+    // What was answered by this merge is a question again.
+    if let Some(review) = reviews::review_of(connection, organization, merge).await? {
+        reviews::ask_again(connection, organization, review).await?;
+    }
     let detail = json!({ "events": relinked });
     record_act(connection, organization, "patient.unmerged", by, &patient.to_string(), Some(patient), detail).await?;
     Ok(Done { patient: Some(patient), relinked })

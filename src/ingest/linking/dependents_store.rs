@@ -198,3 +198,14 @@ pub async fn event(
     let affected = Affected { events: vec![event], ..Affected::default() };
     Ok(find(connection, organization, &affected).await?.into_iter().next())
 }
+
+/// The keys of an event that has more than one.
+pub async fn keys_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: EventId,
+) -> Result<BTreeSet<String>, DbError> {
+    let query = sqlx::query_scalar("select key from event_subjects where organization_id = $1 and event_id = $2");
+    let keys: Vec<String> = query.bind(organization).bind(event).fetch_all(connection).await?;
+    Ok(keys.into_iter().collect())
+}

@@ -266,14 +266,14 @@ impl Fold<'_> {
         let mut found = found.into_iter();
         match (found.next(), found.next()) {
             (None, _) if said.numbers.is_empty() && said.identity.is_none() => Placement::Pending,
-            (None, _) => match self.renounced_claim(index) {
-                Some(reason) => Placement::Review(reason),
-                None => {
-                    let group = self.found(index);
-                    self.add(group, index);
-                    Placement::Linked(group, "new_patient")
+            (None, _) => {
+                if let Some(reason) = self.renounced_claim(index) {
+                    return Placement::Review(reason);
                 }
-            },
+                let group = self.found(index);
+                self.add(group, index);
+                Placement::Linked(group, "new_patient")
+            }
             (Some(group), None) => match self.fitting_facet(group, index) {
                 Ok(facet) => {
                     self.join(group, facet, index);

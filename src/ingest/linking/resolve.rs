@@ -1,13 +1,13 @@
 //! Whom an event means: by the statement of its subject, or by its keys.
 
-use super::dependents_store::Dependent;
+use super::dependents_store::{self, Dependent};
 use super::fold::Place;
 use super::statement::{Statement, keys_fingerprint};
 use super::{KeyKind, store};
 use crate::db::DbError;
 use crate::ids::{EventId, OrganizationId, PatientId, StatementId};
 use crate::ingest::demographics::Demographics;
-use crate::ingest::events::LinkStatus;
+use crate::ingest::events::{LinkStatus, StoredEvent};
 use crate::ingest::patients;
 use crate::ingest::subject::{self, Mrn};
 use sqlx::PgConnection;
@@ -222,6 +222,32 @@ impl Book {
         }
         Ok(resolved)
     }
+}
+
+/// Is the next version of an event that a person placed about somebody else? The same subject may be spelt otherwise: it is
+/// another one only if both lead to patients, and to different ones. What is stored is asked; it holds what this
+/// transaction changed.
+pub async fn is_of_another(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    before: &StoredEvent,
+    now: LinkStatus,
+) -> Result<bool, DbError> {
+    let (LinkStatus::Linked(now), false) = (now, before.status() == now) else { return Ok(false) };
+    let was = if let Some(statement) = before.statement_id {
+        let found = store::by_ids(connection, organization, &[statement]).await?.pop();
+        found.as_ref().and_then(Statement::patient)
+    } else {
+        let mut keys = dependents_store::keys_of(connection, organization, before.id).await?;
+        keys.extend(before.subject_key.clone());
+        let numbers: BTreeSet<Mrn> = keys.iter().filter_map(|key| Mrn::of_key(key)).collect();
+        let named: Vec<String> = keys.iter().cloned().collect();
+        let statements = store::by_keys(connection, organization, &named, &["identity", "alias"]).await?;
+        let holders = patients::by_mrn(connection, organization, &numbers).await?;
+        let book = Book::new(&statements, &[], &holders);
+        book.of_keys(connection, organization, &keys, before.first_seq).await?.status.patient()
+    };
+    Ok(was.is_some_and(|was| was != now))
 }
 
 /// What a person said about keys that mean several patients, or the question.

@@ -1,7 +1,7 @@
 //! SQL on reviews.
 
 use crate::db::{DbError, ensure_one_row};
-use crate::ids::{EventId, OrganizationId, PatientId, ReviewId, StatementId};
+use crate::ids::{DecisionId, EventId, OrganizationId, PatientId, ReviewId, StatementId};
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -147,6 +147,42 @@ pub(super) async fn open(
     .bind(review.statement)
     .bind(&review.subject_keys)
     .bind(&review.candidates)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The review that a decision answered.
+pub(super) async fn review_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    decision: DecisionId,
+) -> Result<Option<ReviewId>, DbError> {
+    let query = sqlx::query_scalar("select review_id from link_decisions where organization_id = $1 and id = $2");
+    let found: Option<Option<ReviewId>> = query.bind(organization).bind(decision).fetch_optional(connection).await?;
+    Ok(found.flatten())
+}
+
+/// The answer was taken back: a new review asks the same.
+pub(super) async fn ask_again(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    review: ReviewId,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into reviews
+           (organization_id, id, event_id, status, reason, is_blocking, fingerprint, statement_id, subject_keys, candidates,
+            created_at)
+         select organization_id, $3, event_id, 'open', reason, is_blocking, fingerprint, statement_id, subject_keys,
+                candidates, chartgate_now()
+         from reviews
+         where organization_id = $1
+           and id = $2
+         on conflict (organization_id, fingerprint, is_blocking) where status = 'open' do nothing",
+    )
+    .bind(organization)
+    .bind(review)
+    .bind(ReviewId::new())
     .execute(connection)
     .await?;
     Ok(())

@@ -166,3 +166,56 @@ async fn a_number_that_was_taken_away_does_not_fall_to_somebody_who_contradicts(
     decide(&clinic, review, Answer::NewPatient, None).await.unwrap();
     assert_eq!((patient_of(&clinic, "1").await, items(&clinic.view("1").await, "problems").len()), (amy, 1));
 }
+
+#[tokio::test]
+async fn a_proposal_is_open_again_when_its_merge_is_taken_back() {
+    let (clinic, [amy, bob, _]) = three().await;
+    ingest(&clinic, &[person("d", &["g|1"], AMY)]).await;
+    let sql = "select id from reviews where status = 'open' and reason = 'possible_duplicate'";
+    let own = "select patient_id from patient_identifiers where system = 'g'";
+    let own: PatientId = one(&clinic, own).await;
+    for _ in 0..2 {
+        let review: ReviewId = one(&clinic, sql).await;
+        let refused = decide(&clinic, review, Answer::Link, Some(bob)).await;
+        assert!(matches!(refused, Err(ActError::NotPossible(_))));
+        let decided = decide(&clinic, review, Answer::Link, Some(amy)).await.unwrap();
+        assert_eq!(decided.patient_id, Some(amy));
+        assert_eq!(clinic.count("select count(*) from reviews where status = 'open'").await, 0);
+        unmerge(&clinic, own).await.unwrap();
+        let holders = "select count(distinct patient_id) from patient_identifiers where value = '1'";
+        assert_eq!(clinic.count(holders).await, 2);
+        assert_eq!(clinic.count("select count(*) from reviews where status = 'open'").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn what_a_person_said_of_an_event_holds_however_its_subject_is_spelt() {
+    let spellings = ["id:h|1", "Patient/a", "urn:uuid:a", "https://elsewhere.example/Patient/77"];
+    for (from, first) in spellings.iter().enumerate() {
+        for to in [None, Some(2)] {
+            let (clinic, patients) = three().await;
+            let whose = to.map(|to: usize| patients[to]);
+            // With its Patient, which `urn:uuid:a` is the fullUrl of.
+            ingest(&clinic, &[person("a", &["h|1"], AMY), about("o", first)]).await;
+            let event: EventId = one(&clinic, "select id from clinical_events where resource_key = 'o'").await;
+            place(&clinic, event, whose).await.unwrap();
+            for subject in spellings.iter().cycle().skip(from + 1).take(3) {
+                ingest(&clinic, &[person("a", &["h|1"], AMY), about("o", subject)]).await;
+            }
+            let placed: Vec<Option<PatientId>> = clinic
+                .unit(|connection| {
+                    let sql = "select patient_id from clinical_events where resource_key = 'o' and link_pinned";
+                    Box::pin(async move { Ok(sqlx::query_scalar(sql).fetch_all(connection).await?) })
+                })
+                .await;
+            assert_eq!(placed, [whose; 4], "{first}");
+            // About somebody else: that is another matter, unless nobody knows who the first one was.
+            ingest(&clinic, &[about("p", "id:h|1")]).await;
+            let event: EventId = one(&clinic, "select id from clinical_events where resource_key = 'p'").await;
+            place(&clinic, event, whose).await.unwrap();
+            ingest(&clinic, &[about("p", "Patient/b")]).await;
+            let moved = "select patient_id from clinical_events where resource_key = 'p' and is_current";
+            assert_eq!(one::<Option<PatientId>>(&clinic, moved).await, Some(patients[1]));
+        }
+    }
+}
