@@ -8,7 +8,7 @@ use unicode_normalization::UnicodeNormalization as _;
 /// The demographics that are kept. `Debug` shows nothing.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Demographics {
-    /// Family name, of the official name or else the first.
+    /// Family name, of the official name or else the first, among those that have parts.
     pub family: Option<String>,
     /// Given names of the same name.
     pub given: Vec<String>,
@@ -42,7 +42,9 @@ impl Demographics {
             Some("old" | "maiden") => 4,
             Some(_) => 3,
         };
-        let name = names.iter().min_by_key(usage);
+        // A name that is only a text cannot be compared.
+        let is_text = |name: &&Object<'_>| name.get("family").is_none() && name.items("given").is_empty();
+        let name = names.iter().min_by_key(|name| (is_text(name), usage(name)));
         let json = |member: &str| patient.get(member).and_then(|node| serde_json::from_str(node.text()).ok());
         let deceased = patient.get("deceasedBoolean").and_then(|node| node.boolean());
         Self {

@@ -238,7 +238,7 @@ impl Plan {
                     versions.unchanged(index).map_or(self.origin.seq, |stored| stored.first_seq.min(self.origin.seq));
                 let all: BTreeSet<String> = keys.iter().cloned().collect();
                 let mut resolved =
-                    refolded.book.of_keys(connection, organization, &all, outside.says.as_ref(), seq).await?;
+                    refolded.book.of_keys(connection, organization, &all, outside.says.as_deref(), seq).await?;
                 if let Some(mut question) = resolved.question.take().filter(|_| versions.unchanged(index).is_none()) {
                     question.event = Some(versions.ids[index]);
                     refolded.questions.push(question);
@@ -388,7 +388,7 @@ fn is_rejected(key: Option<&str>) -> bool {
 impl Planned {
     /// What it says of a person: a Patient, or one that it contains.
     fn speaks(&self) -> Option<&Demographics> {
-        let contained = self.outside().and_then(|outside| outside.says.as_ref());
+        let contained = self.outside().and_then(|outside| outside.says.as_deref());
         self.person.as_ref().map(|person| &person.demographics).or(contained)
     }
 

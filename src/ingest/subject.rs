@@ -236,7 +236,7 @@ pub struct Outside {
     /// The reference itself, and those to entries of the Bundle that have one of the numbers.
     pub references: BTreeSet<Reference>,
     /// What a contained Patient says of the person: who has the number must not contradict it.
-    pub says: Option<Demographics>,
+    pub says: Option<Box<Demographics>>,
     /// It is a Patient of the Bundle that was rejected: only what is accepted later can say who that is.
     pub is_rejected: bool,
 }
@@ -259,7 +259,7 @@ impl Outside {
         let references = self.references.iter().map(|reference| reference.key(source));
         let says = self.says.iter().map(|says| {
             let hash = Sha256::digest(says.identifying().to_string());
-            format!("says:{}", hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            hash.iter().fold("says:".to_owned(), |key, byte| key + &format!("{byte:02x}"))
         });
         let mut keys: Vec<String> =
             self.mrns.iter().map(Mrn::key).chain(references).chain(temporary).chain(says).collect();
@@ -349,16 +349,9 @@ fn percent_decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let Some((first, after)) = rest.split_first() {
         let hex = (*first == b'%').then(|| after.get(..2)).flatten().and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
+        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        rest = if byte.is_some() { &after[2..] } else { after };
+        bytes.push(byte.unwrap_or(*first));
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -440,8 +433,8 @@ impl Directory {
                         outside.mrns.extend(patient_mrns(&patient, rules));
                         outside.temporary.extend(temporary_numbers(&patient, rules));
                         let has_number = !outside.mrns.is_empty() || !outside.temporary.is_empty();
-                        outside.says =
-                            Some(Demographics::of(&patient)).filter(|says| has_number && says.can_contradict());
+                        let says = Demographics::of(&patient);
+                        outside.says = (has_number && says.can_contradict()).then(|| Box::new(says));
                     }
                     Some(_) => return Subject::Nobody,
                     None => {}

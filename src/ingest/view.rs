@@ -7,7 +7,7 @@ mod store;
 
 pub use self::item::Item;
 use self::store::{EventRow, FindingRow};
-use super::subject::Mrn;
+use super::subject;
 use crate::db::DbError;
 use crate::ids::{EventId, FindingId, OrganizationId, PatientId};
 use serde::Serialize;
@@ -133,6 +133,30 @@ enum Whose {
     Waiting(String),
 }
 
+/// The number that is asked for, as it is stored: in most systems as written, in some without spaces, hyphens and case.
+struct Number {
+    normal: String,
+    folded: String,
+    folded_systems: Vec<String>,
+}
+
+impl Number {
+    fn asked(mrn: &str, folded_systems: Vec<String>) -> Self {
+        let normal = subject::normal(mrn);
+        Self { folded: subject::folded(&normal), normal, folded_systems }
+    }
+
+    /// Values that it may be stored as.
+    fn values(&self) -> [&str; 2] {
+        [&self.normal, &self.folded]
+    }
+
+    /// Is this the number? What was stored before its system was folded is found as written.
+    fn is(&self, system: &str, value: &str) -> bool {
+        value == self.normal || (value == self.folded && self.folded_systems.iter().any(|one| one == system))
+    }
+}
+
 /// Everything known about a medical record number.
 ///
 /// # Errors
@@ -157,14 +181,14 @@ pub async fn clinical(
     organization: OrganizationId,
     query: ClinicalQuery<'_>,
 ) -> Result<ClinicalView, DbError> {
-    let number = query.mrn.trim();
-    let holders = store::holders(connection, organization, number, query.system).await?;
+    let number = Number::asked(query.mrn, store::folded_systems(connection, organization).await?);
+    let holders = store::holders(connection, organization, &number, query.system).await?;
     let mut patients: Vec<PatientId> = holders.iter().map(|(_, patient)| *patient).collect();
     patients.sort_unstable();
     patients.dedup();
     let mut systems: Vec<String> = holders.into_iter().map(|(system, _)| system).collect();
     // Events may wait for somebody who has this number in a system of which no patient is known yet.
-    let mut keys = store::waiting_keys(connection, organization, number, query.system).await?;
+    let mut keys = store::waiting_keys(connection, organization, &number, query.system).await?;
     keys.retain(|key| !systems.contains(&system_of(key)));
     let whose = match (patients.as_slice(), keys.as_slice()) {
         ([], []) => return Ok(empty(ViewStatus::NotFound, query.mrn, Vec::new())),
@@ -271,8 +295,9 @@ fn system_of(key: &str) -> String {
 }
 
 /// The key under which events wait for this number.
+#[cfg(test)]
 fn waiting_key(system: &str, number: &str) -> String {
-    Mrn { system: system.to_owned(), value: number.to_owned() }.key()
+    subject::Mrn { system: system.to_owned(), value: number.to_owned() }.key()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::ingest::events::{LinkStatus, StoredEvent};
 use crate::ingest::patients;
 use crate::ingest::subject::{self, Mrn};
 use sqlx::PgConnection;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What is known of keys and statements, under their locks.
@@ -186,11 +187,13 @@ impl Book {
         organization: OrganizationId,
         patient: PatientId,
     ) -> Result<&[Demographics], DbError> {
-        if !self.persons.contains_key(&patient) {
-            let statements = store::of_patients(connection, organization, &[patient]).await?;
-            self.persons.insert(patient, statements.into_iter().map(|statement| statement.said.person).collect());
-        }
-        Ok(self.persons.get(&patient).map(Vec::as_slice).unwrap_or_default())
+        Ok(match self.persons.entry(patient) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let statements = store::of_patients(connection, organization, &[patient]).await?;
+                unknown.insert(statements.into_iter().map(|statement| statement.said.person).collect())
+            }
+        })
     }
 
     /// Where a stored event belongs now.

@@ -1,8 +1,9 @@
 //! SQL of the clinical view.
 
-use super::{CATEGORIES, ClinicalQuery, Whose, waiting_key};
+use super::{CATEGORIES, ClinicalQuery, Number, Whose};
 use crate::db::DbError;
 use crate::ids::{EventId, FindingId, OrganizationId, PatientId};
+use crate::ingest::subject::Mrn;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -12,30 +13,42 @@ use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
 
+/// The systems in whose numbers case, spaces and hyphens mean nothing.
+pub async fn folded_systems(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+) -> Result<Vec<String>, DbError> {
+    let query = sqlx::query_scalar("select settings -> 'mrn_folded_systems' from organizations where id = $1");
+    let list: Option<Option<Value>> = query.bind(organization).fetch_optional(connection).await?;
+    Ok(list.flatten().and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default())
+}
+
 /// Who has this number, by system. At most a hundred: more systems are no answer to anybody.
 pub async fn holders(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    number: &str,
+    number: &Number,
     system: Option<&str>,
 ) -> Result<Vec<(String, PatientId)>, DbError> {
     let query = sqlx::query_as(
         "select system, patient_id
          from patient_identifiers
          where organization_id = $1
-           and value = $2
+           and value = any ($2)
+           and (value = $4 or system = any ($5))
            and ($3::text is null or system = $3)
          order by system
          limit 100",
     );
-    Ok(query.bind(organization).bind(number).bind(system).fetch_all(connection).await?)
+    let query = query.bind(organization).bind(number.values()).bind(system);
+    Ok(query.bind(&number.normal).bind(&number.folded_systems).fetch_all(connection).await?)
 }
 
 /// Keys of events that wait for this number.
 pub async fn waiting_keys(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    number: &str,
+    number: &Number,
     system: Option<&str>,
 ) -> Result<Vec<String>, DbError> {
     let query = sqlx::query_scalar(
@@ -45,13 +58,17 @@ pub async fn waiting_keys(
            and link_status = 'pending'
            -- As the index says it: the value behind the first separator.
            and starts_with(subject_key, 'mrn:')
-           and substr(subject_key, strpos(subject_key, '|') + 1) = $2
-           and ($3::text is null or subject_key = $3)
+           and substr(subject_key, strpos(subject_key, '|') + 1) = any ($2)
          order by subject_key
          limit 100",
     );
-    let key = system.map(|system| waiting_key(system, number));
-    Ok(query.bind(organization).bind(number).bind(key).fetch_all(connection).await?)
+    let mut keys: Vec<String> = query.bind(organization).bind(number.values()).fetch_all(connection).await?;
+    keys.retain(|key| {
+        Mrn::of_key(key).is_some_and(|found| {
+            number.is(&found.system, &found.value) && system.is_none_or(|system| system == found.system)
+        })
+    });
+    Ok(keys)
 }
 
 /// A patient with its numbers.

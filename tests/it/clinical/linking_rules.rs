@@ -273,7 +273,7 @@ const BOB: &str = "Zorn Bob 1950-01-01";
 
 /// A Condition about a Patient that it contains.
 fn containing(id: &str, contained: Value) -> Value {
-    with(about(id, "#x"), json!({ "contained": [contained] }))
+    with(about(id, "#x"), json!({ "contained": Value::Array(vec![contained]) }))
 }
 
 fn several_sayings_rules() -> Vec<Rule> {
@@ -423,6 +423,18 @@ fn contradiction_rules() -> Vec<Rule> {
         (
             "both names",
             one(vec![person("a", &["h|1"], AMY), person("b", &["h|1"], "Bell Bo 1987-02-20")]),
+            "a=A b=review",
+            "name",
+        ),
+        (
+            "a name that is only a text hides no other",
+            one(vec![
+                with(
+                    person("a", &["h|1"], ""),
+                    json!({"name": [{"use": "official", "text": "x"}, {"use": "usual", "family": "Shaw", "given": ["Amy"]}]}),
+                ),
+                with(person("b", &["h|1"], ""), json!({"name": [{"family": "Zorn", "given": ["Bob"]}]})),
+            ]),
             "a=A b=review",
             "name",
         ),

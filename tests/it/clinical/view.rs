@@ -64,6 +64,25 @@ async fn nothing_known_is_not_found_and_events_that_wait_are_found_without_a_pat
 }
 
 #[tokio::test]
+async fn a_number_is_found_as_it_is_written() {
+    let clinic = Clinic::with_settings(json!({"mrn_folded_systems": ["urn:folded"]})).await;
+    let mut folded = patient("a", "AB-12 34", "1987");
+    folded["identifier"][0]["system"] = json!("urn:folded");
+    let waiting = json!({"resourceType": "Condition", "id": "n", "subject": {"identifier": {"system": "urn:folded", "value": "CD-5"}}});
+    clinic.ingest(&bundle("batch", &[folded, patient("b", "\u{ff11}\u{ff12}X", "1950"), waiting])).await;
+    for number in ["AB-12 34", "ab1234", " AB 1234 ", "12X", "\u{ff11}\u{ff12}X"] {
+        assert!(clinic.view(number).await.patient.is_some(), "{number}");
+    }
+    // Elsewhere case means something.
+    assert_eq!(clinic.view("12x").await.status, ViewStatus::NotFound);
+    for number in ["CD-5", "cd5"] {
+        assert_eq!(clinic.view(number).await.status, ViewStatus::Found, "{number}");
+        assert_eq!(clinic.view_with(number, Some("urn:folded"), false).await.event_count, 1, "{number}");
+        assert_eq!(clinic.view_with(number, Some("urn:other"), false).await.status, ViewStatus::NotFound);
+    }
+}
+
+#[tokio::test]
 async fn one_number_in_two_systems_is_ambiguous_until_the_system_is_named() {
     let clinic = Clinic::open().await;
     let mut other = patient("b", "123456", "1950");
