@@ -247,8 +247,8 @@ pub async fn is_of_another(
         let named: Vec<String> = keys.iter().cloned().collect();
         let statements = store::by_keys(connection, organization, &named, &["identity", "alias"]).await?;
         let holders = patients::by_mrn(connection, organization, &numbers).await?;
-        let book = Book::new(&statements, &[], &holders);
-        book.of_keys(connection, organization, &keys, before.first_seq).await?.status.patient()
+        let mut book = Book::new(&statements, &[], &holders);
+        book.of_keys(connection, organization, &keys, None, before.first_seq).await?.status.patient()
     };
     Ok(was.is_some_and(|was| was != now))
 }
