@@ -10,7 +10,7 @@ async fn reviewed() -> (TestApp, Vec<Value>) {
     let app = TestApp::start().await;
     let workers = app.workers();
     let people =
-        [("a", "1987-02-20"), ("b", "1999-01-01"), ("c", "2001-01-01")].map(|(id, born)| patient(id, "r1", born));
+        [("a", "1987-02-20"), ("b", "1999-01-01"), ("c", "2001-01-01")].map(|(id, born)| patient(id, "MRN-R1", born));
     let job = job_of(&app.submit(bundle("batch", &people).to_string()).await.1);
     app.wait_for(&job, "succeeded").await;
     workers.stop().await;
@@ -25,7 +25,7 @@ async fn the_list_has_pages_and_no_clinical_values() {
     let admin = &app.organization.admin;
     assert_eq!(reviews.len(), 2);
     let text = json!(reviews).to_string();
-    for value in ["1987", "1999", "Sample", "Ada", "r1"] {
+    for value in ["1987-02-20", "1999-01-01", "Sample", "Ada", "MRN-R1"] {
         assert!(!text.contains(value), "{value}: {text}");
     }
     assert_eq!(
@@ -49,7 +49,7 @@ async fn one_review_shows_people_side_by_side_and_the_read_is_audited() {
     let path = format!("/v1/admin/reviews/{}", reviews[0]["reviewId"].as_str().unwrap());
     let answer = get(&app, &app.organization.admin, &path).await;
     let shown = answer.json();
-    let number = json!([{"system": "urn:hospital", "value": "r1"}]);
+    let number = json!([{"system": "urn:hospital", "value": "MRN-R1"}]);
     assert_eq!((&shown["incoming"]["birthDate"], &shown["incoming"]["identifiers"]), (&json!("2001-01-01"), &number));
     assert_eq!((&shown["people"][0]["birthDate"], &shown["people"][0]["identifiers"]), (&json!("1987-02-20"), &number));
     assert_eq!((&shown["waiting"], &shown["people"][0]["patient"]), (&json!(1), &shown["candidates"][0]["patient"]));
