@@ -504,7 +504,8 @@ fn what_multiplies_itself_is_bounded() {
         };
         "valueCodeableConcept".chars().enumerate().map(escaped).collect()
     };
-    let choices: String = (0..20_000).map(|n| format!(r#", "{}": {{"text": "x"}}"#, spelling(n))).collect();
+    let choices: Vec<String> = (0..20_000).map(|n| format!(r#", "{}": {{"text": "x"}}"#, spelling(n))).collect();
+    let choices = choices.concat();
     let text = format!(r#"{{"resourceType": "Parameters", "parameter": [{{"name": "a"{choices}}}]}}"#);
     assert_eq!(resource(text.as_bytes(), None).total, 19_999);
 
