@@ -2,7 +2,7 @@
 //! one compact text. Run by `chartgate definitions generate` when a release of FHIR is taken in, never at run time.
 //!
 //! Nothing in it is particular to R4: the definitions of R4B and R5 (npm `hl7.fhir.r4b.core`, `hl7.fhir.r5.core`) are
-//! read by the same code. The notation is described in [`super::load`].
+//! read by the same code. The notation is described in `load.rs` beside it.
 
 mod formula;
 mod terminology;
