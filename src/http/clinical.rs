@@ -316,7 +316,7 @@ pub async fn get_payload(
     Ok(private(response))
 }
 
-async fn record_read(
+pub(super) async fn record_read(
     connection: &mut PgConnection,
     organization: OrganizationId,
     caller: &Authenticated,
@@ -333,7 +333,7 @@ async fn record_read(
 }
 
 /// Clinical answers stay out of every cache.
-fn private(mut response: Response) -> Response {
+pub(super) fn private(mut response: Response) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

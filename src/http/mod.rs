@@ -4,6 +4,7 @@
 //! → handler → one use case of `ingest`, `engine` or `auth` → answer. Denials are audited here, for all routes alike.
 
 pub mod admin;
+pub mod athena;
 pub mod clinical;
 mod cors;
 pub mod docs;
@@ -52,6 +53,10 @@ struct Description;
 fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(intake::submit_bundle))
+        .routes(routes!(athena::submit_event))
+        .routes(routes!(athena::submit_events))
+        .routes(routes!(athena::list_events))
+        .routes(routes!(athena::get_stats))
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))
