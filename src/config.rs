@@ -3,6 +3,8 @@
 //! [`KEYS`] is the list that `docs/configuration.md` and `--help` speak of; a test compares them. Secrets are
 //! [`SecretString`]s and never print.
 
+pub mod origins;
+
 use secrecy::SecretString;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,6 +43,12 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
     ("s3.secret_key", &["AWS_SECRET_ACCESS_KEY"], "", "Secret access key."),
     ("s3.listen", &[], "127.0.0.1:0", "Address of the embedded S3."),
     ("intake.max_body_bytes", &[], "16777216", "Largest request body, after content decoding."),
+    (
+        "cors.origins",
+        &[],
+        "",
+        "Web origins that may call for every organization, beside the organizations' own: a list, or separated by commas.",
+    ),
     ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
@@ -95,6 +103,8 @@ pub struct Config {
     pub s3: S3Config,
     /// Bytes, after content decoding.
     pub intake_max_body_bytes: usize,
+    /// Origins for every organization, in canonical form.
+    pub cors_origins: Vec<String>,
     /// Jobs at once.
     pub workers_concurrency: usize,
     /// Lease.
@@ -239,6 +249,17 @@ impl Config {
                 whole(1 << 30),
             ))
             .unwrap_or(16 << 20),
+            cors_origins: reader.parse(
+                "cors.origins",
+                Vec::new(),
+                "origins such as https://ehr.example or chrome-extension://…, without a path and without *",
+                |text| {
+                    text.split(',')
+                        .filter(|one| !one.trim().is_empty())
+                        .map(|one| origins::canonical(one.trim()))
+                        .collect()
+                },
+            ),
             workers_concurrency: usize::try_from(reader.parse(
                 "workers.concurrency",
                 256,
@@ -295,6 +316,11 @@ fn flatten(prefix: &str, table: &toml::Table, flat: &mut Vec<(String, String)>) 
         match value {
             toml::Value::Table(inner) => flatten(&name, inner, flat),
             toml::Value::String(text) => flat.push((name, text.clone())),
+            // A list of texts is written with commas in the environment.
+            toml::Value::Array(items) if items.iter().all(toml::Value::is_str) => {
+                let items: Vec<&str> = items.iter().filter_map(toml::Value::as_str).collect();
+                flat.push((name, items.join(",")));
+            }
             other => flat.push((name, other.to_string())),
         }
     }
@@ -330,6 +356,22 @@ mod tests {
         assert_eq!(config.database.url.unwrap().expose_secret(), "postgres://c");
         assert!(!config.s3.embedded);
         assert_eq!((config.s3.bucket.as_str(), config.log_level.as_str()), ("b", "debug"));
+    }
+
+    #[test]
+    fn origins_are_a_list_of_the_file_or_a_text_of_the_environment() {
+        let origins = ["https://ehr.example", "chrome-extension://abc"];
+        let config = with(&[("CHARTGATE_CORS_ORIGINS", "https://EHR.example:443, chrome-extension://abc,")]).unwrap();
+        assert_eq!(config.cors_origins, origins);
+        let file = std::env::temp_dir().join(format!("chartgate-origins-{}.toml", std::process::id()));
+        std::fs::write(&file, "cors.origins = ['https://ehr.example', 'chrome-extension://abc']").unwrap();
+        let config = Config::from_sources(Some(&file), &|_| None);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(config.unwrap().cors_origins, origins);
+        assert!(with(&[]).unwrap().cors_origins.is_empty());
+        for bad in ["*", "https://ehr.example/", "https://ehr.example https://b.example"] {
+            assert_eq!(with(&[("CHARTGATE_CORS_ORIGINS", bad)]).unwrap_err().0.len(), 1, "{bad}");
+        }
     }
 
     #[test]

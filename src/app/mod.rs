@@ -9,6 +9,7 @@ pub use checks::StartError;
 pub use servers::{Endpoints, Servers};
 
 use crate::auth::Authenticator;
+use crate::auth::origins::Origins;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Db;
@@ -40,6 +41,8 @@ pub struct App {
     pub submitter: Submitter,
     /// API keys.
     pub authenticator: Authenticator,
+    /// Web pages that may call.
+    pub origins: Origins,
 }
 
 impl App {
@@ -70,6 +73,7 @@ impl App {
         Ok(Arc::new(Self {
             submitter: Submitter::start(db.clone(), wake.clone()),
             authenticator: Authenticator::new(db.clone()),
+            origins: Origins::new(db.clone(), &config.cors_origins),
             clock: Clock::system(),
             config,
             db,

@@ -4,6 +4,7 @@
 //! stored (a high-entropy secret needs no slow hash) and compared in constant time. A revocation takes effect within
 //! [`CACHE_TIME`] on every process.
 
+pub mod origins;
 pub mod store;
 
 use crate::audit::Actor;

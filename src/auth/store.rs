@@ -268,3 +268,19 @@ pub async fn set_settings(
     .fetch_optional(connection)
     .await?)
 }
+
+/// The web origins that organizations allow, organization by organization.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn list_origins(connection: &mut PgConnection) -> Result<Vec<(OrganizationId, String)>, DbError> {
+    Ok(sqlx::query_as(
+        "select o.id, origin
+         from organizations o
+         cross join lateral jsonb_array_elements_text(o.settings->'cors_origins') origin
+         -- The lateral would fail on anything but an array.
+         where jsonb_typeof(o.settings->'cors_origins') = 'array'",
+    )
+    .fetch_all(connection)
+    .await?)
+}

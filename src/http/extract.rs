@@ -15,7 +15,7 @@ use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use std::io::Read as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The whole body must have arrived after so long.
@@ -30,6 +30,8 @@ pub struct RequestContext {
     pub request_id: String,
     /// The peer's address.
     pub peer: Option<SocketAddr>,
+    /// The caller's organization (none for the platform role), once a key was good.
+    pub caller: Arc<OnceLock<Option<OrganizationId>>>,
 }
 
 /// An authenticated caller, and how to name it in audit records.
@@ -83,6 +85,10 @@ impl FromRequestParts<Arc<App>> for Authenticated {
         }
         let caller = app.authenticator.authenticate(key.trim()).await?.ok_or_else(missing)?;
         let context = parts.extensions.get::<RequestContext>();
+        if let Some(context) = context {
+            // Extracted once a request.
+            let _ = context.caller.set(caller.organization);
+        }
         let actor = caller.actor(
             context.and_then(|context| context.peer).map(|peer| peer.ip().to_string()),
             context.map(|context| context.request_id.clone()),

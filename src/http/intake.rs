@@ -127,6 +127,7 @@ pub async fn submit_bundle(
             ordering_key: None,
             body,
             sha256,
+            fingerprint: sha256,
             content_type,
             resource_count: resource_count.clone(),
             actor: caller.actor,

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod clinical;
+mod cors;
 pub mod docs;
 pub mod error_pages;
 pub mod extract;
@@ -66,7 +67,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::jobs::retry_job))
         .routes(routes!(admin::jobs::get_operation))
         .routes(routes!(admin::organizations::list_organizations, admin::organizations::create_organization))
-        .routes(routes!(admin::organizations::get_settings, admin::organizations::put_settings))
+        .routes(routes!(admin::settings::get_settings, admin::settings::put_settings))
         .routes(routes!(admin::organizations::pause_organization))
         .routes(routes!(admin::organizations::resume_organization))
         .routes(routes!(admin::organizations::list_keys, admin::organizations::create_key))
@@ -115,15 +116,25 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
     let request_id = request_id(&request);
     let peer = request.extensions().get::<SocketAddr>().copied();
     let method = request.method().clone();
-    let route =
-        request.extensions().get::<MatchedPath>().map_or_else(|| "(none)".to_owned(), |path| path.as_str().to_owned());
+    let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let is_known = matched.is_some();
+    let route = matched.unwrap_or_else(|| "(none)".to_owned());
     let wants_fhir = request
         .headers()
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|accept| accept.contains("application/fhir+json"));
-    request.extensions_mut().insert(RequestContext { request_id: request_id.clone(), peer });
-    let mut response = next.run(request).await;
+    let context = RequestContext { request_id: request_id.clone(), peer, caller: Arc::default() };
+    request.extensions_mut().insert(context.clone());
+    let page = cors::Page::of(&request, if is_known { &route } else { request.uri().path() });
+    let preflight = match &page {
+        Some(page) => page.preflight(&app).await,
+        None => None,
+    };
+    let mut response = match preflight {
+        Some(answer) => answer,
+        None => next.run(request).await,
+    };
     if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED
         && response.extensions().get::<Problem>().is_none()
     {
@@ -140,6 +151,9 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
     }
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert("x-request-id", value);
+    }
+    if let Some(page) = page {
+        page.dress(&app, &context, response.headers_mut()).await;
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -10,6 +10,7 @@ pub mod linking;
 pub mod patients;
 pub mod payloads;
 pub mod resource;
+pub mod settings;
 pub mod steps;
 pub mod subject;
 pub mod submit;

@@ -3,6 +3,7 @@
 //! Whatever is handed out has the hash that it was accepted with. The payloads of the last jobs stay in memory, so that
 //! the steps of one job fetch them once.
 
+use super::settings::{self, AthenaSettings};
 use super::subject::MrnRules;
 use crate::db::{Db, DbError, Scope};
 use crate::engine::handler::StepError;
@@ -33,6 +34,8 @@ pub struct JobPayload {
     pub source: String,
     /// What the organization says about numbers.
     pub mrn_rules: MrnRules,
+    /// How its Athena events are to be understood.
+    pub athena: AthenaSettings,
 }
 
 #[derive(sqlx::FromRow)]
@@ -88,23 +91,14 @@ impl Payloads {
             .await?;
         let row = row.ok_or_else(missing)?;
         let body = self.bytes(organization, row.body, row.storage_key.as_deref(), &row.sha256).await?;
-        let list = |key: &str| {
-            let list = row.settings.get(key).cloned();
-            list.and_then(|list| serde_json::from_value::<Vec<String>>(list).ok()).unwrap_or_default()
-        };
-        let mrn_rules = MrnRules {
-            systems: list("mrn_systems"),
-            folded_systems: list("mrn_folded_systems"),
-            placeholders: list("mrn_placeholders"),
-            accepted_at: Some(row.accepted_at),
-        };
         Ok(JobPayload {
             body,
             sha256: row.sha256,
             content_type: row.content_type,
             storage_key: row.storage_key,
             source: row.source_label,
-            mrn_rules,
+            mrn_rules: settings::mrn_rules(organization, &row.settings, Some(row.accepted_at)),
+            athena: AthenaSettings::of(organization, &row.settings),
         })
     }
 

@@ -4,4 +4,5 @@ pub mod jobs;
 pub mod links;
 pub mod organizations;
 pub mod reviews;
+pub mod settings;
 pub mod system;

@@ -1,4 +1,4 @@
-//! Organizations and their keys: create, list, settings, pause and resume, keys.
+//! Organizations and their keys: create, list, pause and resume, keys.
 
 use crate::app::App;
 use crate::audit::{self, Action, Actor, Record};
@@ -19,20 +19,20 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::sync::Arc;
 
-const ADMINS: &[Role] = &[Role::Admin, Role::Platform];
+pub(super) const ADMINS: &[Role] = &[Role::Admin, Role::Platform];
 
-fn not_found() -> Problem {
+pub(super) fn not_found() -> Problem {
     Problem::new("organization_not_found", "There is no such organization.")
 }
 
 /// An organization that the caller may administer: any with the platform role, else its own only.
-fn permitted(caller: &Authenticated, text: &str) -> Result<OrganizationId, Problem> {
+pub(super) fn permitted(caller: &Authenticated, text: &str) -> Result<OrganizationId, Problem> {
     caller.allow(ADMINS)?;
     let id: OrganizationId = text.parse().map_err(|_| not_found())?;
     if caller.caller.organization.is_some_and(|own| own != id) { Err(not_found()) } else { Ok(id) }
 }
 
-async fn record(
+pub(super) async fn record(
     connection: &mut PgConnection,
     organization: OrganizationId,
     event: &str,
@@ -202,119 +202,6 @@ pub async fn resume_organization(
     body: Body,
 ) -> Result<Json<Organization>, Problem> {
     set_status(&app, caller, &id, &headers, body, "active").await
-}
-
-/// An organization's settings.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Settings {
-    /// Identifier systems whose values are MRNs also without the type code MR.
-    #[serde(default)]
-    mrn_systems: Vec<String>,
-    /// Identifier systems in whose numbers case, spaces and hyphens mean nothing.
-    #[serde(default)]
-    mrn_folded_systems: Vec<String>,
-    /// Values that are nobody's number, beside `0`, `UNKNOWN` and the like; compared without case.
-    #[serde(default)]
-    mrn_placeholders: Vec<String>,
-    /// Jobs at once over all workers; null: no cap.
-    #[serde(default)]
-    running_max: Option<i32>,
-}
-
-impl Settings {
-    fn of(organization: &Organization) -> Self {
-        let list = |key: &str| {
-            let list = organization.settings.get(key).cloned();
-            list.and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default()
-        };
-        Self {
-            mrn_systems: list("mrn_systems"),
-            mrn_folded_systems: list("mrn_folded_systems"),
-            mrn_placeholders: list("mrn_placeholders"),
-            running_max: organization.running_max,
-        }
-    }
-}
-
-/// Settings of an organization.
-#[utoipa::path(
-    get, path = "/v1/admin/organizations/{organizationId}/settings", tag = "administration", operation_id = "getSettings", params(("organizationId" = String, Path)),
-    responses((status = 200, description = "The settings", body = Settings), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
-    security(("api_key" = []))
-)]
-pub async fn get_settings(
-    State(app): State<Arc<App>>,
-    caller: Authenticated,
-    Segment(id): Segment,
-) -> Result<Json<Settings>, Problem> {
-    let id = permitted(&caller, &id)?;
-    let found = app
-        .db
-        .unit::<_, DbError, _>(Scope::Global, move |connection| {
-            Box::pin(async move { store::find_organization(connection, Some(id), None).await })
-        })
-        .await?;
-    found.map(|organization| Json(Settings::of(&organization))).ok_or_else(not_found)
-}
-
-/// Replace the settings of an organization.
-#[utoipa::path(
-    put, path = "/v1/admin/organizations/{organizationId}/settings", tag = "administration", operation_id = "putSettings", params(("organizationId" = String, Path)), request_body = Settings,
-    responses((status = 200, description = "The settings", body = Settings), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
-    security(("api_key" = []))
-)]
-pub async fn put_settings(
-    State(app): State<Arc<App>>,
-    caller: Authenticated,
-    Segment(id): Segment,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Settings>, Problem> {
-    let id = permitted(&caller, &id)?;
-    let settings: Settings = read_json(&headers, body).await?;
-    let sane = |text: &String| (1..=500).contains(&text.len()) && !text.chars().any(char::is_control);
-    for (name, list) in [
-        ("mrnSystems", &settings.mrn_systems),
-        ("mrnFoldedSystems", &settings.mrn_folded_systems),
-        ("mrnPlaceholders", &settings.mrn_placeholders),
-    ] {
-        if list.len() > 100 || !list.iter().all(sane) {
-            let detail = format!("`{name}` must hold at most 100 texts of 1 to 500 characters.");
-            return Err(Problem::new("invalid_request", detail));
-        }
-    }
-    if settings.running_max.is_some_and(|max| max < 1) {
-        return Err(Problem::new("invalid_request", "`runningMax` must be at least 1, or null."));
-    }
-    let stored = json!({
-        "mrn_systems": settings.mrn_systems,
-        "mrn_folded_systems": settings.mrn_folded_systems,
-        "mrn_placeholders": settings.mrn_placeholders,
-    });
-    let changed = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
-            Box::pin(async move {
-                let changed = store::set_settings(connection, id, &stored, settings.running_max).await?;
-                if changed.is_some() {
-                    record(
-                        connection,
-                        id,
-                        "organization.settings_changed",
-                        Action::Update,
-                        &caller.actor,
-                        &id.to_string(),
-                        None,
-                    )
-                    .await?;
-                }
-                Ok(changed)
-            })
-        })
-        .await?;
-    app.wake.signal();
-    changed.map(|organization| Json(Settings::of(&organization))).ok_or_else(not_found)
 }
 
 /// Keys, never their secrets.

@@ -5,3 +5,5 @@
 pub mod canonical;
 pub mod event;
 pub mod read;
+pub mod store;
+pub mod submit;

@@ -103,7 +103,8 @@ impl MrnRules {
     }
 
     /// A number as it is compared; none, if it is nobody's.
-    pub(super) fn number(&self, system: &str, value: &str) -> Option<Mrn> {
+    #[must_use]
+    pub fn number(&self, system: &str, value: &str) -> Option<Mrn> {
         let system = system.trim().to_owned();
         let mut value = normal(value);
         if self.folded_systems.contains(&system) {

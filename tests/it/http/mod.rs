@@ -3,6 +3,7 @@
 mod admin;
 mod bad_input;
 mod corpus;
+mod cors;
 mod disconnects;
 mod idempotency;
 mod intake;

@@ -51,6 +51,8 @@ pub struct Setup {
     pub database: Option<PgConnectOptions>,
     /// Where S3 is reached instead of directly (a proxy of the test's).
     pub s3: Option<Through>,
+    /// `cors.origins` of the configuration.
+    pub origins: Vec<String>,
 }
 
 impl Default for Setup {
@@ -61,7 +63,15 @@ impl Default for Setup {
             concurrency: 32,
             ..EngineOptions::default()
         };
-        Self { handlers: Vec::new(), workflows: Vec::new(), engine, connections: 12, database: None, s3: None }
+        Self {
+            handlers: Vec::new(),
+            workflows: Vec::new(),
+            engine,
+            connections: 12,
+            database: None,
+            s3: None,
+            origins: Vec::new(),
+        }
     }
 }
 
@@ -115,6 +125,7 @@ impl TestApp {
         let mut config = test_config();
         config.workflows_dir = Some(workflows.path().to_owned());
         config.database.connections_max = setup.connections;
+        config.cors_origins = setup.origins;
         let s3 = setup.s3.map_or_else(|| objects.objects.clone(), |through| through(&objects));
         let app = App::build_with(config, owner_options.clone(), s3, setup.handlers).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
