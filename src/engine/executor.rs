@@ -257,18 +257,16 @@ impl Engine {
                     if freed {
                         self.wake.signal();
                     }
-                    match next_step(&definition, index, failed) {
-                        Some(following) => lease.step = following,
-                        None => {
-                            let status = match (failed, with_issues.load(Ordering::Relaxed)) {
-                                (true, _) => "failed",
-                                (false, true) => SUCCEEDED_WITH_ISSUES,
-                                (false, false) => SUCCEEDED,
-                            };
-                            telemetry::job_ended(&definition.name, status, Some(age_of(&lease, claimed)));
-                            return next;
-                        }
-                    }
+                    let Some(following) = next_step(&definition, index, failed) else {
+                        let status = match (failed, with_issues.load(Ordering::Relaxed)) {
+                            (true, _) => "failed",
+                            (false, true) => SUCCEEDED_WITH_ISSUES,
+                            (false, false) => SUCCEEDED,
+                        };
+                        telemetry::job_ended(&definition.name, status, Some(age_of(&lease, claimed)));
+                        return next;
+                    };
+                    lease.step = following;
                 }
                 Ok(CommitReply::Stale) => {
                     telemetry::step_ran(&definition.name, &step.name, "stale", started.elapsed());
