@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
 /// The time of day: the system's, or one that a test moves.
 #[derive(Clone, Debug, Default)]
@@ -38,4 +39,10 @@ impl Clock {
             offset.fetch_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
         }
     }
+}
+
+/// RFC 3339 in UTC; nothing for a year that RFC 3339 does not have.
+#[must_use]
+pub fn rfc3339(at: OffsetDateTime) -> Option<String> {
+    at.to_offset(UtcOffset::UTC).format(&Rfc3339).ok()
 }

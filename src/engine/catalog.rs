@@ -12,7 +12,10 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 /// The files that ship inside the binary.
-const EMBEDDED: &[(&str, &str)] = &[("workflows/fhir-bundle.toml", include_str!("../../workflows/fhir-bundle.toml"))];
+const EMBEDDED: &[(&str, &str)] = &[
+    ("workflows/athena-event.toml", include_str!("../../workflows/athena-event.toml")),
+    ("workflows/fhir-bundle.toml", include_str!("../../workflows/fhir-bundle.toml")),
+];
 
 /// Why the workflows could not be loaded or registered.
 #[derive(Debug, thiserror::Error)]

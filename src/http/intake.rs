@@ -148,6 +148,7 @@ async fn submit(
             ordering_key: None,
             body,
             sha256,
+            fingerprint: sha256,
             content_type,
             resource_count: resource_count.clone(),
             actor: caller.actor,

@@ -232,17 +232,17 @@ pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[Ne
         "insert into clinical_events
            (organization_id, id, job_id, job_seq, seen_seq, source_label, resource_type, resource_key, content_sha256,
             payload_sha256, entry, byte_start, byte_end, last_updated, category, status, subject_key, patient_id,
-            link_status, is_current, statement_id, demographics, link_pinned, clinical_at, created_at)
+            link_status, is_current, statement_id, demographics, link_pinned, clinical_at, part_of, pointer, created_at)
          select $1, e.id, $2, $3, $3, $4, e.resource_type, e.resource_key, e.content_sha256,
                 $5, e.entry, e.byte_start, e.byte_end, e.last_updated, e.category, e.status, e.subject_key, e.patient_id,
                 e.link_status, e.is_current, e.statement_id, e.demographics, e.link_pinned,
-                coalesce(e.clinical_at, '0001-01-01 00:00:00+00'), n.now
+                coalesce(e.clinical_at, '0001-01-01 00:00:00+00'), e.part_of, e.pointer, n.now
          from unnest($6::uuid[], $7::text[], $8::text[], $9::bytea[], $10::integer[], $11::bigint[], $12::bigint[],
                      $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::uuid[], $18::text[], $19::boolean[],
-                     $20::uuid[], $21::jsonb[], $22::boolean[], $23::timestamptz[])
+                     $20::uuid[], $21::jsonb[], $22::boolean[], $23::timestamptz[], $24::uuid[], $25::text[])
            with ordinality as e (id, resource_type, resource_key, content_sha256, entry, byte_start, byte_end,
                                  last_updated, category, status, subject_key, patient_id, link_status, is_current,
-                                 statement_id, demographics, link_pinned, clinical_at, ordinal)
+                                 statement_id, demographics, link_pinned, clinical_at, part_of, pointer, ordinal)
          cross join (select chartgate_now() as now) n
          order by e.ordinal",
     )
@@ -269,6 +269,8 @@ pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[Ne
     .bind(events.iter().map(|event| event.demographics.clone()).collect::<Vec<_>>())
     .bind(events.iter().map(|event| event.is_pinned).collect::<Vec<_>>())
     .bind(events.iter().map(|event| event.incoming.clinical_at).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.incoming.part_of).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.incoming.pointer.as_deref()).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

@@ -158,6 +158,18 @@ impl Plan {
         Self { origin, resources: kept, patient_of_entry, repeated }
     }
 
+    /// The plan for an Athena event and its parts, which all have one subject.
+    #[must_use]
+    pub fn of_event(origin: Origin, incoming: Vec<Incoming>, subject: &Subject) -> Self {
+        let mut resources: Vec<Planned> =
+            incoming.into_iter().map(|incoming| Planned { incoming, subject: subject.clone(), person: None }).collect();
+        resources.sort_by(|one, two| one.bytes().cmp(&two.bytes()).then(two.incoming.entry.cmp(&one.incoming.entry)));
+        let planned = resources.len();
+        resources.dedup_by(|one, two| one.bytes() == two.bytes());
+        let repeated = planned - resources.len();
+        Self { origin, resources, patient_of_entry: HashMap::new(), repeated }
+    }
+
     /// Store the events and their links in the step's transaction.
     ///
     /// # Errors
@@ -264,7 +276,22 @@ impl Plan {
             }
             links.push(link);
         }
+        self.follow_events(versions, &mut links);
         Ok(links)
+    }
+
+    /// A part goes where a person put its event.
+    fn follow_events(&self, versions: &Versions<'_>, links: &mut [Link]) {
+        let placed: HashMap<EventId, LinkStatus> = (0..links.len())
+            .filter_map(|index| versions.unchanged(index).filter(|stored| stored.link_pinned))
+            .map(|stored| (stored.id, stored.status()))
+            .collect();
+        for (planned, link) in self.resources.iter().zip(links) {
+            if let Some(status) = planned.incoming.part_of.and_then(|event| placed.get(&event)) {
+                let (status, method, is_pinned) = (*status, "decision", true);
+                link.take(Some(Resolved { status, method, is_pinned, question: None }));
+            }
+        }
     }
 
     async fn store(

@@ -1,5 +1,6 @@
 //! The clinical domain: FHIR, patients, findings, the steps' handlers, and the clinical view.
 
+pub mod athena;
 pub mod demographics;
 pub mod events;
 pub mod fhir;

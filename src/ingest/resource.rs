@@ -5,6 +5,7 @@ use super::fhir::node::Object;
 use super::fhir::split::{Entry, Resource};
 use super::fhir::types;
 use super::findings;
+use crate::ids::EventId;
 use sha2::{Digest as _, Sha256};
 use std::ops::Range;
 use time::OffsetDateTime;
@@ -12,6 +13,12 @@ use time::OffsetDateTime;
 /// A resource of a payload, ready to become a clinical event. `Debug` shows no value of the payload but its id.
 #[derive(Debug, Clone)]
 pub struct Incoming {
+    /// The id that it has already: of an Athena event, that of its 202.
+    pub id: Option<EventId>,
+    /// Of a part of an Athena event: the event.
+    pub part_of: Option<EventId>,
+    /// Where it stands in a payload that is no Bundle.
+    pub pointer: Option<String>,
     /// Position in the Bundle.
     pub entry: u32,
     /// Its bytes in the payload.
@@ -48,6 +55,9 @@ impl Incoming {
             .object("meta")
             .and_then(|meta| meta.string("lastUpdated").and_then(|text| calendar::parse_instant(&text)));
         Some(Self {
+            id: None,
+            part_of: None,
+            pointer: None,
             entry: entry.index,
             content_sha256: Sha256::digest(&body[span.clone()]).into(),
             span,

@@ -1,11 +1,13 @@
-//! Submitting: the one transaction behind a 202. Concurrent requests share it (micro-batching): a committer takes what
-//! has gathered while the last batch committed, sorts it and calls `submit_jobs` once. Each request is answered only
-//! after the commit; a batch that fails as a whole is repeated request by request.
+//! Submitting: the one transaction behind a 202. Concurrent requests share it ([`batcher`]).
 //!
 //! Data: idempotency record, payload (exact bytes), queue row, job, audit record. States: the job is `queued`. Failure
 //! cases: the database away → [`SubmitError::Db`], nothing was accepted as far as the caller knows; a lost
 //! COMMIT reply → the same, and the repeated request finds the first job by its key.
 
+pub mod batcher;
+
+use self::batcher::{Batcher, Item};
+use super::athena::submit::EventBatch;
 use crate::audit::Actor;
 use crate::db::{Db, DbError};
 use crate::engine::definition::{Ordering, WorkflowDefinition};
@@ -19,21 +21,15 @@ use crate::ids::{JobId, OrganizationId};
 use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use sqlx::{FromRow, PgConnection};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::QueryAs;
+use sqlx::{FromRow, PgConnection, Postgres};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 use time::OffsetDateTime;
-use tokio::sync::{Semaphore, mpsc, oneshot};
 
-/// Requests of one batch, at most.
-const BATCH_MAX: usize = 64;
 /// Bodies over this size never share a transaction: they would make the small ones wait.
 const SHARED_BODY_MAX: usize = 256 * 1024;
-/// Those bodies under way at once; each takes a connection of its own, of which PostgreSQL has few.
-const LARGE_BODIES_MAX: usize = 8;
-/// Requests waiting for a batch, at most; beyond that the intake is overloaded and says so.
-const WAITING_MAX: usize = 2048;
 
 /// What is submitted.
 #[derive(Debug, Clone)]
@@ -54,6 +50,8 @@ pub struct Submission {
     pub body: Bytes,
     /// Their SHA-256.
     pub sha256: [u8; 32],
+    /// What a repetition has in common with the first: the SHA-256 of the bytes, or of what they mean.
+    pub fingerprint: [u8; 32],
     /// Their media type.
     pub content_type: String,
     /// Entries by resource type.
@@ -64,16 +62,16 @@ pub struct Submission {
 
 impl Submission {
     /// The key under which a repetition is recognized, within the organization and the workflow.
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         match &self.idempotency_key {
             Some(key) => format!("key:{key}"),
-            None => format!("sha256:{}", hex::encode(self.sha256)),
+            None => format!("sha256:{}", hex::encode(self.fingerprint)),
         }
     }
 
     /// 64 bits of (organization, workflow, ordering key): no PHI, and usable as an advisory lock's key. A collision
     /// only makes two lanes wait for each other.
-    fn lane(&self) -> Option<i64> {
+    pub(super) fn lane(&self) -> Option<i64> {
         let ordering_key = match self.workflow.ordering {
             Ordering::None => return None,
             Ordering::Organization => "",
@@ -118,16 +116,17 @@ pub enum SubmitError {
     Db(#[from] DbError),
 }
 
-struct Request {
-    job: JobId,
+/// A submission that has its id.
+pub struct NewJob {
+    id: JobId,
     submission: Submission,
-    reply: oneshot::Sender<Result<Row, SubmitError>>,
 }
 
+/// What the transaction says of one submission.
 #[derive(Debug, Clone, FromRow)]
-struct Row {
-    ordinal: i32,
-    outcome: String,
+pub struct Row {
+    pub(super) ordinal: i32,
+    pub(super) outcome: String,
     job_id: JobId,
     created_at: OffsetDateTime,
     job_status: String,
@@ -135,22 +134,82 @@ struct Row {
     round: i32,
 }
 
+impl Item for NewJob {
+    type Answer = Row;
+
+    fn is_large(&self) -> bool {
+        self.submission.body.len() > SHARED_BODY_MAX
+    }
+
+    fn order(&self) -> (uuid::Uuid, String) {
+        (self.submission.organization.0, format!("{}:{}", self.submission.workflow.name, self.submission.key()))
+    }
+
+    async fn commit(connection: &mut PgConnection, batch: &[Self]) -> Result<Vec<Row>, DbError> {
+        let jobs: Vec<(JobId, &Submission)> = batch.iter().map(|new| (new.id, &new.submission)).collect();
+        let query = sqlx::query_as(
+            "select *
+             from submit_jobs($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
+        );
+        let mut rows: Vec<Row> = bind_jobs(query, &jobs).fetch_all(connection).await?;
+        rows.sort_by_key(|row| row.ordinal);
+        Ok(rows)
+    }
+}
+
+/// The twenty arrays that `submit_jobs` takes: one element a submission, but for the locks and the program's version.
+pub(super) fn bind_jobs<'q, R: for<'r> FromRow<'r, PgRow>>(
+    query: QueryAs<'q, Postgres, R, PgArguments>,
+    jobs: &[(JobId, &Submission)],
+) -> QueryAs<'q, Postgres, R, PgArguments> {
+    let lanes: Vec<Option<i64>> = jobs.iter().map(|(_, submission)| submission.lane()).collect();
+    let mut locks: Vec<i64> = lanes.iter().copied().flatten().collect();
+    locks.sort_unstable();
+    locks.dedup();
+    macro_rules! column {
+        ($get:expr) => {
+            jobs.iter().map(|(_, submission)| *submission).map($get).collect::<Vec<_>>()
+        };
+    }
+    query
+        .bind(column!(|submission| submission.organization.0))
+        .bind(jobs.iter().map(|(job, _)| job.0).collect::<Vec<_>>())
+        .bind(column!(|submission| submission.workflow.name.clone()))
+        .bind(column!(|submission| submission.workflow.version))
+        .bind(column!(|submission| submission.source))
+        .bind(column!(|submission| submission.source_label.clone()))
+        .bind(column!(|submission| submission.workflow.name.clone()))
+        .bind(column!(|submission| submission.key()))
+        .bind(column!(|submission| submission.fingerprint.to_vec()))
+        .bind(column!(|submission| submission.sha256.to_vec()))
+        .bind(column!(|submission| submission.body.to_vec()))
+        .bind(column!(|submission| submission.content_type.clone()))
+        .bind(lanes)
+        .bind(column!(|submission| submission.workflow.priority))
+        .bind(column!(|submission| serde_json::to_value(&submission.resource_count).unwrap_or(Value::Null)))
+        .bind(column!(|submission| submission.actor.name.clone()))
+        .bind(column!(|submission| submission.actor.request_id.clone()))
+        .bind(column!(|submission| submission.actor.address.clone()))
+        .bind(locks)
+        .bind(PROGRAM_VERSION)
+}
+
 /// Accepts submissions; cheap to clone.
 #[derive(Clone)]
 pub struct Submitter {
     db: Db,
     wake: Wake,
-    requests: mpsc::Sender<Request>,
-    large_bodies: Arc<Semaphore>,
+    jobs: Batcher<NewJob>,
+    pub(super) events: Batcher<EventBatch>,
 }
 
 impl Submitter {
-    /// A submitter and its committer, which lives until the last clone is dropped.
+    /// A submitter with its committers, which live until the last clone is dropped.
     #[must_use]
     pub fn start(db: Db, wake: Wake) -> Self {
-        let (requests, receiver) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(commit_batches(db.clone(), wake.clone(), receiver));
-        Self { db, wake, requests, large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)) }
+        let jobs = Batcher::start(db.clone(), wake.clone());
+        let events = Batcher::start(db.clone(), wake.clone());
+        Self { db, wake, jobs, events }
     }
 
     /// Record a job durably, or find the first one of the same key. Safe to drop: the transaction goes on by itself.
@@ -160,26 +219,12 @@ impl Submitter {
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let organization = submission.organization;
         let (workflow, actor) = (Arc::clone(&submission.workflow), submission.actor.clone());
-        let request_body = submission.body.len();
-        let (reply, answer) = oneshot::channel();
-        let request = Request { job: JobId::new(), submission, reply };
-        if request_body > SHARED_BODY_MAX {
-            let (db, wake, large_bodies) = (self.db.clone(), self.wake.clone(), Arc::clone(&self.large_bodies));
-            // In a task of its own: a sender that hangs up must not cut the transaction.
-            tokio::spawn(async move {
-                let _turn = large_bodies.acquire_owned().await;
-                let mut connection = None;
-                commit_one(&db, &mut connection, request).await;
-                wake.signal();
-            });
-        } else {
-            self.requests.try_send(request).map_err(|_| SubmitError::Overloaded)?;
-        }
-        let row = answer.await.map_err(|_| SubmitError::Db(DbError::Panicked))??;
+        let row = self.jobs.submit(NewJob { id: JobId::new(), submission }).await?;
         self.conclude(organization, &workflow, actor, row).await
     }
 
-    async fn conclude(
+    /// What the sender is told; and the next round of a first job that failed through no fault of the sender's.
+    pub(super) async fn conclude(
         &self,
         organization: OrganizationId,
         workflow: &WorkflowDefinition,
@@ -220,99 +265,6 @@ impl Submitter {
     }
 }
 
-async fn commit_batches(db: Db, wake: Wake, mut requests: mpsc::Receiver<Request>) {
-    let mut connection: Option<PgConnection> = None;
-    loop {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
-        if requests.recv_many(&mut batch, BATCH_MAX).await == 0 {
-            return;
-        }
-        // Two batches of two processes cannot deadlock on keys that both take in the same order.
-        batch.sort_by_cached_key(|request| {
-            (request.submission.organization, request.submission.workflow.name.clone(), request.submission.key())
-        });
-        match commit(&db, &mut connection, &batch).await {
-            Ok(rows) => {
-                let mut rows: BTreeMap<i32, Row> = rows.into_iter().map(|row| (row.ordinal, row)).collect();
-                for (index, request) in batch.into_iter().enumerate() {
-                    let row = i32::try_from(index + 1).ok().and_then(|ordinal| rows.remove(&ordinal));
-                    let _ = request.reply.send(row.ok_or(SubmitError::Db(DbError::NotOneRow(0))));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(requests = batch.len(), error = ?error, "a batch of submissions failed; they are committed one by one");
-                for request in batch {
-                    commit_one(&db, &mut connection, request).await;
-                }
-            }
-        }
-        wake.signal();
-    }
-}
-
-/// One request by itself: a lost race is repeated at once, a database that is away once on a fresh connection.
-async fn commit_one(db: &Db, connection: &mut Option<PgConnection>, request: Request) {
-    let mut tries = 0u64;
-    let result = loop {
-        tries += 1;
-        match commit(db, connection, std::slice::from_ref(&request)).await {
-            Ok(mut rows) => break rows.pop().ok_or(SubmitError::Db(DbError::NotOneRow(0))),
-            Err(DbError::Conflict(_)) if tries < 6 => tokio::time::sleep(Duration::from_millis(5 * tries)).await,
-            Err(DbError::Unavailable(_)) if tries < 2 => {}
-            Err(error) => break Err(error.into()),
-        }
-    };
-    let _ = request.reply.send(result);
-}
-
-async fn commit(db: &Db, connection: &mut Option<PgConnection>, batch: &[Request]) -> Result<Vec<Row>, DbError> {
-    if connection.is_none() {
-        *connection = Some(db.dedicated().await?);
-    }
-    let Some(open) = connection.as_mut() else { return Err(DbError::Panicked) };
-    let result = submit_jobs(open, batch).await;
-    if matches!(result, Err(DbError::Unavailable(_) | DbError::Driver(_))) {
-        *connection = None;
-    }
-    result
-}
-
-async fn submit_jobs(connection: &mut PgConnection, batch: &[Request]) -> Result<Vec<Row>, DbError> {
-    let lanes: Vec<Option<i64>> = batch.iter().map(|request| request.submission.lane()).collect();
-    let mut locks: Vec<i64> = lanes.iter().copied().flatten().collect();
-    locks.sort_unstable();
-    locks.dedup();
-    macro_rules! column {
-        ($get:expr) => {
-            batch.iter().map($get).collect::<Vec<_>>()
-        };
-    }
-    Ok(sqlx::query_as(
-        "select * from submit_jobs($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
-    )
-    .bind(column!(|request| request.submission.organization.0))
-    .bind(column!(|request| request.job.0))
-    .bind(column!(|request| request.submission.workflow.name.as_str()))
-    .bind(column!(|request| request.submission.workflow.version))
-    .bind(column!(|request| request.submission.source))
-    .bind(column!(|request| request.submission.source_label.as_str()))
-    .bind(column!(|request| request.submission.workflow.name.as_str()))
-    .bind(column!(|request| request.submission.key()))
-    .bind(column!(|request| &request.submission.sha256[..]))
-    .bind(column!(|request| &request.submission.body[..]))
-    .bind(column!(|request| request.submission.content_type.as_str()))
-    .bind(lanes)
-    .bind(column!(|request| request.submission.workflow.priority))
-    .bind(column!(|request| serde_json::to_value(&request.submission.resource_count).unwrap_or(Value::Null)))
-    .bind(column!(|request| request.submission.actor.name.as_str()))
-    .bind(column!(|request| request.submission.actor.request_id.as_deref()))
-    .bind(column!(|request| request.submission.actor.address.as_deref()))
-    .bind(locks)
-    .bind(PROGRAM_VERSION)
-    .fetch_all(connection)
-    .await?)
-}
-
 /// One small Bundle by itself on that connection, without the batching: the yardstick of `bench intake`.
 ///
 /// # Errors
@@ -323,7 +275,6 @@ pub async fn submit_alone(
     workflow: Arc<WorkflowDefinition>,
     body: Bytes,
 ) -> Result<(), DbError> {
-    let (reply, _) = oneshot::channel();
     let submission = Submission {
         organization,
         workflow,
@@ -332,11 +283,12 @@ pub async fn submit_alone(
         idempotency_key: None,
         ordering_key: None,
         sha256: Sha256::digest(&body).into(),
+        fingerprint: Sha256::digest(&body).into(),
         body,
         content_type: "application/fhir+json".to_owned(),
         resource_count: BTreeMap::new(),
         actor: Actor::internal("bench"),
     };
-    submit_jobs(connection, &[Request { job: JobId::new(), submission, reply }]).await?;
+    NewJob::commit(connection, &[NewJob { id: JobId::new(), submission }]).await?;
     Ok(())
 }

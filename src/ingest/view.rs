@@ -157,21 +157,6 @@ impl Number {
     }
 }
 
-/// Everything known about a medical record number.
-///
-/// # Errors
-/// A [`DbError`].
-pub async fn clinical_by_mrn(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    mrn: &str,
-    system: Option<&str>,
-    history: bool,
-) -> Result<ClinicalView, DbError> {
-    let query = ClinicalQuery { mrn, system, history, cursor: None, limit: ITEMS_MAX };
-    clinical(connection, organization, query).await
-}
-
 /// Everything known about a medical record number, or the next page of one category.
 ///
 /// # Errors

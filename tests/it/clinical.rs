@@ -18,7 +18,7 @@ use chartgate::db::{Db, DbError, Scope};
 use chartgate::engine::handler::{Facts, StepContext, StepError, StepHandler};
 use chartgate::ids::{JobId, OrganizationId};
 use chartgate::ingest::steps::handlers;
-use chartgate::ingest::view::{ClinicalView, clinical_by_mrn};
+use chartgate::ingest::view::{ClinicalQuery, ClinicalView, ITEMS_MAX, clinical};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use sqlx::Connection as _;
@@ -227,7 +227,11 @@ impl Clinic {
     pub async fn view_with(&self, mrn: &str, system: Option<&str>, history: bool) -> ClinicalView {
         let (organization, mrn, system) = (self.organization, mrn.to_owned(), system.map(str::to_owned));
         self.unit(move |connection| {
-            Box::pin(async move { clinical_by_mrn(connection, organization, &mrn, system.as_deref(), history).await })
+            Box::pin(async move {
+                let system = system.as_deref();
+                let query = ClinicalQuery { mrn: &mrn, system, history, cursor: None, limit: ITEMS_MAX };
+                clinical(connection, organization, query).await
+            })
         })
         .await
     }

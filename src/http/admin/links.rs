@@ -19,20 +19,30 @@ use std::sync::Arc;
 /// An act that lost against a concurrent transaction is run again, at most so often.
 const RUNS_MAX: usize = 5;
 
-/// Run an act in a unit of work of its own.
-pub(super) async fn acting<T, F>(app: &App, organization: OrganizationId, act: F) -> Result<T, Problem>
+/// Run an act of this caller, for a reason that can be kept, in a unit of work of its own.
+pub(super) async fn acting<T, F>(
+    app: &App,
+    caller: Authenticated,
+    organization: OrganizationId,
+    reason: String,
+    act: F,
+) -> Result<Json<T>, Problem>
 where
     T: Send + 'static,
-    F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, ActError>> + Clone + Send + 'static,
+    F: for<'c> Fn(&'c mut PgConnection, By) -> BoxFuture<'c, Result<T, ActError>> + Clone + Send + 'static,
 {
+    if !(1..=1000).contains(&reason.trim().chars().count()) {
+        return Err(Problem::new("invalid_request", "`reason` must have 1 to 1000 characters."));
+    }
+    let by = By { actor: caller.actor, reason };
     let mut runs = 0;
     loop {
         runs += 1;
-        let act = act.clone();
-        let run = app.db.unit(Scope::Organization(organization), move |connection| act(connection)).await;
+        let (act, by) = (act.clone(), by.clone());
+        let run = app.db.unit(Scope::Organization(organization), move |connection| act(connection, by)).await;
         match run {
             Err(ActError::Db(DbError::Conflict(_))) if runs < RUNS_MAX => {}
-            other => return other.map_err(problem),
+            other => return other.map(Json).map_err(problem),
         }
     }
 }
@@ -50,14 +60,6 @@ fn problem(error: ActError) -> Problem {
         }
         ActError::NotPossible(why) => Problem::new("invalid_request", why),
         ActError::Db(error) => error.into(),
-    }
-}
-
-pub(super) fn check_reason(reason: &str) -> Result<(), Problem> {
-    if (1..=1000).contains(&reason.trim().chars().count()) {
-        Ok(())
-    } else {
-        Err(Problem::new("invalid_request", "`reason` must have 1 to 1000 characters."))
     }
 }
 
@@ -111,14 +113,11 @@ pub async fn merge_patient(
     let organization = caller.organization(&[Role::Admin])?;
     let id: PatientId = id.parse().map_err(|_| problem(ActError::PatientNotFound))?;
     let request: MergeRequest = read_json(&headers, body).await?;
-    check_reason(&request.reason)?;
     let into = request.into.parse().map_err(|_| problem(ActError::PatientNotFound))?;
-    let by = By { actor: caller.actor, reason: request.reason };
-    let done = acting(&app, organization, move |connection| {
-        let by = by.clone();
+    acting(&app, caller, organization, request.reason, move |connection, by| {
         Box::pin(async move { acts::merge(connection, organization, id, into, &by).await })
-    });
-    Ok(Json(done.await?))
+    })
+    .await
 }
 
 /// Take a merge back: the patient has its own numbers and events again.
@@ -138,13 +137,10 @@ pub async fn unmerge_patient(
     let organization = caller.organization(&[Role::Admin])?;
     let id: PatientId = id.parse().map_err(|_| problem(ActError::PatientNotFound))?;
     let request: ReasonRequest = read_json(&headers, body).await?;
-    check_reason(&request.reason)?;
-    let by = By { actor: caller.actor, reason: request.reason };
-    let done = acting(&app, organization, move |connection| {
-        let by = by.clone();
+    acting(&app, caller, organization, request.reason, move |connection, by| {
         Box::pin(async move { acts::unmerge(connection, organization, id, &by).await })
-    });
-    Ok(Json(done.await?))
+    })
+    .await
 }
 
 async fn place(
@@ -156,13 +152,10 @@ async fn place(
     reason: String,
 ) -> Result<Json<Done>, Problem> {
     let id: EventId = id.parse().map_err(|_| problem(ActError::EventNotFound))?;
-    check_reason(&reason)?;
-    let by = By { actor: caller.actor, reason };
-    let done = acting(app, organization, move |connection| {
-        let by = by.clone();
+    acting(app, caller, organization, reason, move |connection, by| {
         Box::pin(async move { acts::place_event(connection, organization, id, patient, &by).await })
-    });
-    Ok(Json(done.await?))
+    })
+    .await
 }
 
 /// Take an event from its patient, with all versions of its resource. A Patient resource becomes a review.

@@ -11,7 +11,7 @@ use crate::db::{DbError, Scope};
 use crate::http::extract::{Authenticated, Parameters, Segment, read_json};
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::{EventId, PatientId, ReviewId};
-use crate::ingest::linking::acts::{self, Answer, By};
+use crate::ingest::linking::acts::{self, Answer};
 use crate::ingest::linking::reviews_store::{self as reviews, PersonRow, Review};
 use axum::Json;
 use axum::body::Body;
@@ -259,13 +259,12 @@ pub async fn decide_review(
     let organization = caller.organization(&[Role::Admin])?;
     let id: ReviewId = id.parse().map_err(|_| not_found())?;
     let request: DecideRequest = read_json(&headers, body).await?;
-    super::links::check_reason(&request.reason)?;
     let patient = super::links::patient_id(request.patient.as_deref())?;
-    let by = By { actor: caller.actor, reason: request.reason };
-    let review = acting(&app, organization, move |connection| {
-        let by = by.clone();
-        Box::pin(async move { acts::decide(connection, organization, id, request.decision, patient, &by).await })
+    acting(&app, caller, organization, request.reason, move |connection, by| {
+        Box::pin(async move {
+            let review = acts::decide(connection, organization, id, request.decision, patient, &by).await?;
+            Ok(review.into())
+        })
     })
-    .await?;
-    Ok(Json(review.into()))
+    .await
 }

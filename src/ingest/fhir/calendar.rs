@@ -1,10 +1,20 @@
 //! FHIR's `date`, `dateTime` and `instant` (R4 datatypes), with the real calendar: 2020-02-30 is none.
 
-use super::types::Temporal;
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
-/// How precisely a time was stated.
+/// How a date is written (FHIR R4, datatypes: date, dateTime, instant).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Temporal {
+    /// `YYYY[-MM[-DD]]`
+    Date,
+    /// A date, or a date with a time and an offset.
+    DateTime,
+    /// A date with a time to the second at least, and an offset.
+    Instant,
+}
+
+/// How precisely a time was stated; the coarser is the less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Precision {
     /// `2026`
     Year,

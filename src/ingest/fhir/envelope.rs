@@ -3,6 +3,7 @@
 //! One pass of `serde_json` reads the envelope (Bundle and entries) and skips the rest; one pass over the bytes checks
 //! depth and string escapes. Neither recurses with the input. Everything deeper is the `validate` step's.
 
+use super::json;
 use super::node::BYTE_ORDER_MARK;
 use super::{split, types};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -221,9 +222,9 @@ fn scan_string(bytes: &[u8], mut position: usize) -> Result<usize, usize> {
             position = position.min(bytes.len());
             continue;
         }
-        match unicode_escape(bytes, escape) {
+        match json::unit(bytes, escape) {
             Some(0 | 0xDC00..=0xDFFF) => return Err(escape),
-            Some(0xD800..=0xDBFF) => match unicode_escape(bytes, escape + 6) {
+            Some(0xD800..=0xDBFF) => match json::unit(bytes, escape + 6) {
                 Some(0xDC00..=0xDFFF) => position = escape + 12,
                 _ => return Err(escape),
             },
@@ -233,15 +234,6 @@ fn scan_string(bytes: &[u8], mut position: usize) -> Result<usize, usize> {
         }
     }
     Ok(bytes.len())
-}
-
-/// The code unit of `\uXXXX` at that place.
-fn unicode_escape(bytes: &[u8], at: usize) -> Option<u16> {
-    let escape = bytes.get(at..at + 6)?;
-    if !escape.starts_with(b"\\u") || !escape[2..].iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    std::str::from_utf8(&escape[2..]).ok().and_then(|digits| u16::from_str_radix(digits, 16).ok())
 }
 
 /// What the pass over the envelope found.

@@ -332,7 +332,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// The code unit of `\uXXXX` at that place.
-fn unit(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let escape = bytes.get(at..at + 6)?;
     if !escape.starts_with(b"\\u") || !escape[2..].iter().all(u8::is_ascii_hexdigit) {
         return None;

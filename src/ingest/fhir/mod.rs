@@ -3,6 +3,7 @@
 
 pub mod calendar;
 pub mod checks;
+pub mod decimal;
 pub mod definitions;
 pub mod envelope;
 pub mod issue;
@@ -11,5 +12,6 @@ pub mod node;
 pub mod path;
 pub mod sample;
 pub mod split;
+pub mod temporal;
 pub mod types;
 pub mod validate;

@@ -9,17 +9,6 @@ pub fn resource_type(name: &str) -> Option<&'static str> {
     table.resource(name).map(|id| table.get(id).name)
 }
 
-/// How a date is written (FHIR R4, datatypes: date, dateTime, instant).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Temporal {
-    /// `YYYY[-MM[-DD]]`
-    Date,
-    /// A date, or a date with a time and an offset.
-    DateTime,
-    /// A date with a time to the second at least, and an offset.
-    Instant,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

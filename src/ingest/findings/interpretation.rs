@@ -1,6 +1,7 @@
 //! Interpretation: as declared, or derived where nothing is declared and exactly one normal range clearly applies.
 
-use super::{Evidence, Finding, Value, decimal, parts};
+use super::{Evidence, Finding, Value, parts};
+use crate::ingest::fhir::decimal;
 use crate::ingest::fhir::node::Object;
 use crate::ingest::fhir::path::Place;
 use std::cmp::Ordering;

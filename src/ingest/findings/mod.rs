@@ -3,7 +3,6 @@
 //! [`of_resource`] is pure; [`store`] holds the SQL.
 
 mod acts;
-mod decimal;
 mod interpretation;
 mod laterality;
 mod medication;

@@ -1,10 +1,9 @@
 //! Elements that many resource types share: concepts, quantities, times, references.
 
 use super::{Code, Effective, Evidence, Value};
-use crate::ingest::fhir::calendar;
+use crate::ingest::fhir::calendar::{self, Temporal};
 use crate::ingest::fhir::node::{Kind, Node, Object};
 use crate::ingest::fhir::path::Place;
-use crate::ingest::fhir::types::Temporal;
 
 /// Bytes of JSON that are copied into one column; more stays in the payload.
 const JSON_BYTES_MAX: usize = 64 * 1024;

@@ -2,9 +2,8 @@
 
 use super::Effective;
 use super::parts::{effective, moment, period_of};
-use crate::ingest::fhir::calendar;
+use crate::ingest::fhir::calendar::{self, Temporal};
 use crate::ingest::fhir::node::{Node, Object};
-use crate::ingest::fhir::types::Temporal;
 use time::OffsetDateTime;
 
 /// The time that a resource speaks of.

@@ -62,7 +62,13 @@ impl<'s> Versions<'s> {
             })
             .collect();
         let mut versions = Self {
-            ids: same.iter().map(|event| event.map_or_else(EventId::new, |event| event.id)).collect(),
+            ids: same
+                .iter()
+                .zip(resources)
+                .map(|(event, planned)| {
+                    event.map(|event| event.id).or(planned.incoming.id).unwrap_or_else(EventId::new)
+                })
+                .collect(),
             current: vec![false; resources.len()],
             seen_again: same
                 .iter()

@@ -75,7 +75,7 @@ impl Parser<'_> {
         found
     }
 
-    fn expect(&mut self, token: &str) -> Parsed<()> {
+    fn require(&mut self, token: &str) -> Parsed<()> {
         if self.eat(token) { Ok(()) } else { Err(Stop::Illegal) }
     }
 
@@ -182,14 +182,14 @@ impl Parser<'_> {
         let has_cardinality = self.eat("[");
         if has_cardinality {
             self.cardinality()?;
-            self.expect("]")?;
+            self.require("]")?;
             self.blanks();
         }
         if self.peek() == Some(b'{') {
             self.at += 1;
             self.refinement(depth)?;
             self.blanks();
-            self.expect("}")?;
+            self.require("}")?;
             return Ok(Kind::Refinement);
         }
         let is_reverse = self.reverse_flag();
@@ -264,7 +264,7 @@ impl Parser<'_> {
                 self.at += 1;
                 let kind = self.group(depth + 1)?;
                 self.blanks();
-                self.expect(")")?;
+                self.require(")")?;
                 if kind == Kind::Refinement && has_operator {
                     return Err(Stop::Illegal);
                 }
@@ -329,7 +329,7 @@ impl Parser<'_> {
                 let goes_on = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(**byte, b'-' | b'_' | b'.');
                 let alias = self.text[self.at..].iter().take_while(goes_on).count();
                 self.at += alias;
-                self.expect("#")?;
+                self.require("#")?;
                 let code = self.text[self.at..].iter().take_while(goes_on).count();
                 self.at += code;
                 if code == 0 {
@@ -354,7 +354,7 @@ impl Parser<'_> {
 
     /// A string in quotation marks with its escapes.
     fn string(&mut self) -> Parsed<()> {
-        self.expect("\"")?;
+        self.require("\"")?;
         loop {
             match self.peek() {
                 Some(b'"') => {
@@ -370,7 +370,7 @@ impl Parser<'_> {
 
     /// `{{ … }}`, strings and terms passed over.
     fn filter(&mut self) -> Parsed<()> {
-        self.expect("{{")?;
+        self.require("{{")?;
         let mut in_term = false;
         loop {
             match self.peek() {
@@ -394,7 +394,7 @@ impl Parser<'_> {
         }
         if self.eat_word("not") {
             self.blanks();
-            self.expect("=")?;
+            self.require("=")?;
             return Ok(Some(true));
         }
         let is_order = self.eat("<=") || self.eat(">=") || self.eat("<") || self.eat(">");
@@ -414,7 +414,7 @@ impl Parser<'_> {
     }
 
     fn number(&mut self) -> Parsed<()> {
-        self.expect("#")?;
+        self.require("#")?;
         let _ = self.eat("-") || self.eat("+");
         self.count()?;
         if self.peek() == Some(b'.') && self.text.get(self.at + 1).is_some_and(u8::is_ascii_digit) {
@@ -442,14 +442,14 @@ impl Parser<'_> {
         if self.is_typed_term() {
             self.at += self.word().0;
             self.blanks();
-            self.expect(":")?;
+            self.require(":")?;
             self.blanks();
         }
         self.string()
     }
 
     fn set(&mut self) -> Parsed<()> {
-        self.expect("(")?;
+        self.require("(")?;
         loop {
             self.blanks();
             if self.eat(")") {

@@ -7,7 +7,6 @@
 //! terminology server. Cardinality, JSON types and primitive formats are the core's: what has the wrong shape is passed
 //! over here.
 
-pub mod decimal;
 pub mod document;
 pub mod ecl;
 pub mod narrative;

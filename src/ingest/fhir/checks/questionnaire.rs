@@ -9,7 +9,6 @@ mod answers;
 mod conditions;
 mod definition;
 mod response;
-mod temporal;
 
 use super::{Found, Problem};
 use crate::ingest::fhir::node::Object;

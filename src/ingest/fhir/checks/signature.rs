@@ -7,6 +7,7 @@
 //! the certificate.
 
 use super::{Found, Problem};
+use crate::ingest::fhir::decimal::Decimal;
 use crate::ingest::fhir::node::{Kind, Node, Object};
 use crate::ingest::fhir::path::Place;
 use base64::Engine as _;
@@ -113,7 +114,7 @@ fn same(left: Node<'_>, right: Node<'_>, (budget, depth): Limits<'_>) -> bool {
         },
         // A signer that reads and writes numbers changes how they are written.
         Kind::Number => {
-            let decimal = |node: Node<'_>| node.number().and_then(super::decimal::Decimal::parse);
+            let decimal = |node: Node<'_>| node.number().and_then(Decimal::parse);
             match (decimal(left), decimal(right)) {
                 (Some(left), Some(right)) => left.cmp(&right).is_eq(),
                 _ => false,

@@ -203,13 +203,9 @@ fn check_values(concept: &Object<'_>, place: &Place, declared: &HashMap<String, 
     }
 }
 
-/// Check a `ValueSet`: systems are absolute, and filters have values that their property can have.
-pub fn check_value_set(object: &Object<'_>, place: &Place, problems: &mut Vec<Problem>) {
-    check_value_set_with(object, place, &CodeSystems::default(), problems);
-}
-
-/// The same, knowing code systems that the value set may draw from.
-pub fn check_value_set_with(object: &Object<'_>, place: &Place, known: &CodeSystems, problems: &mut Vec<Problem>) {
+/// Check a `ValueSet`: systems are absolute, and filters have values that their property can have, as far as the code
+/// systems that it draws from are known.
+pub fn check_value_set(object: &Object<'_>, place: &Place, known: &CodeSystems, problems: &mut Vec<Problem>) {
     let mut found = Found::new(problems);
     let Some(compose) = object.object("compose") else { return };
     let place = place.member("compose");

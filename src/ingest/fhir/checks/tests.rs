@@ -53,7 +53,7 @@ impl<'a> Walk<'a> {
         let problems = &mut self.problems;
         match object.string("resourceType").as_deref() {
             Some("CodeSystem") => terminology::check_code_system(&object, place, problems),
-            Some("ValueSet") => terminology::check_value_set_with(&object, place, &self.systems, problems),
+            Some("ValueSet") => terminology::check_value_set(&object, place, &self.systems, problems),
             Some("QuestionnaireResponse") => {
                 questionnaire::check_response(&object, place, &self.questionnaires, problems);
             }

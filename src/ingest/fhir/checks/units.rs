@@ -3,7 +3,7 @@
 //! The table holds linear units only: a temperature in degrees has an origin of its own, and what is not in the table
 //! compares with the same unit and with no other.
 
-use super::decimal::Decimal;
+use crate::ingest::fhir::decimal::Decimal;
 use std::cmp::Ordering;
 
 /// UCUM's system.

@@ -66,7 +66,7 @@ pub fn check(walk: &mut Walk<'_, '_>, context: &Context<'_>) {
         let mut problems: Vec<Problem> = Vec::new();
         match one.kind {
             Kind::CodeSystem => terminology::check_code_system(&object, &one.place, &mut problems),
-            Kind::ValueSet => terminology::check_value_set_with(&object, &one.place, &systems, &mut problems),
+            Kind::ValueSet => terminology::check_value_set(&object, &one.place, &systems, &mut problems),
             Kind::QuestionnaireResponse => {
                 questionnaire::check_response(&object, &one.place, &questionnaires, &mut problems);
             }

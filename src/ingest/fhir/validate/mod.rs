@@ -13,6 +13,7 @@ mod bundle;
 mod deep;
 mod frame;
 mod primitive;
+mod reporting;
 mod rules;
 mod scalars;
 mod siblings;

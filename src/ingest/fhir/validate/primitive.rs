@@ -1,8 +1,7 @@
 //! The primitive datatypes of FHIR R4 (<http://hl7.org/fhir/R4/datatypes.html#primitive>): what each may look like.
 
-use super::super::calendar;
+use super::super::calendar::{self, Temporal};
 use super::super::definitions::Primitive;
-use super::super::types::Temporal;
 
 /// Characters of a `string`: 1 MB.
 pub const STRING_MAX: usize = 1_048_576;

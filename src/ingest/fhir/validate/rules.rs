@@ -1,18 +1,19 @@
 //! What the table cannot say: comparisons, references, bindings of concepts, and rules about a resource as a whole. The
 //! keys (`con-4`, `per-1`, …) are the specification's.
 
-use super::super::calendar::{self, Precision};
 use super::super::checks::narrative;
+use super::super::decimal::{self, Decimal};
 use super::super::definitions::{Element, Formula, Role, Type, TypeId};
 use super::super::issue::Severity;
 use super::super::node::{Node, Object};
-use super::super::types::Temporal;
+use super::super::temporal;
 use super::bundle::{self, PendingReference};
 use super::deep::{self, Deep};
 use super::frame::{Fragment, Frame};
 use super::primitive;
 use super::walk::Walk;
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -92,12 +93,10 @@ pub fn of_object(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, span
             (is_negative("duration") || is_negative("period"))
                 .then_some(("invariant", "tim-4, tim-5: duration and period must not be negative."))
         }
-        Role::RiskAssessmentPrediction => {
-            let probability = walk.kept(frame, of.slot("probabilityDecimal")).and_then(|text| text.parse::<f64>().ok());
-            probability
-                .is_some_and(|value| value > 100.0)
-                .then_some(("invariant", "ras-2: a probability must be 100 at most."))
-        }
+        Role::RiskAssessmentPrediction => walk
+            .kept(frame, of.slot("probabilityDecimal"))
+            .is_some_and(|value| decimal::compare(&value, "100") == Some(Ordering::Greater))
+            .then_some(("invariant", "ras-2: a probability must be 100 at most.")),
         Role::QuestionnaireEnableWhen => {
             let is_exists = walk.kept(frame, of.slot("operator")).is_some_and(|text| text == "exists");
             let has_answer = frame.seen & of.bit("answer") != 0;
@@ -182,18 +181,11 @@ fn object<'a>(walk: &Walk<'a, '_>, span: &Range<usize>) -> Option<Object<'a>> {
     Node::within(walk.body, span.clone()).object()
 }
 
-/// The first time is surely after the second: compared at the precision that both have.
+/// The first time is surely after the second, as far as both are precise.
 fn after(walk: &Walk<'_, '_>, of: &Type, frame: &Frame, first: &str, second: &str) -> bool {
     let text = |key: &str| walk.kept(frame, of.slot(key));
     let (Some(one), Some(other)) = (text(first), text(second)) else { return false };
-    let parse = |text: &str| calendar::parse(text, Temporal::DateTime);
-    let (Some(start), Some(end)) = (parse(&one), parse(&other)) else { return false };
-    if start.precision == Precision::Second && end.precision == Precision::Second {
-        return start.at > end.at;
-    }
-    // A day has no offset: a time is compared with it by its own date.
-    let digits = one.len().min(other.len()).min(10);
-    one.as_bytes()[..digits] > other.as_bytes()[..digits]
+    temporal::compare(&one, &other) == Some(Ordering::Greater)
 }
 
 fn attachment(walk: &Walk<'_, '_>, of: &Type, frame: &Frame) -> Broken {
@@ -210,7 +202,7 @@ fn measure(walk: &Walk<'_, '_>, of: &Type, frame: &Frame) -> Broken {
     let has_unit = value.is_none() || code.is_some();
     let rule = match of.role {
         Role::Age => {
-            let is_positive = value.is_none_or(|value| value.parse::<f64>().is_ok_and(|value| value > 0.0));
+            let is_positive = value.is_none_or(|value| decimal::compare(&value, "0") == Some(Ordering::Greater));
             (has_unit && is_ucum && is_positive, "age-1: an Age has a UCUM code and is more than 0.")
         }
         Role::Count => {
@@ -250,7 +242,7 @@ fn list(one: &Object<'_>) -> Broken {
 fn range_rule(range: &Object<'_>) -> Broken {
     let (low, high) = (range.object("low")?, range.object("high")?);
     let unit = |one: &Object<'_>| one.owned("code").or_else(|| one.owned("unit"));
-    let value = |one: &Object<'_>| one.get("value")?.number()?.parse::<f64>().ok();
+    let value = |one: &Object<'_>| Decimal::parse(one.get("value")?.number()?);
     let is_wrong = unit(&low) == unit(&high) && value(&low)? > value(&high)?;
     is_wrong.then_some(("invariant", "rng-2: low must not be higher than high."))
 }

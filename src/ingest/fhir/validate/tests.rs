@@ -566,3 +566,55 @@ mod properties {
         }
     }
 }
+
+/// The text itself: `json!` would make binary fractions of its numbers.
+fn broken_rules(resource: &str) -> Vec<String> {
+    let body = format!(r#"{{"resourceType":"Bundle","type":"collection","entry":[{{"resource":{resource}}}]}}"#);
+    let issues = validate_bundle(body.as_bytes()).into_iter().filter(|issue| issue.code == "invariant");
+    issues.map(|issue| issue.message.split(':').next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn rules_compare_numbers_as_they_are_written() {
+    let range = |low: &str, high: &str| {
+        broken_rules(&format!(
+            r#"{{"resourceType":"Observation","status":"final","code":{{"text":"x"}},
+                "valueRange":{{"low":{{"value":{low}}},"high":{{"value":{high}}}}}}}"#
+        ))
+    };
+    assert_eq!(range("9007199254740993", "9007199254740992"), ["rng-2"]);
+    assert_eq!(range("0.10000000000000000001", "0.1"), ["rng-2"]);
+    assert_eq!(range("1.20E+2", "120"), [""; 0]);
+    let probability = |value: &str| {
+        broken_rules(&format!(
+            r#"{{"resourceType":"RiskAssessment","status":"final","subject":{{"display":"x"}},
+                "prediction":[{{"probabilityDecimal":{value}}}]}}"#
+        ))
+    };
+    assert_eq!(probability("100.00000000000000000001"), ["ras-2"]);
+    assert_eq!(probability("1.0e2"), [""; 0]);
+    let age = |value: &str| {
+        broken_rules(&format!(
+            r#"{{"resourceType":"Condition","subject":{{"display":"x"}},"onsetAge":{{"value":{value},"code":"a",
+                "system":"http://unitsofmeasure.org"}}}}"#
+        ))
+    };
+    assert_eq!(age("0.000"), ["age-1"]);
+    assert_eq!(age("1e-300"), [""; 0]);
+}
+
+#[test]
+fn a_period_is_the_wrong_way_round_only_where_that_is_certain() {
+    let period = |start: &str, end: &str| {
+        broken_rules(&format!(
+            r#"{{"resourceType":"Encounter","status":"finished","class":{{"code":"AMB"}},
+                "period":{{"start":"{start}","end":"{end}"}}}}"#
+        ))
+    };
+    assert_eq!(period("2022-06-30T10:00:00Z", "2022-06-30T11:00:00+02:00"), ["per-1"]);
+    assert_eq!(period("2022-07", "2022-06-30"), ["per-1"]);
+    assert_eq!(period("2022-07-02T00:00:00Z", "2022-06"), ["per-1"]);
+    // West of Greenwich it was still June.
+    assert_eq!(period("2022-07-01T03:00:00Z", "2022-06"), [""; 0]);
+    assert_eq!(period("2022-06-30", "2022-06"), [""; 0]);
+}

@@ -3,7 +3,7 @@
 
 use super::super::definitions::{Element, Kind, Table, Type, TypeId, TypeKind};
 use super::super::envelope::DEPTH_MAX;
-use super::super::issue::{Issue, Report, Severity};
+use super::super::issue::{Report, Severity};
 use super::super::json::{Cursor, SyntaxError, Text};
 use super::super::path::Place;
 use super::bundle::{BundleFacts, ResourceFacts};
@@ -11,7 +11,6 @@ use super::deep::Deep;
 use super::frame::{Contained, Frame, Local, Segment, Slot};
 use super::rules;
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 /// Times that an object is read again to choose a sentence.
 const RESCANS_MAX: usize = 100;
@@ -24,7 +23,7 @@ pub struct Walk<'a, 'r> {
     pub body: &'a str,
     pub(super) cursor: Cursor<'a>,
     pub(super) path: Vec<Segment>,
-    report: &'r mut Report,
+    pub(super) report: &'r mut Report,
     /// The Bundle that is the body itself, as far as it was read.
     pub bundle: BundleFacts<'a>,
     /// The last resource that was read at the place of an entry's.
@@ -36,7 +35,7 @@ pub struct Walk<'a, 'r> {
     pub(super) depth: usize,
     rescans: usize,
     bundles: usize,
-    line: Option<u64>,
+    pub(super) line: Option<u64>,
     /// Resources that need a look as a whole: where they are.
     pub deep: Vec<Deep>,
 }
@@ -82,116 +81,6 @@ impl<'a, 'r> Walk<'a, 'r> {
             self.path.clear();
             self.issue(Severity::Fatal, "structure", self.cursor.offset(), "There is more behind the JSON value.");
         }
-    }
-
-    // ---- issues
-
-    /// Where the walk is.
-    #[cold]
-    pub fn place(&self) -> Place {
-        let (mut expression, mut pointer) = (String::new(), String::new());
-        for segment in &self.path {
-            // Writing to a String cannot fail.
-            let _ = match segment {
-                Segment::Root(name) => write!(expression, "{name}"),
-                Segment::Member(element) | Segment::Sibling(element) => {
-                    let mark = if matches!(segment, Segment::Sibling(_)) { "_" } else { "" };
-                    let _ = write!(pointer, "/{mark}{}", element.key);
-                    match element.of_type {
-                        Some(name) => write!(expression, ".{}.ofType({name})", element.name),
-                        None => write!(expression, ".{}", element.name),
-                    }
-                }
-                Segment::Item(index) => {
-                    let _ = write!(pointer, "/{index}");
-                    write!(expression, "[{index}]")
-                }
-            };
-        }
-        Place { expression, pointer }
-    }
-
-    /// The entry of the Bundle that the walk is in.
-    pub fn entry(&self) -> Option<u32> {
-        match self.path.as_slice() {
-            [Segment::Root("Bundle"), Segment::Member(element), Segment::Item(index), ..] if element.key == "entry" => {
-                Some(*index)
-            }
-            _ => None,
-        }
-    }
-
-    #[cold]
-    pub fn issue(&mut self, severity: Severity, code: &'static str, offset: usize, message: impl Into<String>) {
-        let entry = self.entry();
-        if self.report.is_full() {
-            self.report.count(severity, entry);
-            return;
-        }
-        let place = self.place();
-        self.issue_at(severity, code, offset, place, message);
-    }
-
-    #[cold]
-    pub fn issue_at(
-        &mut self,
-        severity: Severity,
-        code: &'static str,
-        offset: usize,
-        place: Place,
-        message: impl Into<String>,
-    ) {
-        let entry = self.entry();
-        self.issue_of(entry, severity, code, offset, place, message);
-    }
-
-    #[cold]
-    pub fn issue_of(
-        &mut self,
-        entry: Option<u32>,
-        severity: Severity,
-        code: &'static str,
-        offset: usize,
-        place: Place,
-        message: impl Into<String>,
-    ) {
-        if self.report.is_full() {
-            self.report.count(severity, entry);
-            return;
-        }
-        let is_placed = !place.expression.is_empty();
-        self.report.add(Issue {
-            severity,
-            code,
-            entry,
-            line: self.line,
-            expression: is_placed.then_some(place.expression),
-            pointer: is_placed.then_some(place.pointer),
-            byte_offset: u64::try_from(offset).ok(),
-            message: message.into(),
-        });
-    }
-
-    pub fn error(&mut self, code: &'static str, offset: usize, message: impl Into<String>) {
-        self.issue(Severity::Error, code, offset, message);
-    }
-
-    #[cold]
-    pub(super) fn stop(&mut self, error: SyntaxError) -> Stopped {
-        if self.path.is_empty() {
-            self.path.extend(self.likely_root().map(Segment::Root));
-        }
-        self.issue(Severity::Fatal, "structure", error.offset, format!("Not JSON: {}", error.what));
-        // What comes behind was not looked at.
-        self.report.unusable = true;
-        Stopped
-    }
-
-    /// The resource type that a broken text names first: it only says where the fault is.
-    fn likely_root(&self) -> Option<&'static str> {
-        let rest = &self.body[self.body.find("resourceType")?..];
-        let name = rest.split('"').map(str::trim).find(|word| self.table.resource(word).is_some())?;
-        self.table.resource(name).map(|id| self.table.get(id).name)
     }
 
     pub(super) fn skip(&mut self) -> Result<(), Stopped> {
@@ -376,41 +265,6 @@ impl<'a, 'r> Walk<'a, 'r> {
         Ok(())
     }
 
-    fn missing(&mut self, of: &'static Type, seen: u128, start: usize) {
-        for group in of.missing(seen) {
-            if self.report.is_full() {
-                self.report.count(Severity::Error, self.entry());
-                continue;
-            }
-            let place = self.place().member(group.name);
-            let choice = if group.is_choice { "[x]" } else { "" };
-            let message = format!("{}.{}{choice} is required.", of.name, group.name);
-            self.issue_at(Severity::Error, "required", start, place, message);
-        }
-    }
-
-    #[cold]
-    fn unknown(&mut self, of: &Type, key: &Text<'a>, name: &str) {
-        if self.report.is_full() {
-            self.report.count(Severity::Error, self.entry());
-            return;
-        }
-        let place = self.place();
-        let (pointer, message) = if self.table.is_element(name.trim_start_matches('_')) {
-            (place.member(name).pointer, format!("{} has no element {name}.", of.name))
-        } else {
-            // It may be anything, a patient's name included.
-            (place.pointer.clone(), format!("{} has a member that is no element's name.", of.name))
-        };
-        let place = Place { expression: place.expression, pointer };
-        self.issue_at(Severity::Error, "structure", key.offset, place, message);
-    }
-
-    #[cold]
-    fn duplicate(&mut self, key: &Text<'a>, name: &str) {
-        self.error("structure", key.offset, format!("There are two members {name}."));
-    }
-
     /// A second member of a group that had one: the same key again, or another type of the choice.
     #[cold]
     pub(super) fn again(&mut self, of: &'static Type, element: &'static Element, key: &Text<'a>, start: usize) {
@@ -565,22 +419,6 @@ impl<'a, 'r> Walk<'a, 'r> {
                 self.skip()
             }
         }
-    }
-
-    #[cold]
-    pub(super) fn mismatch(&mut self, element: &Element, wanted: &str, next: Option<u8>) {
-        let found = match next {
-            Some(b'{') => "an object",
-            Some(b'[') => "an array",
-            Some(b'"') => "a string",
-            Some(b't' | b'f') => "a boolean",
-            Some(b'n') => "null",
-            Some(b'-' | b'0'..=b'9') => "a number",
-            // No value at all: the syntax error follows.
-            _ => return,
-        };
-        let message = format!("{} must be {wanted}, not {found}.", element.key);
-        self.error("structure", self.cursor.offset(), message);
     }
 
     // ---- what the rules ask

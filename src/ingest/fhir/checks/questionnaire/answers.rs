@@ -2,12 +2,11 @@
 
 use super::conditions::same_coding;
 use super::definition::{Coding, Definition, Item, Kind, Value};
-use super::temporal;
-use crate::ingest::fhir::checks::decimal::Decimal;
 use crate::ingest::fhir::checks::units::{self, Comparison, UCUM};
+use crate::ingest::fhir::decimal::Decimal;
 use crate::ingest::fhir::issue::Severity;
 use crate::ingest::fhir::node::{Node, Object};
-use crate::ingest::fhir::types;
+use crate::ingest::fhir::{temporal, types};
 use std::cmp::Ordering;
 
 /// An answer's value and its item.

@@ -2,9 +2,10 @@
 
 use super::definition::{Coding, Condition, Definition, Value};
 use super::response::Flat;
-use super::temporal;
 use crate::ingest::fhir::checks::choice;
 use crate::ingest::fhir::checks::units::{self, Comparison, UCUM};
+use crate::ingest::fhir::decimal::Decimal;
+use crate::ingest::fhir::temporal;
 use std::cmp::Ordering;
 
 /// Answers questions about one response.
@@ -146,7 +147,7 @@ pub fn same_coding(a: &Coding, b: &Coding) -> Option<bool> {
     }
 }
 
-type Measured<'v> = (&'v super::super::decimal::Decimal, &'v Coding);
+type Measured<'v> = (&'v Decimal, &'v Coding);
 
 fn compare_quantities(left: Measured<'_>, right: Measured<'_>) -> Compared {
     let ((a, x), (b, y)) = (left, right);

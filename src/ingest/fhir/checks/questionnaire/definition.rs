@@ -1,8 +1,8 @@
 //! A Questionnaire, compiled: its items in document order with what they demand of an answer.
 
-use super::super::decimal::Decimal;
 use super::super::{choice, extension};
 use super::DEPTH_MAX;
+use crate::ingest::fhir::decimal::Decimal;
 use crate::ingest::fhir::node::{Node, Object};
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};

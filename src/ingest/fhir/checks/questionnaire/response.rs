@@ -1,13 +1,14 @@
 //! A response, laid flat, and the rules of its structure.
 
 use super::super::{Found, choice, choice_place};
+use super::DEPTH_MAX;
 use super::answers::Answer;
 use super::conditions::Asker;
 use super::definition::{Definition, Item, Kind};
-use super::{DEPTH_MAX, temporal};
 use crate::ingest::fhir::issue::Severity;
 use crate::ingest::fhir::node::{Node, Object};
 use crate::ingest::fhir::path::Place;
+use crate::ingest::fhir::temporal;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 

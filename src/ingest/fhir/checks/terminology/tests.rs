@@ -15,7 +15,7 @@ fn problems(body: &str, known: &[&str]) -> Vec<(Severity, String, String)> {
     if body.contains("CodeSystem\",") {
         check_code_system(&object, &place("CodeSystem"), &mut problems);
     } else {
-        check_value_set_with(&object, &place("ValueSet"), &systems, &mut problems);
+        check_value_set(&object, &place("ValueSet"), &systems, &mut problems);
     }
     for problem in &problems {
         assert!(

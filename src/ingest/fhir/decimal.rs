@@ -2,6 +2,12 @@
 
 use std::cmp::Ordering;
 
+/// The order of two numbers in JSON's grammar, a leading `+` admitted; none if one of them is none.
+#[must_use]
+pub fn compare(one: &str, other: &str) -> Option<Ordering> {
+    Some(Decimal::parse_signed(one)?.cmp(&Decimal::parse_signed(other)?))
+}
+
 /// A JSON number as sign, digits and the power of ten of its first digit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decimal {
@@ -39,6 +45,14 @@ impl Decimal {
             digits,
             places: length(fraction)?.checked_sub(exponent)?.max(0),
         })
+    }
+
+    /// Read a number as people write it: as in JSON, but a `+` may stand before it.
+    fn parse_signed(text: &str) -> Option<Self> {
+        match text.strip_prefix('+') {
+            Some(rest) if rest.starts_with('-') => None,
+            rest => Self::parse(rest.unwrap_or(text)),
+        }
     }
 
     /// Digits behind the point, as written: 2 for `5.10`, 0 for `1.25E+2`.
@@ -109,6 +123,7 @@ impl PartialOrd for Decimal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bigdecimal::BigDecimal;
     use proptest::prelude::*;
 
     fn decimal(text: &str) -> Decimal {
@@ -153,9 +168,52 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_none() {
-        for text in ["", "-", ".5", "1.", "1e", "1e+", "a", "1.2.3", "1e99999999999999999999", "１"] {
+        for text in
+            ["", "-", ".5", "1.", "1e", "1e+", "a", "1.2.3", "0x1", "1,5", "NaN", "1e99999999999999999999", "１"]
+        {
             assert_eq!(Decimal::parse(text), None, "{text}");
         }
+    }
+
+    /// JSON's grammar, with zeros in all the places where they matter.
+    fn number() -> impl Strategy<Value = String> {
+        let fraction = prop::option::of("[0-9]{1,12}|0{1,4}[0-9]{0,3}");
+        let exponent = prop::option::of("[eE][+-]?0{0,2}[0-9]{1,2}");
+        ("-?(0|[1-9][0-9]{0,12})", fraction, exponent).prop_map(|(whole, fraction, exponent)| {
+            let fraction = fraction.map(|digits| format!(".{digits}")).unwrap_or_default();
+            format!("{whole}{fraction}{}", exponent.unwrap_or_default())
+        })
+    }
+
+    fn independent(text: &str) -> BigDecimal {
+        text.parse().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn the_order_is_that_of_an_independent_decimal_library(one in number(), other in number()) {
+            prop_assert_eq!(compare(&one, &other), Some(independent(&one).cmp(&independent(&other))));
+        }
+
+        /// The same value in another notation.
+        #[test]
+        fn notation_does_not_matter(one in number(), zeros in 0usize..4) {
+            let same = independent(&one);
+            let longer = same.with_scale(same.fractional_digit_count() + i64::try_from(zeros).unwrap());
+            prop_assert_eq!(compare(&one, &longer.to_plain_string()), Some(Ordering::Equal));
+            prop_assert_eq!(compare(&one, &longer.to_scientific_notation()), Some(Ordering::Equal));
+        }
+    }
+
+    #[test]
+    fn a_plus_is_admitted_where_people_write_it() {
+        assert_eq!(compare("+5.0", "5"), Some(Ordering::Equal));
+        for text in ["+", "+-5", "-+5", "++5", "+.5", "1 "] {
+            assert_eq!(compare(text, "1"), None, "{text}");
+        }
+        assert_eq!(Decimal::parse("+5"), None);
     }
 
     proptest! {
@@ -167,6 +225,7 @@ mod tests {
         #[test]
         fn no_text_panics(text: String, number in "-?[0-9]{0,40}\\.?[0-9]{0,40}([eE][+-]?[0-9]{1,25})?") {
             let _ = Decimal::parse(&text);
+            let _ = compare(&text, "1");
             if let Some(decimal) = Decimal::parse(&number) {
                 let _ = decimal.times(u64::MAX, i64::MAX);
                 let _ = decimal.cmp(&decimal);

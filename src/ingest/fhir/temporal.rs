@@ -1,7 +1,6 @@
 //! Times that may be stated vaguely, compared as far as that can be told.
 
-use crate::ingest::fhir::calendar::{self, Moment, Precision};
-use crate::ingest::fhir::types::Temporal;
+use super::calendar::{self, Moment, Precision, Temporal};
 use std::cmp::Ordering;
 use time::{Date, Duration};
 
@@ -13,7 +12,7 @@ pub fn compare(left: &str, right: &str) -> Option<Ordering> {
     match (left.precision == Precision::Second, right.precision == Precision::Second) {
         (true, true) => Some(left.at.cmp(&right.at)),
         (false, false) => {
-            let precision = coarser(left.precision, right.precision);
+            let precision = left.precision.min(right.precision);
             let ordering = parts(left.at.date(), precision).cmp(&parts(right.at.date(), precision));
             (ordering.is_ne() || left.precision == right.precision).then_some(ordering)
         }
@@ -28,16 +27,6 @@ fn instant_to_date(instant: Moment, date: Moment) -> Option<Ordering> {
     let compare = |day| parts(day, date.precision).cmp(&parts(date.at.date(), date.precision));
     let (first, last) = (compare(at(-12)?), compare(at(14)?));
     (first == last && first.is_ne()).then_some(first)
-}
-
-fn coarser(left: Precision, right: Precision) -> Precision {
-    let rank = |precision| match precision {
-        Precision::Year => 0,
-        Precision::Month => 1,
-        Precision::Day => 2,
-        Precision::Second => 3,
-    };
-    if rank(left) < rank(right) { left } else { right }
 }
 
 fn parts(date: Date, precision: Precision) -> (i32, u8, u8) {

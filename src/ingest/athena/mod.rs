@@ -1,0 +1,9 @@
+//! Athena events: envelope and idempotency key at intake, parts and findings in the steps, and the reads of them.
+//!
+//! docs/athena.md is the contract.
+
+pub mod canonical;
+pub mod event;
+pub mod read;
+pub mod store;
+pub mod submit;

@@ -1,0 +1,136 @@
+//! Accepting events: one transaction for those of a request, or of several requests at once.
+
+use super::event::EventKind;
+use super::store;
+use crate::db::DbError;
+use crate::engine::state::JobStatus;
+use crate::ids::{EventId, JobId};
+use crate::ingest::submit::batcher::Item;
+use crate::ingest::submit::{Row, Submission, SubmitError, Submitter};
+use sqlx::PgConnection;
+use std::sync::Arc;
+
+/// Events of one request, from which on they have a transaction of their own.
+const SHARED_EVENTS_MAX: usize = 8;
+/// Bytes of one request's events, from which on they have a transaction of their own.
+const SHARED_BYTES_MAX: usize = 256 * 1024;
+
+/// An event with what its row says. No `Debug`: it is clinical.
+#[derive(Clone)]
+pub struct NewEvent {
+    /// What the queue sees; its fingerprint is the event's idempotency key, its ordering key the patient.
+    pub submission: Submission,
+    /// `athena_patient_id`.
+    pub patient_id: String,
+    /// As sent.
+    pub event_type: String,
+    /// What it means.
+    pub kind: EventKind,
+    /// As sent.
+    pub event_subtype: Option<String>,
+    /// As sent.
+    pub source_endpoint: Option<String>,
+    /// As given.
+    pub captured_at: Option<String>,
+    /// What tells one capture from another.
+    pub captured_key: Option<String>,
+}
+
+/// How an event was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It is new.
+    Accepted,
+    /// It was known, and captured at this time too.
+    Duplicate,
+    /// It was known, but not as captured at this time: a sighting with a job of its own.
+    Sighting,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone)]
+pub struct TakenEvent {
+    /// How.
+    pub taken: Taken,
+    /// The event: a new one, or the first one with the same content.
+    pub event: EventId,
+    /// The job that carries it.
+    pub job: JobId,
+    /// Its stored status.
+    pub status: JobStatus,
+    /// It had failed for a reason that was not the sender's, and this re-send opened its next round.
+    pub retried: bool,
+}
+
+/// The events of one request, with ids for those that are new.
+pub struct EventBatch {
+    pub(super) events: Vec<(EventId, JobId, NewEvent)>,
+}
+
+impl Item for EventBatch {
+    type Answer = Vec<(Taken, EventId, Row)>;
+
+    fn is_large(&self) -> bool {
+        let bytes: usize = self.events.iter().map(|(_, _, event)| event.submission.body.len()).sum();
+        self.events.len() > SHARED_EVENTS_MAX || bytes > SHARED_BYTES_MAX
+    }
+
+    fn order(&self) -> (uuid::Uuid, String) {
+        self.events
+            .first()
+            .map_or_else(Default::default, |(_, _, event)| (event.submission.organization.0, event.submission.key()))
+    }
+
+    async fn commit(connection: &mut PgConnection, batch: &[Self]) -> Result<Vec<Self::Answer>, DbError> {
+        let mut events: Vec<(usize, usize, &(EventId, JobId, NewEvent))> = Vec::new();
+        for (request, item) in batch.iter().enumerate() {
+            events.extend(item.events.iter().enumerate().map(|(index, event)| (request, index, event)));
+        }
+        // In the order of keys, as every other batch; stable, so that of two the same the first of a request is first.
+        events.sort_by_cached_key(|(_, _, (_, _, event))| (event.submission.organization.0, event.submission.key()));
+        let ordered: Vec<&(EventId, JobId, NewEvent)> = events.iter().map(|(_, _, event)| *event).collect();
+        let rows = store::submit(connection, &ordered).await?;
+        let mut answers: Vec<Vec<(usize, (Taken, EventId, Row))>> = batch.iter().map(|_| Vec::new()).collect();
+        for ((request, index, _), row) in events.into_iter().zip(rows) {
+            answers[request].push((index, row));
+        }
+        Ok(answers
+            .into_iter()
+            .map(|mut rows| {
+                rows.sort_by_key(|(index, _)| *index);
+                rows.into_iter().map(|(_, row)| row).collect()
+            })
+            .collect())
+    }
+}
+
+impl Submitter {
+    /// Record events of one request durably in one transaction, or find the first ones with the same content; in the
+    /// order given. Safe to drop.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: none of them was accepted as far as the caller knows.
+    pub async fn submit_events(&self, events: Vec<NewEvent>) -> Result<Vec<TakenEvent>, SubmitError> {
+        let callers: Vec<_> = events
+            .iter()
+            .map(|event| {
+                let submission = &event.submission;
+                (submission.organization, Arc::clone(&submission.workflow), submission.actor.clone())
+            })
+            .collect();
+        let events = events.into_iter().map(|event| (EventId::new(), JobId::new(), event)).collect();
+        let rows = self.events.submit(EventBatch { events }).await?;
+        let mut taken_events = Vec::with_capacity(rows.len());
+        for ((organization, workflow, actor), (taken, event, row)) in callers.into_iter().zip(rows) {
+            let submitted = self.conclude(organization, &workflow, actor, row).await?;
+            taken_events.push(TakenEvent {
+                taken,
+                event,
+                job: submitted.job,
+                status: submitted.status,
+                retried: submitted.retried,
+            });
+        }
+        Ok(taken_events)
+    }
+}
