@@ -14,6 +14,7 @@ use crate::ingest::athena::store::{self, Count, EventFilter, ListedEvent, Minute
 use crate::ingest::athena::submit::{NewEvent, Taken, TakenEvent};
 use crate::ingest::fhir::node::Node;
 use crate::ingest::submit::Submission;
+use crate::telemetry::metrics as telemetry;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -25,7 +26,10 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+/// As metrics and jobs name it.
+const SOURCE: &str = "athena";
 /// Events of one batch.
 const BATCH_MAX: usize = 500;
 /// Events of one page of the list.
@@ -159,7 +163,7 @@ impl Sender {
         let submission = Submission {
             organization: self.organization,
             workflow: Arc::clone(&self.workflow),
-            source: "athena",
+            source: SOURCE,
             source_label: source_label(&self.caller.caller.source_label),
             idempotency_key: None,
             ordering_key: Some(event.patient_id.clone().into_owned()),
@@ -229,11 +233,9 @@ pub async fn submit_event(
     body: Body,
 ) -> Result<Response, Problem> {
     let sender = Sender::of(&app, caller)?;
-    require_media_type(&headers, &["application/json"])?;
-    let body = read_body(&headers, body, sender.event_max).await?;
-    let new = read(body, move |body| sender.event(body.clone(), event::open(body)?)).await?;
-    let taken = app.submitter.submit_events(vec![new]).await?;
-    let taken = taken.first().ok_or_else(|| Problem::new("internal_error", "An internal error."))?;
+    let received = sender.caller.received;
+    let taken = measured(received, take_event(&app, sender, &headers, body).await)?;
+    count(&taken);
     let location = HeaderValue::from_str(&format!("/v1/ingestion/jobs/{}", taken.job))
         .map_err(|_| Problem::new("internal_error", "An internal error."))?;
     let headers = [
@@ -241,7 +243,35 @@ pub async fn submit_event(
         (header::CONTENT_LOCATION, location),
         (header::RETRY_AFTER, HeaderValue::from_static("1")),
     ];
-    Ok((StatusCode::ACCEPTED, headers, Json(EventAccepted::from(taken))).into_response())
+    Ok((StatusCode::ACCEPTED, headers, Json(EventAccepted::from(&taken))).into_response())
+}
+
+async fn take_event(app: &App, sender: Sender, headers: &HeaderMap, body: Body) -> Result<TakenEvent, Problem> {
+    require_media_type(headers, &["application/json"])?;
+    let body = read_body(headers, body, sender.event_max).await?;
+    let new = read(body, move |body| sender.event(body.clone(), event::open(body)?)).await?;
+    let taken = app.submitter.submit_events(vec![new]).await?;
+    taken.into_iter().next().ok_or_else(|| Problem::new("internal_error", "An internal error."))
+}
+
+/// A request's end, counted.
+fn measured<T>(received: Instant, result: Result<T, Problem>) -> Result<T, Problem> {
+    match &result {
+        Ok(_) => telemetry::intake_duration(SOURCE, received.elapsed()),
+        Err(problem) => telemetry::intake_rejected(SOURCE, problem.code()),
+    }
+    result
+}
+
+fn count(taken: &TakenEvent) {
+    match taken.taken {
+        Taken::Accepted => telemetry::intake_accepted(SOURCE),
+        Taken::Duplicate => telemetry::intake_duplicate(SOURCE),
+        Taken::Sighting => {
+            telemetry::intake_duplicate(SOURCE);
+            telemetry::intake_sighting();
+        }
+    }
 }
 
 /// Submit up to 500 Athena events in one transaction.
@@ -264,47 +294,53 @@ pub async fn submit_events(
     body: Body,
 ) -> Result<Response, Problem> {
     let sender = Sender::of(&app, caller)?;
-    require_media_type(&headers, &["application/json"])?;
-    let body = read_body(&headers, body, app.config.intake_max_body_bytes).await?;
+    let received = sender.caller.received;
+    let taken = measured(received, take_events(&app, sender, &headers, body).await)?;
+    let results: Vec<BatchResult> = taken.into_iter().map(result).collect();
+    let count = |status: &str| results.iter().filter(|result| result.status == status).count();
+    let (accepted, duplicates, rejected) = (count("accepted"), count("duplicate"), count("rejected"));
+    Ok((StatusCode::ACCEPTED, Json(BatchAccepted { accepted, duplicates, rejected, results })).into_response())
+}
+
+/// Each event of a batch: taken with the others, or refused by itself.
+async fn take_events(
+    app: &App,
+    sender: Sender,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Vec<Result<TakenEvent, EventFault>>, Problem> {
+    require_media_type(headers, &["application/json"])?;
+    let body = read_body(headers, body, app.config.intake_max_body_bytes).await?;
     let read = read(body, move |body| {
         let nodes = batch(event::open(body)?)?;
         Ok(nodes.into_iter().map(|node| sender.event(body.slice(node.span()), node)).collect::<Vec<_>>())
     })
     .await?;
-    let mut new = Vec::new();
-    let faults: Vec<Option<EventFault>> = read
-        .into_iter()
-        .map(|event| match event {
-            Ok(event) => {
-                new.push(event);
-                None
-            }
-            Err(fault) => Some(fault),
-        })
-        .collect();
+    let (mut new, mut faults) = (Vec::new(), Vec::with_capacity(read.len()));
+    for event in read {
+        faults.push(event.map(|event| new.push(event)).err());
+    }
     let taken = if new.is_empty() { Vec::new() } else { app.submitter.submit_events(new).await? };
-    let mut taken = taken.iter();
-    let results: Vec<BatchResult> = faults
+    let mut taken = taken.into_iter();
+    Ok(faults
         .into_iter()
-        .filter_map(|fault| match fault {
-            Some(fault) => Some(BatchResult {
-                status: "rejected",
-                event_id: None,
-                message: fault.message,
-                job_id: None,
-                code: Some(fault.code),
-                pointer: fault.pointer,
-            }),
-            None => taken.next().map(|taken| {
-                let EventAccepted { status, event_id, message, job_id } = taken.into();
-                let (event_id, job_id) = (Some(event_id), Some(job_id));
-                BatchResult { status, event_id, message: message.to_owned(), job_id, code: None, pointer: None }
-            }),
-        })
-        .collect();
-    let count = |status: &str| results.iter().filter(|result| result.status == status).count();
-    let (accepted, duplicates, rejected) = (count("accepted"), count("duplicate"), count("rejected"));
-    Ok((StatusCode::ACCEPTED, Json(BatchAccepted { accepted, duplicates, rejected, results })).into_response())
+        .filter_map(|fault| fault.map_or_else(|| taken.next().map(Ok), |fault| Some(Err(fault))))
+        .collect())
+}
+
+fn result(taken: Result<TakenEvent, EventFault>) -> BatchResult {
+    match taken {
+        Ok(taken) => {
+            count(&taken);
+            let EventAccepted { status, event_id, message, job_id } = (&taken).into();
+            let (event_id, job_id) = (Some(event_id), Some(job_id));
+            BatchResult { status, event_id, message: message.to_owned(), job_id, code: None, pointer: None }
+        }
+        Err(EventFault { code, message, pointer }) => {
+            telemetry::intake_rejected(SOURCE, code);
+            BatchResult { status: "rejected", event_id: None, message, job_id: None, code: Some(code), pointer }
+        }
+    }
 }
 
 /// The events of a batch: of its member `events`, or of the array that it is.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// Who may use a route; empty: everybody, also without a key.
 fn allowed(operation: &str) -> &'static [Role] {
     match operation {
-        "live" | "ready" | "openapi" | "errorPage" => &[],
+        "live" | "ready" | "ingestHealth" | "metrics" | "openapi" | "errorPage" => &[],
         "submitBundle" | "submitEvent" | "submitEvents" => &[Role::Sender, Role::Admin],
         "listJobs" | "getStats" => &[Role::Sender, Role::Reader, Role::Admin],
         "getJob" | "getTimeline" | "getIssues" => &Role::ALL,
