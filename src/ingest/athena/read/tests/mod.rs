@@ -8,6 +8,7 @@ use super::*;
 use crate::ingest::athena::event;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use time::macros::datetime;
 
 thread_local! {
@@ -101,7 +102,7 @@ fn fhirpath_of(pointer: &str) -> String {
     for part in pointer.split('/').skip(1) {
         let name = part.replace("~1", "/").replace("~0", "~");
         if !path.is_empty() && !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()) {
-            path.push_str(&format!("[{name}]"));
+            let _ = write!(path, "[{name}]");
             continue;
         }
         if !path.is_empty() {
@@ -111,7 +112,7 @@ fn fhirpath_of(pointer: &str) -> String {
         if name.starts_with(is_first) && name.chars().all(|c| is_first(c) || c.is_ascii_digit()) {
             path.push_str(&name);
         } else {
-            path.push_str(&format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`")));
+            let _ = write!(path, "`{}`", name.replace('\\', "\\\\").replace('`', "\\`"));
         }
     }
     path
@@ -126,9 +127,10 @@ fn check_quote(finding: &Finding, rule: &str, quoted: &str) {
         _ => quoted.to_owned(),
     };
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    if rule.ends_with(".value") || rule == "athena.document.text" || rule == "athena.encounter.class" {
+    let last = rule.rsplit('.').next().unwrap();
+    if last == "value" || rule == "athena.document.text" || rule == "athena.encounter.class" {
         assert!(said.contains(&text(&finding.value.text)), "{rule}: {said}");
-    } else if rule.ends_with(".name") || rule.ends_with(".title") || rule == "athena.encounter.type" {
+    } else if matches!(last, "name" | "title") || rule == "athena.encounter.type" {
         assert_eq!(finding.code.text.as_deref(), Some(said.as_str()), "{rule}");
     } else if rule == "athena.time" {
         assert!(text(&finding.effective.text).starts_with(&said), "{rule}: {said}");
