@@ -4,12 +4,14 @@
 
 mod item;
 mod store;
+mod whose;
+mod whose_store;
 
 pub use self::item::Item;
 use self::store::{EventRow, FindingRow};
-use super::subject;
+use self::whose::{Found, Whose};
 use crate::db::DbError;
-use crate::ids::{EventId, FindingId, OrganizationId, PatientId};
+use crate::ids::{EventId, FindingId, OrganizationId};
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -126,37 +128,6 @@ pub struct ClinicalData {
     pub categories: BTreeMap<&'static str, Vec<Item>>,
 }
 
-/// Whose events are shown.
-enum Whose {
-    Patient(PatientId),
-    /// The key of a subject that is not known yet.
-    Waiting(String),
-}
-
-/// The number that is asked for, as it is stored: in most systems as written, in some without spaces, hyphens and case.
-struct Number {
-    normal: String,
-    folded: String,
-    folded_systems: Vec<String>,
-}
-
-impl Number {
-    fn asked(mrn: &str, folded_systems: Vec<String>) -> Self {
-        let normal = subject::normal(mrn);
-        Self { folded: subject::folded(&normal), normal, folded_systems }
-    }
-
-    /// Values that it may be stored as.
-    fn values(&self) -> [&str; 2] {
-        [&self.normal, &self.folded]
-    }
-
-    /// Is this the number? What was stored before its system was folded is found as written.
-    fn is(&self, system: &str, value: &str) -> bool {
-        value == self.normal || (value == self.folded && self.folded_systems.iter().any(|one| one == system))
-    }
-}
-
 /// Everything known about a medical record number, or the next page of one category.
 ///
 /// # Errors
@@ -166,25 +137,11 @@ pub async fn clinical(
     organization: OrganizationId,
     query: ClinicalQuery<'_>,
 ) -> Result<ClinicalView, DbError> {
-    let number = Number::asked(query.mrn, store::folded_systems(connection, organization).await?);
-    let holders = store::holders(connection, organization, &number, query.system).await?;
-    let mut patients: Vec<PatientId> = holders.iter().map(|(_, patient)| *patient).collect();
-    patients.sort_unstable();
-    patients.dedup();
-    let mut systems: Vec<String> = holders.into_iter().map(|(system, _)| system).collect();
-    // Events may wait for somebody who has this number in a system of which no patient is known yet.
-    let mut keys = store::waiting_keys(connection, organization, &number, query.system).await?;
-    keys.retain(|key| !systems.contains(&system_of(key)));
-    let whose = match (patients.as_slice(), keys.as_slice()) {
-        ([], []) => return Ok(empty(ViewStatus::NotFound, query.mrn, Vec::new())),
-        ([patient], []) => Whose::Patient(*patient),
-        ([], [key]) => Whose::Waiting(key.clone()),
-        _ => {
-            systems.extend(keys.iter().map(|key| system_of(key)));
-            return Ok(empty(ViewStatus::Ambiguous, query.mrn, systems));
-        }
-    };
-    build(connection, organization, &query, &whose).await
+    match whose::find(connection, organization, query.mrn, query.system).await? {
+        Found::Nothing => Ok(empty(ViewStatus::NotFound, query.mrn, Vec::new())),
+        Found::Several(systems) => Ok(empty(ViewStatus::Ambiguous, query.mrn, systems)),
+        Found::One(whose) => build(connection, organization, &query, &whose).await,
+    }
 }
 
 async fn build(
@@ -273,18 +230,6 @@ fn empty(status: ViewStatus, mrn: &str, mut systems: Vec<String>) -> ClinicalVie
     }
 }
 
-/// The system in a key `mrn:<system>|<value>`.
-fn system_of(key: &str) -> String {
-    let system = key.strip_prefix("mrn:").and_then(|rest| rest.split_once('|')).map_or("", |(system, _)| system);
-    system.replace("%7C", "|").replace("%25", "%")
-}
-
-/// The key under which events wait for this number.
-#[cfg(test)]
-fn waiting_key(system: &str, number: &str) -> String {
-    subject::Mrn { system: system.to_owned(), value: number.to_owned() }.key()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,10 +243,5 @@ mod tests {
         {
             assert!(text.parse::<Cursor>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn the_system_comes_back_out_of_a_key() {
-        assert_eq!(system_of(&waiting_key("urn:a|b%7C", "1|2")), "urn:a|b%7C");
     }
 }

@@ -11,6 +11,7 @@ mod linking_rules;
 mod steps;
 mod validator;
 mod view;
+mod view_waiting;
 
 use crate::support::cluster::TestDatabase;
 use crate::support::objects::TestObjects;

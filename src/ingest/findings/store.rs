@@ -14,7 +14,7 @@ const ROWS_MAX: usize = 2_000;
 pub struct NewFinding<'f> {
     /// Its id.
     pub id: FindingId,
-    /// The event that says it.
+    /// The event that says it, also where a part of it does.
     pub event: EventId,
     /// What it says.
     pub finding: &'f Finding,
@@ -320,7 +320,7 @@ pub async fn provenance(
     finding: FindingId,
 ) -> Result<Option<Provenance>, DbError> {
     let query = sqlx::query_as(
-        "select f.event_id, coalesce(f.job_id, e.job_id) as job_id, e.patient_id, f.extractor_version, f.superseded_by
+        "select coalesce(e.part_of, f.event_id) as event_id, coalesce(f.job_id, e.job_id) as job_id, e.patient_id, f.extractor_version, f.superseded_by
          from findings f
          join clinical_events e
            on e.organization_id = $1

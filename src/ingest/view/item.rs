@@ -20,6 +20,9 @@ pub fn timestamp(at: OffsetDateTime) -> Option<String> {
 #[derive(Serialize)]
 pub struct Item {
     event_id: EventId,
+    /// Of a part of an Athena event: its own id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part_id: Option<EventId>,
     resource_type: String,
     resource_id: Option<String>,
     status: Option<String>,
@@ -195,10 +198,10 @@ fn item(event: EventRow, statements: Vec<(FindingRow, Vec<Evidence>)>) -> Item {
         }
     }
     Item {
-        event_id: event.position.id,
+        event_id: event.part_of.unwrap_or(event.position.id),
+        part_id: event.part_of.map(|_| event.position.id),
         resource_type: event.resource_type,
-        // A resource without an id of its own has a key that only means something inside.
-        resource_id: Some(event.resource_key).filter(|key| !key.starts_with('#')),
+        resource_id: resource_id(event.resource_key, event.part_of.is_some()),
         status: event.status,
         is_current: event.is_current,
         superseded_by: event.superseded_by,
@@ -209,12 +212,24 @@ fn item(event: EventRow, statements: Vec<(FindingRow, Vec<Evidence>)>) -> Item {
             sha256: hex::encode(&event.payload_sha256),
             start: event.byte_start,
             end: event.byte_end,
-            pointer: event.entry.map(|entry| format!("/entry/{entry}/resource")),
+            pointer: event.pointer.or_else(|| event.entry.map(|entry| format!("/entry/{entry}/resource"))),
         },
         panel: panel.filter(|_| own.is_none()),
         statement: own,
         components,
     }
+}
+
+/// What the sender calls it. Without an id of its own it has a key that only means something inside; the key of a part
+/// begins with the patient's id.
+fn resource_id(mut key: String, is_part: bool) -> Option<String> {
+    if key.starts_with('#') {
+        return None;
+    }
+    if is_part && let Some(end) = key.find('|') {
+        key.drain(..=end);
+    }
+    Some(key)
 }
 
 fn panel(concept: &Raw, component: &FindingRow) -> Option<Panel> {

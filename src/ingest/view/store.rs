@@ -1,9 +1,9 @@
 //! SQL of the clinical view.
 
-use super::{CATEGORIES, ClinicalQuery, Number, Whose};
+use super::whose::Whose;
+use super::{CATEGORIES, ClinicalQuery};
 use crate::db::DbError;
 use crate::ids::{EventId, FindingId, OrganizationId, PatientId};
-use crate::ingest::subject::Mrn;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -12,64 +12,6 @@ use std::collections::HashMap;
 use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
-
-/// The systems in whose numbers case, spaces and hyphens mean nothing.
-pub async fn folded_systems(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-) -> Result<Vec<String>, DbError> {
-    let query = sqlx::query_scalar("select settings -> 'mrn_folded_systems' from organizations where id = $1");
-    let list: Option<Option<Value>> = query.bind(organization).fetch_optional(connection).await?;
-    Ok(list.flatten().and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default())
-}
-
-/// Who has this number, by system. At most a hundred: more systems are no answer to anybody.
-pub async fn holders(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    number: &Number,
-    system: Option<&str>,
-) -> Result<Vec<(String, PatientId)>, DbError> {
-    let query = sqlx::query_as(
-        "select system, patient_id
-         from patient_identifiers
-         where organization_id = $1
-           and value = any ($2)
-           and (value = $4 or system = any ($5))
-           and ($3::text is null or system = $3)
-         order by system
-         limit 100",
-    );
-    let query = query.bind(organization).bind(number.values()).bind(system);
-    Ok(query.bind(&number.normal).bind(&number.folded_systems).fetch_all(connection).await?)
-}
-
-/// Keys of events that wait for this number.
-pub async fn waiting_keys(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    number: &Number,
-    system: Option<&str>,
-) -> Result<Vec<String>, DbError> {
-    let query = sqlx::query_scalar(
-        "select distinct subject_key
-         from clinical_events
-         where organization_id = $1
-           and link_status = 'pending'
-           -- As the index says it: the value behind the first separator.
-           and starts_with(subject_key, 'mrn:')
-           and substr(subject_key, strpos(subject_key, '|') + 1) = any ($2)
-         order by subject_key
-         limit 100",
-    );
-    let mut keys: Vec<String> = query.bind(organization).bind(number.values()).fetch_all(connection).await?;
-    keys.retain(|key| {
-        Mrn::of_key(key).is_some_and(|found| {
-            number.is(&found.system, &found.value) && system.is_none_or(|system| system == found.system)
-        })
-    });
-    Ok(keys)
-}
 
 /// A patient with its numbers.
 #[derive(sqlx::FromRow)]
@@ -164,18 +106,32 @@ pub async fn sources(
             );
             query.bind(organization).bind(patient).fetch_all(connection).await?
         }
-        Whose::Waiting(key) => {
+        Whose::Waiting(waiting) => {
             let query = sqlx::query_as(
-                "select source_label as source, count(*) filter (where is_current) as events,
-                        max(created_at) as last_updated
-                 from clinical_events
-                 where organization_id = $1
-                   and link_status = 'pending'
-                   and subject_key = $2
-                 group by source_label
-                 order by source_label",
+                "select e.source_label as source, count(*) filter (where e.is_current and e.part_of is null) as events,
+                        max(e.created_at) as last_updated
+                 from (select w.*
+                       from unnest($2::text[]) as k (key)
+                       cross join lateral (
+                         select source_label, is_current, part_of, created_at
+                         from clinical_events
+                         where organization_id = $1
+                           and link_status = 'pending'
+                           and subject_key = k.key
+                         offset 0
+                       ) w
+                       union all
+                       select source_label, is_current, part_of, created_at
+                       from clinical_events
+                       where organization_id = $1
+                         and link_status <> 'linked'
+                         and link_status in ('pending', 'review')
+                         and statement_id = $3
+                         and (link_status = 'pending' and subject_key = any ($2)) is not true) e
+                 group by e.source_label
+                 order by e.source_label",
             );
-            query.bind(organization).bind(key).fetch_all(connection).await?
+            query.bind(organization).bind(&waiting.keys).bind(waiting.statement).fetch_all(connection).await?
         }
     })
 }
@@ -214,6 +170,10 @@ pub struct EventRow {
     pub category: String,
     pub resource_type: String,
     pub resource_key: String,
+    /// The Athena event that it is a part of.
+    pub part_of: Option<EventId>,
+    /// Where it stands in its payload, if that is not a Bundle.
+    pub pointer: Option<String>,
     pub status: Option<String>,
     pub source_label: String,
     pub last_updated: Option<OffsetDateTime>,
@@ -236,42 +196,67 @@ pub async fn events(
     query: &ClinicalQuery<'_>,
     after: Position,
 ) -> Result<Vec<EventRow>, DbError> {
-    // One lookup in clinical_events_view for each category and currency, which stops at the page's end. The texts are
-    // apart so that each has the plan of its own shape, also when it is planned once for all values.
+    // One lookup in an index for each category and currency (and key that is waited for), which stops at the page's end.
+    // The texts are apart so that each has the plan of its own shape, also when it is planned once for all values.
+    macro_rules! page {
+        ($whose:literal, $shown:literal) => {
+            concat!(
+                "select id, clinical_at, category, resource_type, resource_key, part_of, pointer, status, source_label,
+                        last_updated, created_at, is_current, payload_sha256, byte_start, byte_end, entry
+                 from clinical_events
+                 where organization_id = $1 ",
+                $whose,
+                "  and category = c.category
+                   and is_current = v.is_current
+                   and (clinical_at, id) < ($5, $6) ",
+                $shown,
+                "order by clinical_at desc, id desc
+                 limit $7"
+            )
+        };
+    }
+    macro_rules! pages {
+        (patient, $shown:literal) => {
+            page!("and patient_id = $2 ", $shown)
+        };
+        (waiting, $shown:literal) => {
+            concat!(
+                "select w.* from unnest($2::text[]) as k (key) cross join lateral (",
+                page!("and link_status = 'pending' and subject_key = k.key ", $shown),
+                ") w union all (",
+                page!(
+                    "and link_status <> 'linked' and link_status in ('pending', 'review') and statement_id = $8
+                     and (link_status = 'pending' and subject_key = any ($2)) is not true ",
+                    $shown
+                ),
+                ")"
+            )
+        };
+    }
     macro_rules! events {
-        ($whose:literal, $shown:literal, $superseded:literal, $successor:literal) => {
+        ($whose:ident, $shown:literal, $superseded:literal, $successor:literal) => {
             concat!(
                 "select e.*, ",
                 $superseded,
                 " as superseded_by
                  from unnest($3::text[]) as c (category)
                  cross join unnest($4::boolean[]) as v (is_current)
-                 cross join lateral (
-                   select id, clinical_at, category, resource_type, resource_key, status, source_label, last_updated,
-                          created_at, is_current, payload_sha256, byte_start, byte_end, entry
-                   from clinical_events
-                   where organization_id = $1 ",
-                $whose,
-                "    and category = c.category
-                     and is_current = v.is_current
-                     and (clinical_at, id) < ($5, $6) ",
-                $shown,
-                "  order by clinical_at desc, id desc
-                   limit $7
-                 ) e ",
+                 cross join lateral (",
+                pages!($whose, $shown),
+                ") e ",
                 $successor,
             )
         };
     }
     macro_rules! for_whose {
-        ($whose:literal) => {
+        ($whose:ident) => {
             if query.history {
                 events!(
                     $whose,
                     "",
                     "n.id",
                     "left join lateral (
-                       select id
+                       select coalesce(part_of, id) as id
                        from clinical_events
                        where organization_id = $1
                          and source_label = e.source_label
@@ -287,7 +272,7 @@ pub async fn events(
                 // current is superseded by nothing.
                 events!(
                     $whose,
-                    "and status is distinct from 'entered-in-error' and status is distinct from 'cancelled'",
+                    "and status is distinct from 'entered-in-error' and status is distinct from 'cancelled' ",
                     "null::uuid",
                     ""
                 )
@@ -300,12 +285,13 @@ pub async fn events(
     };
     let currency = if query.history { vec![true, false] } else { vec![true] };
     let select = match whose {
-        Whose::Patient(patient) => sqlx::query_as(for_whose!("and patient_id = $2")).bind(organization).bind(patient),
-        Whose::Waiting(key) => {
-            sqlx::query_as(for_whose!("and link_status = 'pending' and subject_key = $2")).bind(organization).bind(key)
-        }
+        Whose::Patient(patient) => sqlx::query_as(for_whose!(patient)).bind(organization).bind(patient),
+        Whose::Waiting(waiting) => sqlx::query_as(for_whose!(waiting)).bind(organization).bind(&waiting.keys),
     };
-    let select = select.bind(categories).bind(currency).bind(after.at).bind(after.id).bind(query.limit + 1);
+    let mut select = select.bind(categories).bind(currency).bind(after.at).bind(after.id).bind(query.limit + 1);
+    if let Whose::Waiting(waiting) = whose {
+        select = select.bind(waiting.statement);
+    }
     Ok(select.fetch_all(connection).await?)
 }
 

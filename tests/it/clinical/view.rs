@@ -260,7 +260,7 @@ async fn counts_follow_events_that_arrive_wait_are_corrected_move_and_go() {
 }
 
 /// One page, with the answer's bytes made as a caller gets them.
-async fn page(clinic: &Clinic, cursor: Option<&str>, limit: i64, history: bool) -> ClinicalView {
+pub async fn page(clinic: &Clinic, cursor: Option<&str>, limit: i64, history: bool) -> ClinicalView {
     let (organization, cursor) = (clinic.organization, cursor.map(|cursor| cursor.parse().unwrap()));
     clinic
         .unit(move |connection| {
@@ -350,7 +350,7 @@ async fn seed(clinic: &Clinic) {
 }
 
 /// Rows of a table that the unit of work read, one by one.
-async fn rows_read(connection: &mut sqlx::PgConnection, table: &str) -> Result<i64, chartgate::db::DbError> {
+pub async fn rows_read(connection: &mut sqlx::PgConnection, table: &str) -> Result<i64, chartgate::db::DbError> {
     let sql = "select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables where relname = $1";
     Ok(sqlx::query_scalar(sql).bind(table).fetch_one(connection).await?)
 }
