@@ -243,7 +243,7 @@ async fn seed(admin: &mut PgConnection, organization: OrganizationId, arguments:
           (organization_id, id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, component_of,
            value_type, value_text, value_number, unit, ucum, reference_range, interpretation, interpretation_source, status,
            clinical_status, verification_status, effective_text, effective_at, effective_precision, issued, performer,
-           encounter_reference, dosage, extractor_version, created_at)
+           encounter_reference, dosage, extractor_version, created_at, shown_evidence)
           select '{organization}', id, event_id, ordinal,
                  case when kind < 8 then 'lab' when kind < 14 then 'vital' when kind < 16 then 'medication' when kind < 17 then 'problem'
                       when kind < 19 then 'encounter' else 'immunization' end,
@@ -261,7 +261,12 @@ async fn seed(admin: &mut PgConnection, organization: OrganizationId, arguments:
                  case when kind < 14 then to_char(at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') end,
                  '[{{"reference": "Practitioner/7", "display": "Dr. Bench"}}]', 'Encounter/' || i / 20,
                  case when kind in (14, 15) then '[{{"text": "1 tablet by mouth twice a day", "timing": {{"repeat": {{"frequency": 2, "period": 1, "periodUnit": "d"}}}}}}]' end::json,
-                 2, now()
+                 2, now(),
+                 (select json_agg(json_build_object('sha256', encode(sha256((i / 50)::text::bytea), 'hex'), 'start', i * 900 + 100 * o,
+                                                    'end', i * 900 + 100 * o + 90,
+                                                    'pointer', '/entry/' || i % 50 || '/resource/' || case o when 0 then 'code' else 'valueQuantity' end,
+                                                    'fhirpath', 'Bundle.entry[' || i % 50 || '].resource.' || case o when 0 then 'code' else 'value' end))
+                  from generate_series(0, 1) as o)
           from finding order by i;
         insert into finding_evidence
           (organization_id, finding_id, ordinal, payload_sha256, byte_start, byte_end, quote, pointer, fhirpath, rule)
