@@ -27,14 +27,15 @@ create index athena_events_by_kind on athena_events (organization_id, athena_pat
 -- locked by every transaction from its change to its end.
 create table athena_counts (
   organization_id uuid not null,
+  id bigint generated always as identity,
   -- Start of the minute; -infinity: all time before the minutes that are kept apart.
   minute timestamptz not null,
   -- received, duplicate and sighting by kind of event; job by status.
   measure text not null check (measure in ('received', 'duplicate', 'sighting', 'job')),
   name text not null,
-  n bigint not null
+  n bigint not null,
+  primary key (organization_id, id)
 );
-create index athena_counts_by_organization on athena_counts (organization_id, minute);
 
 alter table clinical_events
   -- Of a part of an Athena event: the event.

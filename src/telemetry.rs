@@ -1,6 +1,15 @@
-//! Logs: readable text or JSON lines on standard error. sqlx's own statement logging stays off at every level, since it
+//! What operators see: [`metrics`], and logs.
+//!
+//! Logs are readable text or JSON lines on standard error. Spans: `request` (id, method, route template) around every HTTP
+//! request; `step` (job, step, attempt; level debug, since there are five a job) around every attempt of a step. sqlx's own statement logging stays off at every level, since it
 //! could show values.
 
+pub mod metrics;
+
+pub use metrics::{
+    clinical_fetch, http_request, intake_accepted, intake_duplicate, intake_duration, intake_rejected, intake_sighting,
+    job_ended, step_failed, step_ran,
+};
 use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 

@@ -10,6 +10,7 @@ use crate::db::{DbError, Scope};
 use crate::engine::sweeper;
 use crate::http;
 use crate::ids::OrganizationId;
+use crate::ingest::athena::counts;
 use crate::queue::{Presence, Workers};
 use anyhow::Context as _;
 use serde_json::json;
@@ -143,6 +144,7 @@ impl Running {
             let engine = app.start_engine();
             if has(ProcessRole::Sweeper) {
                 tasks.push(tokio::spawn(sweeper::run(Arc::clone(&engine), stop.clone())));
+                tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {

@@ -14,6 +14,7 @@ use super::store::{self, FailedStep, FinishedStep, Lease, TaskKey};
 use super::wake::Wake;
 use crate::db::{Db, DbError, Scope};
 use crate::ids::WorkerId;
+use crate::telemetry;
 use backon::BackoffBuilder as _;
 use futures::FutureExt as _;
 use serde_json::Value;
@@ -24,6 +25,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+const SUCCEEDED: &str = "succeeded";
+const SUCCEEDED_WITH_ISSUES: &str = "succeeded_with_issues";
 
 /// Times and bounds of the engine.
 #[derive(Debug, Clone)]
@@ -230,24 +235,41 @@ impl Engine {
                 return None;
             };
             let started = Instant::now();
-            let result = self.attempt(&lease, step, failed).await;
-            let elapsed = started.elapsed();
-            let outcome = match result {
-                Ok(outcome) => self.commit(&lease, &definition, index, elapsed, outcome, failed, hand_off).await,
-                Err(error) => Err(error),
+            let span =
+                tracing::debug_span!("step", job.id = %lease.job, step = step.name.as_str(), attempt = lease.attempts);
+            let with_issues = Arc::new(AtomicBool::new(false));
+            let run = async {
+                let result = self.attempt(&lease, step, failed).await;
+                let elapsed = started.elapsed();
+                let outcome = match result {
+                    Ok(outcome) => {
+                        self.commit(&lease, &definition, index, elapsed, outcome, failed, hand_off, &with_issues).await
+                    }
+                    Err(error) => Err(error),
+                };
+                (elapsed, outcome)
             };
+            let (elapsed, outcome) = run.instrument(span).await;
             match outcome {
                 Ok(CommitReply::Passed { next, freed }) => {
+                    telemetry::step_ran(&definition.name, &step.name, "succeeded", started.elapsed());
                     count(&self.counters.steps_committed);
                     if freed {
                         self.wake.signal();
                     }
-                    match next_step(&definition, index, failed) {
-                        Some(following) => lease.step = following,
-                        None => return next,
-                    }
+                    let Some(following) = next_step(&definition, index, failed) else {
+                        let status = match (failed, with_issues.load(Ordering::Relaxed)) {
+                            (true, _) => "failed",
+                            (false, true) => SUCCEEDED_WITH_ISSUES,
+                            (false, false) => SUCCEEDED,
+                        };
+                        telemetry::job_ended(&definition.name, status, Some(age_of(&lease, claimed)));
+                        return next;
+                    };
+                    lease.step = following;
                 }
                 Ok(CommitReply::Stale) => {
+                    telemetry::step_ran(&definition.name, &step.name, "stale", started.elapsed());
                     self.note_stale(&lease, &step.name);
                     return None;
                 }
@@ -329,6 +351,7 @@ impl Engine {
         outcome: StepOutcome,
         failed: bool,
         hand_off: bool,
+        with_issues: &Arc<AtomicBool>,
     ) -> Result<CommitReply, StepError> {
         let mut step = FinishedStep {
             lease: lease.clone(),
@@ -340,7 +363,7 @@ impl Engine {
             hand_off: hand_off && !self.is_draining(),
         };
         let Some(effect) = outcome.effect else {
-            close(&mut step);
+            close(&mut step, with_issues);
             let (reply, answer) = oneshot::channel();
             if self.commits.send(CommitRequest { step, reply }).await.is_err() {
                 return Ok(CommitReply::Stale);
@@ -352,6 +375,7 @@ impl Engine {
         loop {
             let (step, effect, worker, lease_time) =
                 (step.clone(), Arc::clone(&effect), self.worker, self.options.lease);
+            let with_issues = Arc::clone(with_issues);
             let scope = Scope::Organization(lease.organization);
             let probe = step.clone();
             let committed: Result<CommitReply, StepError> = self
@@ -364,7 +388,7 @@ impl Engine {
                         }
                         let facts: Facts = effect(connection).await?;
                         step.output.extend(facts);
-                        close(&mut step);
+                        close(&mut step, &with_issues);
                         let key = step.lease.key();
                         let rows = store::commit_steps(connection, &[step], worker, lease_time).await?;
                         Ok(committer::replies(rows).remove(&key).unwrap_or(CommitReply::Stale))
@@ -402,7 +426,7 @@ impl Engine {
         claimed: Instant,
     ) -> bool {
         let policy = index.and_then(|index| definition.steps.get(index)).map(|step| step.retry).unwrap_or_default();
-        let age = Duration::from_millis(u64::try_from(lease.age_ms).unwrap_or(0)) + claimed.elapsed();
+        let age = age_of(lease, claimed);
         let attempt = FailedAttempt {
             attempt: u16::try_from(lease.attempts).unwrap_or(u16::MAX),
             class: error.class,
@@ -431,12 +455,22 @@ impl Engine {
             skipped,
         };
         let passed = self.record_failure(failed).await;
+        let outcome = match (passed, delay) {
+            (false, _) => "stale",
+            (true, Some(_)) => "retried",
+            (true, None) => "failed",
+        };
+        telemetry::step_ran(&definition.name, name, outcome, elapsed);
+        if passed {
+            telemetry::step_failed(&definition.name, name, error.class.as_str(), error.code);
+        }
         count(if delay.is_some() { &self.counters.steps_retried } else { &self.counters.steps_failed });
         if !passed {
             self.note_stale(lease, name);
             return false;
         }
         if delay.is_none() && next.is_none() {
+            telemetry::job_ended(&definition.name, "failed", Some(age_of(lease, claimed)));
             self.wake.signal();
         }
         if delay.is_some() {
@@ -490,7 +524,9 @@ impl Engine {
             next: None,
             skipped: Vec::new(),
         };
-        if !self.record_failure(failed).await {
+        if self.record_failure(failed).await {
+            telemetry::job_ended(&lease.workflow, "failed", None);
+        } else {
             self.note_stale(lease, "?");
         }
     }
@@ -559,12 +595,18 @@ fn skipped_steps(definition: &WorkflowDefinition, index: usize, failed_before: b
         .collect()
 }
 
-/// Take the job's closing facts out of the last step's output.
-fn close(step: &mut FinishedStep) {
+/// How old the round is.
+fn age_of(lease: &Lease, claimed: Instant) -> Duration {
+    Duration::from_millis(u64::try_from(lease.age_ms).unwrap_or(0)) + claimed.elapsed()
+}
+
+/// Take the job's closing facts out of the last step's output; the flag tells telemetry how it ended.
+fn close(step: &mut FinishedStep, has_issues: &AtomicBool) {
     if step.next.is_some() {
         return;
     }
     let with_issues = step.output.remove(closing::WITH_ISSUES).and_then(|value| value.as_bool()).unwrap_or(false);
+    has_issues.store(with_issues, Ordering::Relaxed);
     let result = step.output.remove(closing::RESULT).unwrap_or(Value::Null);
-    step.closing = Some((if with_issues { "succeeded_with_issues" } else { "succeeded" }, result));
+    step.closing = Some((if with_issues { SUCCEEDED_WITH_ISSUES } else { SUCCEEDED }, result));
 }

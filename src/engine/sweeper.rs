@@ -80,6 +80,7 @@ async fn sweep(engine: &Engine, connection: &mut PgConnection, may_reap: bool, r
         for lease in &reaped {
             let job = lease.job;
             if lease.parked {
+                crate::telemetry::job_ended(&lease.workflow, "failed", None);
                 tracing::error!(job.id = %job, organization.id = %lease.organization, deaths = lease.deaths, "job {job} killed its worker {} times and is parked", lease.deaths);
             } else {
                 tracing::warn!(job.id = %job, organization.id = %lease.organization, deaths = lease.deaths, step = lease.step, "the lease of job {job} ran out; it is tried again, alone in a worker");

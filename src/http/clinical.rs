@@ -15,7 +15,8 @@ use crate::ingest::fhir::issue;
 use crate::ingest::findings::store::{self as findings_store, Provenance, StoredEvidence};
 use crate::ingest::issues::{self, StoredIssue};
 use crate::ingest::payloads::Payloads;
-use crate::ingest::view::{self, ClinicalQuery, ClinicalView, Cursor};
+use crate::ingest::view::{self, ClinicalQuery, ClinicalView, Cursor, ViewStatus};
+use crate::telemetry;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -181,6 +182,7 @@ async fn clinical(
     if !(1..=view::ITEMS_MAX).contains(&limit) {
         return Err(Problem::parameter("limit", "a number from 1 to 1000"));
     }
+    let received = caller.received;
     let view: ClinicalView = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
@@ -195,7 +197,14 @@ async fn clinical(
             })
         })
         .await?;
-    Ok(private(Json(view).into_response()))
+    let status = match view.status {
+        ViewStatus::Found => "found",
+        ViewStatus::NotFound => "not_found",
+        ViewStatus::Ambiguous => "ambiguous",
+    };
+    let answer = Json(view).into_response();
+    telemetry::clinical_fetch(status, received.elapsed());
+    Ok(private(answer))
 }
 
 /// Where a finding comes from: the exact quote, its offsets, and the hash of the bytes.
@@ -316,7 +325,7 @@ pub async fn get_payload(
     Ok(private(response))
 }
 
-async fn record_read(
+pub(super) async fn record_read(
     connection: &mut PgConnection,
     organization: OrganizationId,
     caller: &Authenticated,
@@ -333,7 +342,7 @@ async fn record_read(
 }
 
 /// Clinical answers stay out of every cache.
-fn private(mut response: Response) -> Response {
+pub(super) fn private(mut response: Response) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The whole body must have arrived after so long.
 const BODY_DEADLINE: Duration = Duration::from_mins(1);
@@ -28,6 +28,8 @@ pub const BLOCKING_BODY_MIN: usize = 256 * 1024;
 pub struct RequestContext {
     /// The caller's, if it is a sane token, else ours.
     pub request_id: String,
+    /// When its headers were there.
+    pub received: Instant,
     /// The peer's address.
     pub peer: Option<SocketAddr>,
     /// The caller's organization (none for the platform role), once a key was good.
@@ -41,6 +43,8 @@ pub struct Authenticated {
     pub caller: Caller,
     /// For audit records.
     pub actor: Actor,
+    /// When the request's headers were there.
+    pub received: Instant,
 }
 
 impl Authenticated {
@@ -93,7 +97,8 @@ impl FromRequestParts<Arc<App>> for Authenticated {
             context.and_then(|context| context.peer).map(|peer| peer.ip().to_string()),
             context.map(|context| context.request_id.clone()),
         );
-        Ok(Self { caller, actor })
+        let received = context.map_or_else(Instant::now, |context| context.received);
+        Ok(Self { caller, actor, received })
     }
 }
 

@@ -1,13 +1,17 @@
-//! `/health/live` and `/health/ready`.
+//! `/health/live`, `/health/ready`, `/ingest/health` and `/metrics`: no key is needed, and nothing here is an
+//! organization's.
 
+use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
+use crate::telemetry;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
+use time::OffsetDateTime;
 
 /// A dependency that does not answer within this time counts as away.
 const CHECK_MAX: Duration = Duration::from_secs(3);
@@ -55,19 +59,7 @@ pub struct Ready {
     responses((status = 200, description = "Ready", body = Ready), (status = 503, description = "Not ready", body = Ready))
 )]
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
-    let database = tokio::time::timeout(CHECK_MAX, app.db.ping());
-    let objects = tokio::time::timeout(CHECK_MAX, app.objects.ready());
-    let (database, objects) = tokio::join!(database, objects);
-    let database = match database {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("no answer in time".to_owned()),
-    };
-    let objects = match objects {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("no answer in time".to_owned()),
-    };
+    let [database, objects] = check(&app).await;
     let ok = database.is_none();
     let dependencies = vec![
         Dependency { name: "database", ok, reason: database },
@@ -75,4 +67,80 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
     ];
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Ready { status: if ok { "ok" } else { "unavailable" }, dependencies })).into_response()
+}
+
+/// Database and object store: what is wrong with each.
+async fn check(app: &App) -> [Option<String>; 2] {
+    let database = tokio::time::timeout(CHECK_MAX, app.db.ping());
+    let objects = tokio::time::timeout(CHECK_MAX, app.objects.ready());
+    let (database, objects) = tokio::join!(database, objects);
+    let late = || Some("no answer in time".to_owned());
+    [
+        database.map_or_else(|_| late(), |answer| answer.err().map(|error| error.to_string())),
+        objects.map_or_else(|_| late(), |answer| answer.err().map(|error| error.to_string())),
+    ]
+}
+
+/// Health for senders.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct IngestHealth {
+    /// `healthy`; `degraded` while the object store is away: events are accepted and wait; `unhealthy` while the database
+    /// is: nothing is accepted.
+    #[schema(example = "healthy")]
+    pub status: &'static str,
+    /// Always `chartgate`.
+    pub service: &'static str,
+    /// Program version.
+    pub version: &'static str,
+    /// `healthy` or `unhealthy`.
+    #[schema(example = "healthy")]
+    pub database: &'static str,
+    /// `healthy` or `unhealthy`.
+    #[schema(example = "healthy")]
+    pub object_store: &'static str,
+    /// When this was found.
+    #[serde(with = "time::serde::rfc3339")]
+    pub timestamp: OffsetDateTime,
+}
+
+/// Can events be sent now? 503 while the database is away.
+#[utoipa::path(
+    get, path = "/ingest/health", tag = "operations", operation_id = "ingestHealth",
+    responses((status = 200, description = "Healthy or degraded", body = IngestHealth), (status = 503, description = "Unhealthy", body = IngestHealth))
+)]
+pub async fn ingest_health(State(app): State<Arc<App>>) -> Response {
+    let [database, objects] = check(&app).await.map(|fault| fault.is_none());
+    let (code, status) = match (database, objects) {
+        (true, true) => (StatusCode::OK, "healthy"),
+        (true, false) => (StatusCode::OK, "degraded"),
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
+    };
+    let word = |is_healthy| if is_healthy { "healthy" } else { "unhealthy" };
+    let health = IngestHealth {
+        status,
+        service: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        database: word(database),
+        object_store: word(objects),
+        timestamp: app.clock.now(),
+    };
+    (code, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()
+}
+
+/// Counters and histograms of this process, for Prometheus.
+///
+/// They say how much is going on, and nothing about whose: but they belong on an inner network.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations", operation_id = "metrics",
+    responses(
+        (status = 200, description = "Prometheus text format 0.0.4", body = String, content_type = "text/plain"),
+        (status = "5XX", description = "Not now", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn metrics() -> Result<Response, Problem> {
+    let text = telemetry::metrics::render().map_err(|error| {
+        tracing::error!(%error, "the metrics cannot be rendered");
+        Problem::new("internal_error", "An internal error.")
+    })?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }

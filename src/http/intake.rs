@@ -10,6 +10,7 @@ use crate::ingest::fhir::envelope::{self, Envelope, EnvelopeFault};
 use crate::ingest::fhir::issue::Issue;
 use crate::ingest::fhir::validate::validate_bundle;
 use crate::ingest::submit::{Submission, SubmitError};
+use crate::telemetry;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -22,6 +23,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
+
+/// Where Bundles come from.
+const SOURCE: &str = "webhook";
 
 /// Query of the intake.
 #[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
@@ -98,15 +102,32 @@ pub async fn submit_bundle(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let is_submission = !parameters.validate_only;
+    let answer = submit(&app, caller, parameters, &headers, body).await;
+    if let Err(problem) = &answer
+        && is_submission
+    {
+        telemetry::intake_rejected(SOURCE, problem.code());
+    }
+    answer
+}
+
+async fn submit(
+    app: &App,
+    caller: Authenticated,
+    parameters: IntakeParameters,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     let organization = caller.organization(&[Role::Sender, Role::Admin])?;
-    let content_type = require_media_type(&headers, &["application/fhir+json", "application/json"])?;
-    let idempotency_key = idempotency_key(&headers)?;
+    let content_type = require_media_type(headers, &["application/fhir+json", "application/json"])?;
+    let idempotency_key = idempotency_key(headers)?;
     let workflow = app.catalog.latest("fhir-bundle").map_err(|error| {
         tracing::error!(error = %error, "the workflow fhir-bundle is not loaded");
         Problem::new("internal_error", "An internal error.")
     })?;
     let own_limit = workflow.limits.body_max_bytes.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let body = read_body(&headers, body, app.config.intake_max_body_bytes.min(own_limit)).await?;
+    let body = read_body(headers, body, app.config.intake_max_body_bytes.min(own_limit)).await?;
     let (body, envelope, sha256) = inspect(body).await?;
     if workflow.limits.entries_max.is_some_and(|max| envelope.entries > max) {
         return Err(Problem::new("too_many_entries", format!("The Bundle has {} entries.", envelope.entries)));
@@ -121,7 +142,7 @@ pub async fn submit_bundle(
         .submit(Submission {
             organization,
             workflow,
-            source: "webhook",
+            source: SOURCE,
             source_label: caller.caller.source_label.clone(),
             idempotency_key,
             ordering_key: None,
@@ -133,6 +154,12 @@ pub async fn submit_bundle(
             actor: caller.actor,
         })
         .await?;
+    if submitted.duplicate {
+        telemetry::intake_duplicate(SOURCE);
+    } else {
+        telemetry::intake_accepted(SOURCE);
+    }
+    telemetry::intake_duration(SOURCE, caller.received.elapsed());
     let accepted = Accepted {
         job_id: submitted.job,
         status: "accepted",

@@ -4,6 +4,7 @@
 //! → handler → one use case of `ingest`, `engine` or `auth` → answer. Denials are audited here, for all routes alike.
 
 pub mod admin;
+pub mod athena;
 pub mod clinical;
 mod cors;
 pub mod docs;
@@ -19,6 +20,7 @@ use crate::app::App;
 use crate::audit::{self, Action, Actor, Outcome, Record};
 use crate::db::{DbError, Scope};
 use crate::ids::{OrganizationId, RequestId};
+use crate::telemetry;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -30,6 +32,7 @@ use problem::Problem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
+use tracing::Instrument as _;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -43,7 +46,7 @@ use utoipa_axum::routes;
         (name = "jobs", description = "Follow jobs"),
         (name = "clinical", description = "Read what came out (role reader)"),
         (name = "administration", description = "Roles admin and platform"),
-        (name = "operations", description = "Health and this description"),
+        (name = "operations", description = "Health, metrics and this description"),
     )
 )]
 struct Description;
@@ -52,6 +55,10 @@ struct Description;
 fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(intake::submit_bundle))
+        .routes(routes!(athena::submit_event))
+        .routes(routes!(athena::submit_events))
+        .routes(routes!(athena::list_events))
+        .routes(routes!(athena::get_stats))
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))
@@ -83,6 +90,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::system::list_workers))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .routes(routes!(health::ingest_health))
         .routes(routes!(docs::openapi))
         .routes(routes!(docs::error_page))
 }
@@ -124,8 +133,9 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|accept| accept.contains("application/fhir+json"));
-    let context = RequestContext { request_id: request_id.clone(), peer, caller: Arc::default() };
+    let context = RequestContext { request_id: request_id.clone(), received: started, peer, caller: Arc::default() };
     request.extensions_mut().insert(context.clone());
+    let span = tracing::info_span!("request", request.id = %request_id, %method, route);
     let page = cors::Page::of(&request, if is_known { &route } else { request.uri().path() });
     let preflight = match &page {
         Some(page) => page.preflight(&app).await,
@@ -133,7 +143,7 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
     };
     let mut response = match preflight {
         Some(answer) => answer,
-        None => next.run(request).await,
+        None => next.run(request).instrument(span).await,
     };
     if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED
         && response.extensions().get::<Problem>().is_none()
@@ -156,7 +166,9 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
         page.dress(&app, &context, response.headers_mut()).await;
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let duration = started.elapsed();
+    telemetry::http_request(&route, method.as_str(), response.status().as_u16(), duration);
+    let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     tracing::debug!(request.id = %request_id, %method, route, status = response.status().as_u16(), duration_us, "{method} {route}");
     response
 }

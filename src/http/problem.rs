@@ -142,6 +142,13 @@ pub const CODES: &[Code] = &[
     ),
     code("duplicate_key", 400, "A key is there twice", false, "Give each key of the Bundle and of an entry once."),
     code(
+        "invalid_event",
+        400,
+        "The Athena event is not acceptable",
+        false,
+        "Correct the named member: patient id, type and payload are needed.",
+    ),
+    code(
         "not_a_bundle",
         400,
         "The body is not a FHIR Bundle",

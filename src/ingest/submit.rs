@@ -179,7 +179,7 @@ pub(super) fn bind_jobs<'q, R: for<'r> FromRow<'r, PgRow>>(
         .bind(column!(|submission| submission.source))
         .bind(column!(|submission| submission.source_label.clone()))
         .bind(column!(|submission| submission.workflow.name.clone()))
-        .bind(column!(|submission| submission.key()))
+        .bind(column!(Submission::key))
         .bind(column!(|submission| submission.fingerprint.to_vec()))
         .bind(column!(|submission| submission.sha256.to_vec()))
         .bind(column!(|submission| submission.body.to_vec()))

@@ -352,6 +352,21 @@ fn every_route_is_described() {
 }
 
 #[test]
+fn every_metric_is_described_with_its_labels() {
+    let heading = "## Metrics";
+    let metrics = chartgate::telemetry::metrics::METRICS;
+    let listed = first_cells("docs/operations.md", heading).into_iter().filter(|cell| cell.starts_with("chartgate_"));
+    let listed = listed.filter(|cell| !cell.contains(['{', '(']));
+    assert_same("docs/operations.md", &set(metrics.iter().map(|metric| metric.name)), &listed.collect());
+    let table = section("docs/operations.md", heading);
+    for metric in metrics {
+        let row = table.lines().find(|line| line.starts_with(&format!("| `{}` |", metric.name))).unwrap();
+        let labels = backticked(row.split('|').nth(2).unwrap());
+        assert_eq!(labels, metric.labels, "docs/operations.md: labels of {}", metric.name);
+    }
+}
+
+#[test]
 fn every_configuration_key_is_described() {
     let rows: Vec<String> = config::KEYS
         .iter()

@@ -9,6 +9,7 @@
     reason = "a test that cannot go on panics, reads its own sizes from the environment, and says what it measured"
 )]
 
+mod athena;
 mod cli;
 mod clinical;
 mod crash;

@@ -38,6 +38,12 @@ const WRITE_CONDITION: &str =
 
 /// A minimal row of every tenant table; `$1` is the organization. Inserted twice it must differ only in it.
 const ROWS: &[(&str, &str)] = &[
+    (
+        "athena_events",
+        "insert into athena_events (organization_id, id, idempotency_sha256, athena_patient_id, event_type, kind, job_id, payload_sha256, received_at)
+         values ($1, gen_random_uuid(), sha256('x'), '1', 'lab', 'lab', gen_random_uuid(), sha256('x'), now())",
+    ),
+    ("athena_counts", "insert into athena_counts (organization_id, minute, measure, name, n) values ($1, now(), 'received', 'lab', 1)"),
     ("payloads", "insert into payloads values ($1, sha256('x'), 1, 'text/plain', 'x', null, null, now())"),
     (
         "jobs",

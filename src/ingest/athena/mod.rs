@@ -3,7 +3,9 @@
 //! docs/athena.md is the contract.
 
 pub mod canonical;
+pub mod counts;
 pub mod event;
+pub mod parts;
 pub mod read;
 pub mod store;
 pub mod submit;

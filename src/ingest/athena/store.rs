@@ -1,6 +1,6 @@
 //! SQL of Athena events: taking them in, listing them, counting them.
 
-use super::submit::{NewEvent, Taken};
+use super::submit::{NewEvent, Taken, TakenRow};
 use crate::db::DbError;
 use crate::ids::{EventId, JobId, OrganizationId, PatientId};
 use crate::ingest::submit::{Row, bind_jobs};
@@ -21,7 +21,7 @@ struct EventRow {
 pub async fn submit(
     connection: &mut PgConnection,
     events: &[&(EventId, JobId, NewEvent)],
-) -> Result<Vec<(Taken, EventId, Row)>, DbError> {
+) -> Result<Vec<TakenRow>, DbError> {
     let jobs: Vec<_> = events.iter().map(|(_, job, event)| (*job, &event.submission)).collect();
     macro_rules! column {
         ($get:expr) => {

@@ -62,13 +62,16 @@ pub struct TakenEvent {
     pub retried: bool,
 }
 
+/// How an event was taken, which one it is, and its job.
+pub type TakenRow = (Taken, EventId, Row);
+
 /// The events of one request, with ids for those that are new.
 pub struct EventBatch {
     pub(super) events: Vec<(EventId, JobId, NewEvent)>,
 }
 
 impl Item for EventBatch {
-    type Answer = Vec<(Taken, EventId, Row)>;
+    type Answer = Vec<TakenRow>;
 
     fn is_large(&self) -> bool {
         let bytes: usize = self.events.iter().map(|(_, _, event)| event.submission.body.len()).sum();
@@ -90,7 +93,7 @@ impl Item for EventBatch {
         events.sort_by_cached_key(|(_, _, (_, _, event))| (event.submission.organization.0, event.submission.key()));
         let ordered: Vec<&(EventId, JobId, NewEvent)> = events.iter().map(|(_, _, event)| *event).collect();
         let rows = store::submit(connection, &ordered).await?;
-        let mut answers: Vec<Vec<(usize, (Taken, EventId, Row))>> = batch.iter().map(|_| Vec::new()).collect();
+        let mut answers: Vec<Vec<(usize, TakenRow)>> = batch.iter().map(|_| Vec::new()).collect();
         for ((request, index, _), row) in events.into_iter().zip(rows) {
             answers[request].push((index, row));
         }

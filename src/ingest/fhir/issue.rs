@@ -124,6 +124,16 @@ impl Report {
         }
     }
 
+    /// Add an issue that keeps nothing from being ingested, whatever its severity: it concerns a field that something else
+    /// stands in for.
+    pub fn note(&mut self, issue: Issue) {
+        self.total += 1;
+        self.errors += u64::from(issue.severity.rejects());
+        if !self.is_full() {
+            self.issues.push(issue);
+        }
+    }
+
     /// Draw the consequence of an issue that is not kept.
     pub fn count(&mut self, severity: Severity, entry: Option<u32>) {
         self.total += 1;

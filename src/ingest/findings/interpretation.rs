@@ -111,6 +111,15 @@ fn read_text(text: &str, value: &Value) -> Option<Bounds> {
     is_unit_of(unit, value).then(|| sound(Bounds { low: bound(low), high: bound(high) }))?
 }
 
+/// L, N or H of a value against a normal range that is written as a text; nothing where the text is not strictly a range in
+/// the value's unit.
+pub fn of_text(range: &str, value: &Value) -> Option<&'static str> {
+    if !matches!(value.kind, Some("quantity" | "integer")) {
+        return None;
+    }
+    judge(value.text.as_deref()?, value.comparator.as_deref(), &read_text(range.trim(), value)?)
+}
+
 /// A number without exponent at the beginning of a text, and what follows it.
 fn leading_number(text: &str) -> Option<(&str, &str)> {
     let end = text

@@ -72,6 +72,13 @@ fn of_coding(coding: &Object<'_>) -> Option<&'static str> {
     sides.iter().find(|(one, _)| *one == code).map(|(_, side)| *side)
 }
 
+/// The side that a text names, if it is one and the same.
+pub fn of_text(text: &str) -> Option<&'static str> {
+    let stated = sides_in(text);
+    let first = *stated.first()?;
+    stated.iter().all(|side| *side == first).then_some(first)
+}
+
 /// The sides that a text names as words of their own.
 fn sides_in(text: &str) -> Vec<&'static str> {
     let text = text.to_lowercase();

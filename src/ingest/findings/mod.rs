@@ -3,11 +3,11 @@
 //! [`of_resource`] is pure; [`store`] holds the SQL.
 
 mod acts;
-mod interpretation;
-mod laterality;
+pub(super) mod interpretation;
+pub(super) mod laterality;
 mod medication;
 mod observation;
-mod parts;
+pub(super) mod parts;
 mod problem;
 pub mod store;
 mod times;
@@ -27,7 +27,7 @@ use time::OffsetDateTime;
 pub const EXTRACTOR_VERSION: i32 = 2;
 
 /// The rules that evidence names; docs/clinical.md says what each one takes.
-pub const RULES: [&str; 16] = [
+pub const RULES: [&str; 34] = [
     "observation.code",
     "observation.value",
     "observation.range",
@@ -44,6 +44,24 @@ pub const RULES: [&str; 16] = [
     "encounter.class",
     "document.type",
     "resource",
+    "athena.vital.reading",
+    "athena.vital.value",
+    "athena.lab.name",
+    "athena.lab.value",
+    "athena.lab.range",
+    "athena.medication.name",
+    "athena.problem.name",
+    "athena.allergy.name",
+    "athena.immunization.name",
+    "athena.procedure.name",
+    "athena.encounter.type",
+    "athena.encounter.class",
+    "athena.document.title",
+    "athena.document.text",
+    "athena.section.negation",
+    "athena.time",
+    "athena.captured_at",
+    "athena.other",
 ];
 
 /// Bytes of a quote that are kept; the payload itself has the rest.
@@ -167,7 +185,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(category: &'static str, kind: &'static str) -> Self {
+    pub(super) fn new(category: &'static str, kind: &'static str) -> Self {
         Self {
             ordinal: 0,
             category,
@@ -199,7 +217,7 @@ impl Finding {
     }
 
     /// It says that something is not so.
-    fn negate(&mut self) {
+    pub(super) fn negate(&mut self) {
         self.negated = true;
         self.kind = "negation";
     }

@@ -6,7 +6,7 @@ use crate::ingest::fhir::node::{Kind, Node, Object};
 use crate::ingest::fhir::path::Place;
 
 /// Bytes of JSON that are copied into one column; more stays in the payload.
-const JSON_BYTES_MAX: usize = 64 * 1024;
+pub const JSON_BYTES_MAX: usize = 64 * 1024;
 
 /// Digits of a number, and digits of an exponent, that `numeric` is given. Its own limits lie at 131,072 and 16,383.
 const DIGITS_MAX: usize = 300;
@@ -62,6 +62,14 @@ impl Details {
         self.text.push_str(name);
         self.text.push_str("\":");
         self.text.push_str(value);
+    }
+
+    /// A JSON value under any name. What does not fit stays in the payload.
+    pub fn said(&mut self, name: &str, value: &str) {
+        if self.text.len() + name.len() + value.len() <= JSON_BYTES_MAX {
+            let quoted = serde_json::Value::from(name).to_string();
+            self.raw(&quoted[1..quoted.len() - 1], value);
+        }
     }
 
     /// The object, if it has members.

@@ -189,13 +189,16 @@ pub async fn set_first(
     Ok(())
 }
 
-/// One event; nothing, if the organization has none such.
+/// One event; of a part the event that it is part of; nothing, if the organization has none such.
 pub async fn event(
     connection: &mut PgConnection,
     organization: OrganizationId,
     event: EventId,
 ) -> Result<Option<Dependent>, DbError> {
-    let affected = Affected { events: vec![event], ..Affected::default() };
+    let query =
+        sqlx::query_scalar("select coalesce(part_of, id) from clinical_events where organization_id = $1 and id = $2");
+    let whole: Option<EventId> = query.bind(organization).bind(event).fetch_optional(&mut *connection).await?;
+    let affected = Affected { events: whole.into_iter().collect(), ..Affected::default() };
     Ok(find(connection, organization, &affected).await?.into_iter().next())
 }
 

@@ -583,15 +583,28 @@ pub async fn versions_of(
     event: EventId,
 ) -> Result<Vec<(EventId, bool, String, Option<PatientId>)>, DbError> {
     let query = sqlx::query_as(
-        "select v.id, v.link_pinned, v.link_status, v.patient_id
-         from clinical_events e
-         join clinical_events v
-           on v.organization_id = e.organization_id
-          and v.source_label = e.source_label
-          and v.resource_type = e.resource_type
-          and v.resource_key = e.resource_key
-         where e.organization_id = $1
-           and e.id = $2",
+        "with versions as (
+           select v.id, v.link_pinned, v.link_status, v.patient_id
+           from clinical_events e
+           join clinical_events v
+             on v.organization_id = e.organization_id
+            and v.source_label = e.source_label
+            and v.resource_type = e.resource_type
+            and v.resource_key = e.resource_key
+           where e.organization_id = $1
+             and e.id = $2
+         )
+         select * from versions
+         union all
+         select p.id, p.link_pinned, p.link_status, p.patient_id
+         from versions v
+         cross join lateral (
+           select id, link_pinned, link_status, patient_id
+           from clinical_events
+           where organization_id = $1
+             and part_of = v.id
+           offset 0
+         ) p",
     );
     Ok(query.bind(organization).bind(event).fetch_all(connection).await?)
 }

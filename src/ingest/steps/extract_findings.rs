@@ -18,17 +18,18 @@ pub struct ExtractFindings {
     pub(super) payloads: Payloads,
 }
 
-struct Extraction {
-    origin: events::Origin,
-    body: bytes::Bytes,
-    resources: Vec<(Incoming, Vec<Finding>)>,
-    left_out: LeftOut,
+/// What a payload says, ready to be stored.
+pub(super) struct Extraction {
+    pub(super) origin: events::Origin,
+    pub(super) body: bytes::Bytes,
+    pub(super) resources: Vec<(Incoming, Vec<Finding>)>,
+    pub(super) left_out: LeftOut,
 }
 
 /// Accepted entries that no finding is taken from, by the rule that says so. With those that findings are taken from they
 /// are all accepted entries.
 #[derive(Default, serde::Serialize)]
-struct LeftOut {
+pub(super) struct LeftOut {
     /// Patients: who somebody is stands with the patient.
     demographics: u64,
     /// Types that are kept as events and as bytes, and say nothing that has a category: Claim, Organization, …
@@ -72,7 +73,7 @@ impl StepHandler for ExtractFindings {
 
 impl Extraction {
     /// `findings` counts what the payload says, stored now or before, so that a repeated attempt reports the same.
-    async fn apply(&self, connection: &mut PgConnection) -> Result<Facts, DbError> {
+    pub(super) async fn apply(&self, connection: &mut PgConnection) -> Result<Facts, DbError> {
         let organization = self.origin.organization;
         let incoming: Vec<&Incoming> = self.resources.iter().map(|(incoming, _)| incoming).collect();
         let ids = events::ids_of(connection, organization, &self.origin.source, &incoming).await?;

@@ -3,6 +3,7 @@
 //! Each may run again after any stop: what it computes depends on the payload only, what it writes to the database it
 //! writes in its step's transaction, and what it puts into object storage is named by its hash.
 
+mod athena;
 mod audit;
 mod extract_findings;
 mod link_patient;
@@ -28,6 +29,9 @@ pub fn handlers(db: Db, objects: Objects) -> Vec<(&'static str, Arc<dyn StepHand
         ("raw.store", Arc::new(store_raw::StoreRaw { payloads: payloads.clone() })),
         ("fhir.link_patient", Arc::new(link_patient::LinkPatient { payloads: payloads.clone() })),
         ("fhir.extract_findings", Arc::new(extract_findings::ExtractFindings { payloads: payloads.clone() })),
+        ("athena.validate", Arc::new(athena::Validate { payloads: payloads.clone() })),
+        ("athena.link_patient", Arc::new(athena::LinkPatient { payloads: payloads.clone() })),
+        ("athena.extract_findings", Arc::new(athena::ExtractFindings { payloads: payloads.clone() })),
         ("job.audit", Arc::new(audit::Audit { payloads })),
     ]
 }

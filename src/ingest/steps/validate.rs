@@ -81,7 +81,8 @@ impl StepHandler for Validate {
     }
 }
 
-fn facts(report: &Report) -> Facts {
+/// What the step tells of a report.
+pub(super) fn facts(report: &Report) -> Facts {
     let facts = json!({
         "resources": report.entries,
         "accepted": (report.entries as usize).saturating_sub(report.rejected.len()),

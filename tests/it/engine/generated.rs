@@ -101,102 +101,130 @@ async fn troubled_app(step: &'static str, trouble: Trouble) -> TestApp {
     app.rebuilt(troubled.into_iter().map(|(name, handler)| (name, handler as Arc<dyn StepHandler>)).collect()).await
 }
 
-async fn run(step: &'static str, trouble: Trouble) -> (TestApp, serde_json::Value) {
+/// Submit what a workflow is for; the job.
+async fn submit(app: &TestApp, workflow: &str) -> String {
+    let (status, accepted) = match workflow {
+        "fhir-bundle" => app.submit(sample::bundle(7, 1, Size::Full)).await,
+        "athena-event" => {
+            let event = json!({
+                "athena_patient_id": "4711", "event_type": "vitals", "captured_at": "2026-03-01T10:00:00Z",
+                "payload": {"bp": "120/80", "pulse": "72", "temp": "98.6"},
+            });
+            app.post(&app.organization.sender, "/ingest/athena", &event).await
+        }
+        other => panic!("say in {} what is submitted to {other}", file!()),
+    };
+    assert_eq!(status, 202, "{accepted}");
+    accepted["job_id"].as_str().map_or_else(|| job_of(&accepted), str::to_owned)
+}
+
+async fn run(workflow: &str, step: &'static str, trouble: Trouble) -> (TestApp, serde_json::Value) {
     let app = troubled_app(step, trouble).await;
     let workers = app.workers();
-    let (status, accepted) = app.submit(sample::bundle(7, 1, Size::Full)).await;
-    assert_eq!(status, 202, "{accepted}");
-    let job = job_of(&accepted);
+    let job = submit(&app, workflow).await;
     let view =
         app.wait_until(&job, "ended", |view| ["succeeded", "failed"].contains(&view["status"].as_str().unwrap())).await;
     workers.stop().await;
     (app, view)
 }
 
-fn step_names() -> Vec<&'static str> {
-    // Every workflow file that ships.
+/// Every workflow file that ships, with its steps.
+fn workflows() -> Vec<(String, Vec<&'static str>)> {
     let files = chartgate::engine::catalog::files(None).unwrap();
-    assert_eq!(files.len(), 1, "a new workflow file needs its own run of these tests");
-    let table: toml::Table = files[0].1.parse().unwrap();
-    let steps = table["step"].as_array().unwrap();
-    steps.iter().map(|step| &*step["name"].as_str().unwrap().to_owned().leak()).collect()
+    let workflow = |text: &str| {
+        let table: toml::Table = text.parse().unwrap();
+        let steps = table["step"].as_array().unwrap();
+        let steps = steps.iter().map(|step| &*step["name"].as_str().unwrap().to_owned().leak()).collect();
+        (table["name"].as_str().unwrap().to_owned(), steps)
+    };
+    files.iter().map(|(_, text)| workflow(text)).collect()
 }
 
 #[tokio::test]
 async fn a_step_that_runs_twice_leaves_the_rows_of_one_run() {
-    let (app, view) = run("none", Trouble::None).await;
-    assert_eq!(view["status"], "succeeded", "{view:#}");
-    let expected = fingerprint(&app).await;
-    for step in step_names() {
-        let (app, view) = run(step, Trouble::Twice).await;
-        assert_eq!(view["status"], "succeeded", "{step}: {view:#}");
-        assert_eq!(fingerprint(&app).await, expected, "{step}");
+    for (workflow, steps) in workflows() {
+        let (app, view) = run(&workflow, "none", Trouble::None).await;
+        assert_eq!(view["status"], "succeeded", "{view:#}");
+        let expected = fingerprint(&app).await;
+        for step in steps {
+            let (app, view) = run(&workflow, step, Trouble::Twice).await;
+            assert_eq!(view["status"], "succeeded", "{workflow} {step}: {view:#}");
+            assert_eq!(fingerprint(&app).await, expected, "{workflow} {step}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_stop_between_a_steps_outside_write_and_its_commit_changes_nothing() {
-    let (app, _) = run("none", Trouble::None).await;
-    let expected = fingerprint(&app).await;
-    for step in step_names() {
-        let (app, view) = run(step, Trouble::StopBeforeCommit).await;
-        assert_eq!(view["status"], "succeeded", "{step}: {view:#}");
-        assert_eq!(fingerprint(&app).await, expected, "{step}");
-        let attempts = app.count("select count(*) from step_attempts where error_code = 'stopped'").await;
-        assert_eq!(attempts, 1, "{step}");
+    for (workflow, steps) in workflows() {
+        let (app, _) = run(&workflow, "none", Trouble::None).await;
+        let expected = fingerprint(&app).await;
+        for step in steps {
+            let (app, view) = run(&workflow, step, Trouble::StopBeforeCommit).await;
+            assert_eq!(view["status"], "succeeded", "{workflow} {step}: {view:#}");
+            assert_eq!(fingerprint(&app).await, expected, "{workflow} {step}");
+            let attempts = app.count("select count(*) from step_attempts where error_code = 'stopped'").await;
+            assert_eq!(attempts, 1, "{workflow} {step}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_stop_after_each_commit_resumes_at_the_next_step() {
-    let (app, _) = run("none", Trouble::None).await;
-    let expected = fingerprint(&app).await;
-    let app = TestApp::start().await;
-    let (_, accepted) = app.submit(sample::bundle(7, 1, Size::Full)).await;
-    let job = job_of(&accepted);
-    let steps = step_names();
-    for (index, step) in steps.iter().enumerate() {
-        // Fresh workers that are told to stop at once: they finish the step under way and hand the job back.
-        let workers = app.workers();
-        app.wait_until(&job, "past the step", |view| view["steps"][index]["status"] == "succeeded").await;
-        workers.stop().await;
-        println!("stopped after {step}");
+    for (workflow, steps) in workflows() {
+        let (app, _) = run(&workflow, "none", Trouble::None).await;
+        let expected = fingerprint(&app).await;
+        let app = TestApp::start().await;
+        let job = submit(&app, &workflow).await;
+        for (index, step) in steps.iter().enumerate() {
+            // Fresh workers that are told to stop at once: they finish the step under way and hand the job back.
+            let workers = app.workers();
+            app.wait_until(&job, "past the step", |view| view["steps"][index]["status"] == "succeeded").await;
+            workers.stop().await;
+            println!("{workflow}: stopped after {step}");
+        }
+        let view = app.job(&job).await;
+        assert_eq!(view["status"], "succeeded", "{view:#}");
+        assert_eq!(fingerprint(&app).await, expected);
+        assert_eq!(app.count("select count(*) from job_steps").await, i64::try_from(steps.len()).unwrap());
     }
-    let view = app.job(&job).await;
-    assert_eq!(view["status"], "succeeded", "{view:#}");
-    assert_eq!(fingerprint(&app).await, expected);
-    assert_eq!(app.count("select count(*) from job_steps").await, i64::try_from(steps.len()).unwrap());
 }
 
 #[tokio::test]
 async fn each_step_failing_in_each_class_ends_as_its_class_says_and_a_retry_completes_it() {
-    let (app, _) = run("none", Trouble::None).await;
-    let expected = fingerprint(&app).await;
-    for step in step_names() {
-        for class in [ErrorClass::Transient, ErrorClass::Sender, ErrorClass::Ours] {
-            let (app, view) = run(step, Trouble::Fails(class)).await;
-            if class == ErrorClass::Transient {
-                assert_eq!(view["status"], "succeeded", "{step} {class:?}: {view:#}");
-                assert_eq!(fingerprint(&app).await, expected, "{step} {class:?}");
-                continue;
+    for (workflow, steps) in workflows() {
+        let (app, _) = run(&workflow, "none", Trouble::None).await;
+        let expected = fingerprint(&app).await;
+        for step in steps {
+            for class in [ErrorClass::Transient, ErrorClass::Sender, ErrorClass::Ours] {
+                fails_once(&workflow, step, class, &expected).await;
             }
-            assert_eq!(view["status"], "failed", "{step} {class:?}: {view:#}");
-            assert_eq!(view["error"]["code"], "failed_on_purpose");
-            let stored = app.count("select count(*) from payloads where body is null").await;
-            assert!(stored == 1 || step == "store_raw", "raw bytes are kept although {step} failed");
-            let job = view["jobId"].as_str().unwrap();
-            let path = format!("/v1/admin/jobs/{job}/retry");
-            assert_eq!(app.post(&app.organization.admin, &path, &json!({ "reason": "mended" })).await.0, 202);
-            let workers = app.workers();
-            app.wait_for(job, "succeeded").await;
-            workers.stop().await;
-            let closed = app.count("select count(*) from audit_records where event = 'job.closed'").await;
-            let actual = fingerprint(&app).await;
-            let (actual, _) = actual.rsplit_once(' ').unwrap();
-            assert_eq!(actual, expected.rsplit_once(' ').unwrap().0, "{step} {class:?}");
-            assert!(closed >= 1);
         }
     }
+}
+
+async fn fails_once(workflow: &str, step: &'static str, class: ErrorClass, expected: &str) {
+    let (app, view) = run(workflow, step, Trouble::Fails(class)).await;
+    if class == ErrorClass::Transient {
+        assert_eq!(view["status"], "succeeded", "{workflow} {step} {class:?}: {view:#}");
+        assert_eq!(fingerprint(&app).await, expected, "{workflow} {step} {class:?}");
+        return;
+    }
+    assert_eq!(view["status"], "failed", "{workflow} {step} {class:?}: {view:#}");
+    assert_eq!(view["error"]["code"], "failed_on_purpose");
+    let stored = app.count("select count(*) from payloads where body is null").await;
+    assert!(stored == 1 || step == "store_raw", "raw bytes are kept although {step} failed");
+    let job = view["jobId"].as_str().unwrap();
+    let path = format!("/v1/admin/jobs/{job}/retry");
+    assert_eq!(app.post(&app.organization.admin, &path, &json!({ "reason": "mended" })).await.0, 202);
+    let workers = app.workers();
+    app.wait_for(job, "succeeded").await;
+    workers.stop().await;
+    let closed = app.count("select count(*) from audit_records where event = 'job.closed'").await;
+    let actual = fingerprint(&app).await;
+    let (actual, _) = actual.rsplit_once(' ').unwrap();
+    assert_eq!(actual, expected.rsplit_once(' ').unwrap().0, "{workflow} {step} {class:?}");
+    assert!(closed >= 1);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod disconnects;
 mod idempotency;
 mod intake;
 mod jobs;
+mod metrics;
 mod mutations;
 mod outage;
 mod reviews;

@@ -47,6 +47,10 @@ async fn a_job_waits_for_object_storage_and_succeeds_by_itself_when_it_is_back()
         (&storage["name"], &storage["ok"], storage["reason"].is_string()),
         (&json!("object_store"), &json!(false), true)
     );
+    let health = get(&app, "", "/ingest/health").await;
+    let health_body = health.json();
+    let words = [&health_body["status"], &health_body["database"], &health_body["object_store"]];
+    assert_eq!((health.status, words), (200, [&json!("degraded"), &json!("healthy"), &json!("unhealthy")]));
 
     let body = small(1);
     let job = job_of(&app.submit(body.clone()).await.1);

@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 /// Who may use a route; empty: everybody, also without a key.
 fn allowed(operation: &str) -> &'static [Role] {
     match operation {
-        "live" | "ready" | "openapi" | "errorPage" => &[],
-        "submitBundle" => &[Role::Sender, Role::Admin],
-        "listJobs" => &[Role::Sender, Role::Reader, Role::Admin],
+        "live" | "ready" | "ingestHealth" | "metrics" | "openapi" | "errorPage" => &[],
+        "submitBundle" | "submitEvent" | "submitEvents" => &[Role::Sender, Role::Admin],
+        "listJobs" | "getStats" => &[Role::Sender, Role::Reader, Role::Admin],
         "getJob" | "getTimeline" | "getIssues" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
-        "getClinical" | "searchClinical" | "getEvidence" | "getPayload" => &[Role::Reader],
+        "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
         "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent"
         | "linkEvent" => &[Role::Admin],
         "createOrganization" | "listWorkers" => &[Role::Platform],
@@ -55,6 +55,10 @@ impl Belongings {
         let retry = json!({"filter": {"errorCode": "none"}, "reason": "nothing matches"});
         let (status, operation) = app.post(&organization.admin, "/v1/admin/jobs/retry", &retry).await;
         assert_eq!(status, 202, "{operation}");
+        let event = json!({"athena_patient_id": "A-1", "event_type": "vitals", "payload": {"pulse": 60}});
+        let (status, event) = app.post(&organization.sender, "/ingest/athena", &event).await;
+        assert_eq!(status, 202, "{event}");
+        app.wait_for(event["job_id"].as_str().unwrap(), "succeeded").await;
         let key = create_key(&app.app, Some(organization.id), Role::Sender).await;
         Self {
             job,
@@ -92,6 +96,7 @@ impl Belongings {
             .replace("{sha256}", &self.payload)
             .replace("{findingId}", &self.finding)
             .replace("{mrn}", &self.mrn)
+            .replace("{athena_patient_id}", "A-1")
             .replace("{operationId}", &self.operation)
             .replace("{reviewId}", &self.review)
             .replace("{patientId}", &self.patient)
@@ -198,7 +203,7 @@ async fn every_route_answers_each_role_of_each_organization_as_it_may() {
             // A platform key sees the operations of the platform only.
             let is_missing = operation == "getOperation" && role == Role::Platform
                 // The administrator has revoked it just now; a second time is the same.
-                || operation == "submitBundle";
+                || matches!(operation.as_str(), "submitBundle" | "submitEvent" | "submitEvents");
             assert!(is_missing || ![401, 403, 404].contains(&answer.status), "{context}");
         }
     }
@@ -229,6 +234,8 @@ fn check_foreign(own: &Belongings, template: &str, operation: &str, answer: &sup
                 "{context}"
             );
         }
+        // The other organization has a patient of this number too.
+        "listEvents" => assert_eq!(answer.json()["events"].as_array().map(Vec::len), Some(1), "{context}"),
         "createKey" => assert_eq!(answer.problem(403, "forbidden")["status"], 403, "{context}"),
         "retryJobs" => assert_eq!(answer.status, 202, "{context}"),
         _ if template.contains('{') => {
@@ -292,8 +299,8 @@ async fn one_organizations_clinical_data_and_audit_records_stay_its_own() {
         let evidence = format!("/v1/findings/{}/evidence", foreign.finding);
         get(&app, reader, &evidence).await.problem(404, "finding_not_found");
         let jobs = get(&app, reader, "/v1/ingestion/jobs").await.json();
-        assert_eq!(jobs["jobs"].as_array().unwrap().len(), 1);
-        assert_eq!(jobs["jobs"][0]["jobId"], belongings.job);
+        assert_eq!(jobs["jobs"].as_array().unwrap().len(), 2);
+        assert_eq!(jobs["jobs"][1]["jobId"], belongings.job);
     }
     // A read is recorded where it was done, also when it found nothing.
     let reads = "select count(*) from audit_records where event in ('clinical.read', 'evidence.read') and action = 'R'

@@ -19,6 +19,7 @@ pub fn submission(app: &TestApp, organization: OrganizationId, workflow: &str, l
         idempotency_key: None,
         ordering_key: lane.map(str::to_owned),
         sha256: Sha256::digest(&body).into(),
+        fingerprint: Sha256::digest(&body).into(),
         body,
         content_type: "application/json".to_owned(),
         resource_count: BTreeMap::new(),

@@ -1,13 +1,37 @@
 //! What a payload says: its parts with their findings, and every problem with the field that has it.
 //!
 //! One pass makes both, so that the validator and the extractor never disagree. Pure: the same body and the same context
-//! always give the same reading.
+//! always give the same reading. docs/athena.md, "Shapes", says which member goes where.
 
-use super::event::Event;
-use crate::ingest::fhir::issue::Report;
+mod acts;
+mod allergies;
+mod analytes;
+mod documents;
+mod encounters;
+mod fields;
+mod labs;
+mod medications;
+mod moment;
+mod other;
+mod problems;
+mod reader;
+mod sections;
+mod shape;
+mod signs;
+mod status;
+mod value;
+mod vitals;
+
+pub use fields::{Field, Shape};
+pub use reader::PARTS_MAX;
+
+use super::event::{Captured, Event, EventKind};
+use crate::ingest::fhir::issue::{Report, Severity};
+use crate::ingest::fhir::node::Kind;
 use crate::ingest::findings::Finding;
+use reader::{Reader, root};
 use std::ops::Range;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 /// What the reading depends on beside the body.
 #[derive(Debug, Clone)]
@@ -56,12 +80,74 @@ pub struct Part {
 pub struct Reading {
     /// In the order of the payload; those that an error left out are not among them.
     pub parts: Vec<Part>,
-    /// Every problem; `entries` counts the parts that were there, `rejected` names those left out, by position.
+    /// Every problem; `entries` counts the parts that were there, `rejected` names those left out, by position. The event
+    /// itself is never unusable.
     pub report: Report,
 }
 
+/// Events of a medication, events of a problem, or reactions that are looked at; all of them stand in the details.
+const NESTED_MAX: usize = 200;
+
+/// All that is looked at, kind by kind.
+pub const FIELDS: [(&str, &[&Field]); 10] = [
+    ("vitals", &vitals::FIELDS),
+    ("labs", &labs::FIELDS),
+    ("medications", &medications::FIELDS),
+    ("problems", &problems::FIELDS),
+    ("allergies", &allergies::FIELDS),
+    ("immunizations", &acts::IMMUNIZATION_FIELDS),
+    ("procedures", &acts::PROCEDURE_FIELDS),
+    ("encounters", &encounters::FIELDS),
+    ("documents", &documents::FIELDS),
+    ("other", &[&other::SUBTYPE]),
+];
+
 /// Read an event's payload.
 #[must_use]
-pub fn read(_event: &Event<'_>, _context: &Context) -> Reading {
-    Reading::default()
+pub fn read(event: &Event<'_>, context: &Context) -> Reading {
+    let mut reader = Reader::new(event, context);
+    envelope(&mut reader);
+    let is_known = match event.kind {
+        EventKind::Vital => vitals::read(&mut reader),
+        EventKind::Lab => labs::read(&mut reader),
+        EventKind::Medication => medications::read(&mut reader),
+        EventKind::Problem => problems::read(&mut reader),
+        EventKind::Allergy => allergies::read(&mut reader),
+        EventKind::Immunization => acts::read_immunizations(&mut reader),
+        EventKind::Procedure => acts::read_procedures(&mut reader),
+        EventKind::Encounter => encounters::read(&mut reader),
+        EventKind::Document => documents::read(&mut reader),
+        EventKind::Other => false,
+    };
+    if !is_known {
+        other::whole(&mut reader);
+    }
+    reader.finish()
 }
+
+/// The members beside the payload.
+fn envelope(reader: &mut Reader<'_, '_>) {
+    let event = reader.event();
+    match &event.captured {
+        Captured::Unreadable(node) => {
+            let sentence = "Not an RFC 3339 time with an offset: kept as given, the time of receipt stands in.";
+            reader.issue(Severity::Error, "value", *node, &root("captured_at"), sentence);
+        }
+        Captured::At(node, at) if *at > reader.received_at().saturating_add(Duration::DAY) => {
+            let sentence = "Lies more than a day after the receipt of the event.";
+            reader.issue(Severity::Warning, "value", *node, &root("captured_at"), sentence);
+        }
+        Captured::At(..) | Captured::Absent => {}
+    }
+    for member in ["event_subtype", "source_endpoint"] {
+        let Some(node) = event.object.get(member).filter(|node| node.kind() != Kind::Null) else { continue };
+        if node.kind() != Kind::String {
+            reader.issue(Severity::Warning, "structure", node, &root(member), Shape::Text.fault());
+        } else if event.text(member).is_none() {
+            reader.issue(Severity::Warning, "too-long", node, &root(member), reader::TOO_LONG);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,602 @@
+//! The Athena gateway's routes: events in, one by one or in batches; what is known of them out. docs/athena.md.
+
+use super::clinical::{private, record_read};
+use super::extract::{Authenticated, BLOCKING_BODY_MIN, Parameters, Segment, read_body, require_media_type};
+use super::problem::{Problem, ProblemDocument};
+use crate::app::App;
+use crate::auth::Role;
+use crate::clock::rfc3339;
+use crate::db::{DbError, Scope};
+use crate::engine::definition::WorkflowDefinition;
+use crate::ids::{EventId, JobId, OrganizationId, PatientId};
+use crate::ingest::athena::event::{self, Event, EventFault, EventKind};
+use crate::ingest::athena::store::{self, Count, EventFilter, ListedEvent, Minute};
+use crate::ingest::athena::submit::{NewEvent, Taken, TakenEvent};
+use crate::ingest::fhir::node::Node;
+use crate::ingest::submit::Submission;
+use crate::telemetry::metrics as telemetry;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// As metrics and jobs name it.
+const SOURCE: &str = "athena";
+/// Events of one batch.
+const BATCH_MAX: usize = 500;
+/// Events of one page of the list.
+const PAGE_MAX: i64 = 200;
+const PAGE_DEFAULT: i64 = 50;
+
+/// The 202 of an event.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct EventAccepted {
+    /// `accepted`: the event is new. `duplicate`: it was received before.
+    #[schema(example = "accepted")]
+    pub status: &'static str,
+    /// The event; of a duplicate the first one.
+    #[schema(value_type = String, example = "evt_01h455vb4pex5vsknk084sn02q")]
+    pub event_id: EventId,
+    /// One sentence.
+    pub message: &'static str,
+    /// The job that carries it: poll `/v1/ingestion/jobs/{jobId}`.
+    #[schema(value_type = String, example = "job_01h455vb4pex5vsknk084sn02q")]
+    pub job_id: JobId,
+}
+
+impl From<&TakenEvent> for EventAccepted {
+    fn from(taken: &TakenEvent) -> Self {
+        let (status, message) = match taken.taken {
+            Taken::Accepted => ("accepted", "Event accepted for processing"),
+            Taken::Sighting => ("duplicate", "Event was received before; this capture of it is recorded as a sighting"),
+            Taken::Duplicate if taken.retried => {
+                ("duplicate", "Event was received before and had failed; it is tried again")
+            }
+            Taken::Duplicate => ("duplicate", "Event was received before"),
+        };
+        Self { status, event_id: taken.event, message, job_id: taken.job }
+    }
+}
+
+/// One event of a batch: taken, or refused by itself.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct BatchResult {
+    /// `accepted`, `duplicate` or `rejected`.
+    pub status: &'static str,
+    /// The event, unless it was rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub event_id: Option<EventId>,
+    /// One sentence; of a rejected event why.
+    pub message: String,
+    /// Its job, unless it was rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub job_id: Option<JobId>,
+    /// Of a rejected event: the error's code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    /// Of a rejected event: JSON Pointer of the place within the event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+}
+
+/// The 202 of a batch.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct BatchAccepted {
+    /// New events.
+    pub accepted: usize,
+    /// Events that were received before.
+    pub duplicates: usize,
+    /// Events that were refused, each by itself: they are not recorded.
+    pub rejected: usize,
+    /// One answer an event, in their order.
+    pub results: Vec<BatchResult>,
+}
+
+/// An event, as the description shows it.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "the shape in the API description; bodies are read where they stand")]
+pub struct AthenaEvent {
+    /// 1 to 200 characters, or a whole number: the patient's number in the organization's Athena system.
+    athena_patient_id: String,
+    /// medication, problem, vital, lab, allergy, immunization, procedure, encounter, document, … (1 to 100 characters).
+    event_type: String,
+    /// What Athena shows: an object or an array.
+    #[schema(value_type = Object)]
+    payload: serde_json::Value,
+    /// When it was seen (RFC 3339).
+    captured_at: Option<String>,
+    /// A finer type.
+    event_subtype: Option<String>,
+    /// Where in Athena it was seen.
+    source_endpoint: Option<String>,
+}
+
+/// A batch of events, as the description shows it.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "the shape in the API description; bodies are read where they stand")]
+pub struct EventBatch {
+    /// 1 to 500 events.
+    #[schema(min_items = 1, max_items = 500)]
+    events: Vec<AthenaEvent>,
+}
+
+fn workflow(app: &App) -> Result<Arc<WorkflowDefinition>, Problem> {
+    app.catalog.latest("athena-event").map_err(|error| {
+        tracing::error!(error = %error, "the workflow athena-event is not loaded");
+        Problem::new("internal_error", "An internal error.")
+    })
+}
+
+/// What all events of a request have in common.
+struct Sender {
+    organization: OrganizationId,
+    caller: Authenticated,
+    workflow: Arc<WorkflowDefinition>,
+    /// The longest body of one event, in bytes.
+    event_max: usize,
+}
+
+impl Sender {
+    fn of(app: &App, caller: Authenticated) -> Result<Self, Problem> {
+        let organization = caller.organization(&[Role::Sender, Role::Admin])?;
+        let workflow = workflow(app)?;
+        let own = workflow.limits.body_max_bytes.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+        Ok(Self { organization, caller, workflow, event_max: own.min(app.config.intake_max_body_bytes) })
+    }
+
+    /// An event with its exact bytes.
+    fn event(&self, body: Bytes, node: Node<'_>) -> Result<NewEvent, EventFault> {
+        if body.len() > self.event_max {
+            return Err(EventFault::new("payload_too_large", format!("The event is over {} bytes.", self.event_max)));
+        }
+        let event = Event::of(node)?;
+        let submission = Submission {
+            organization: self.organization,
+            workflow: Arc::clone(&self.workflow),
+            source: SOURCE,
+            source_label: source_label(&self.caller.caller.source_label),
+            idempotency_key: None,
+            ordering_key: Some(event.patient_id.clone().into_owned()),
+            sha256: Sha256::digest(&body).into(),
+            fingerprint: event.idempotency_key()?,
+            body,
+            content_type: "application/json".to_owned(),
+            resource_count: BTreeMap::from([(event.kind.as_str().to_owned(), 1)]),
+            actor: self.caller.actor.clone(),
+        };
+        Ok(NewEvent {
+            submission,
+            patient_id: event.patient_id.clone().into_owned(),
+            event_type: event.event_type.clone().into_owned(),
+            kind: event.kind,
+            event_subtype: event.text("event_subtype"),
+            source_endpoint: event.text("source_endpoint"),
+            captured_at: event.captured.as_given(),
+            captured_key: event.captured.key(),
+        })
+    }
+}
+
+/// Events are told apart from FHIR resources of the same key by their source.
+fn source_label(label: &str) -> String {
+    if label == "default" { "athena".to_owned() } else { format!("athena:{label}") }
+}
+
+impl From<EventFault> for Problem {
+    fn from(fault: EventFault) -> Self {
+        Self::new(fault.code, fault.message).at(None, fault.pointer)
+    }
+}
+
+/// Read events of a body: small ones at once, large ones off the runtime's threads.
+async fn read<T: Send + 'static>(
+    body: Bytes,
+    work: impl FnOnce(&Bytes) -> Result<T, EventFault> + Send + 'static,
+) -> Result<T, Problem> {
+    let read = if body.len() < BLOCKING_BODY_MIN {
+        work(&body)
+    } else {
+        let task = tokio::task::spawn_blocking(move || work(&body)).await;
+        task.map_err(|_| Problem::new("internal_error", "An internal error."))?
+    };
+    Ok(read?)
+}
+
+/// Submit an Athena event.
+///
+/// The same patient, type and payload again, whatever the order of keys and the white space, is a duplicate of the first event. A
+/// duplicate that was captured at another time is recorded as a sighting. Unknown members are kept.
+#[utoipa::path(
+    post, path = "/ingest/athena", tag = "intake", operation_id = "submitEvent",
+    request_body(content = AthenaEvent, content_type = "application/json"),
+    responses(
+        (status = 202, description = "Durably recorded, or known already", body = EventAccepted),
+        (status = "4XX", description = "Refused; nothing was recorded", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn submit_event(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let sender = Sender::of(&app, caller)?;
+    let received = sender.caller.received;
+    let taken = measured(received, take_event(&app, sender, &headers, body).await)?;
+    count(&taken);
+    let location = HeaderValue::from_str(&format!("/v1/ingestion/jobs/{}", taken.job))
+        .map_err(|_| Problem::new("internal_error", "An internal error."))?;
+    let headers = [
+        (header::LOCATION, location.clone()),
+        (header::CONTENT_LOCATION, location),
+        (header::RETRY_AFTER, HeaderValue::from_static("1")),
+    ];
+    Ok((StatusCode::ACCEPTED, headers, Json(EventAccepted::from(&taken))).into_response())
+}
+
+async fn take_event(app: &App, sender: Sender, headers: &HeaderMap, body: Body) -> Result<TakenEvent, Problem> {
+    require_media_type(headers, &["application/json"])?;
+    let body = read_body(headers, body, sender.event_max).await?;
+    let new = read(body, move |body| sender.event(body.clone(), event::open(body)?)).await?;
+    let taken = app.submitter.submit_events(vec![new]).await?;
+    taken.into_iter().next().ok_or_else(|| Problem::new("internal_error", "An internal error."))
+}
+
+/// A request's end, counted.
+fn measured<T>(received: Instant, result: Result<T, Problem>) -> Result<T, Problem> {
+    match &result {
+        Ok(_) => telemetry::intake_duration(SOURCE, received.elapsed()),
+        Err(problem) => telemetry::intake_rejected(SOURCE, problem.code()),
+    }
+    result
+}
+
+fn count(taken: &TakenEvent) {
+    match taken.taken {
+        Taken::Accepted => telemetry::intake_accepted(SOURCE),
+        Taken::Duplicate => telemetry::intake_duplicate(SOURCE),
+        Taken::Sighting => {
+            telemetry::intake_duplicate(SOURCE);
+            telemetry::intake_sighting();
+        }
+    }
+}
+
+/// Submit up to 500 Athena events in one transaction.
+///
+/// Each event has its own answer: one that is not acceptable is `rejected` by itself, the others are taken together.
+#[utoipa::path(
+    post, path = "/ingest/athena/batch", tag = "intake", operation_id = "submitEvents",
+    request_body(content = EventBatch, content_type = "application/json", description = "An object with `events`, or the array itself"),
+    responses(
+        (status = 202, description = "Every event has its answer; those that are not rejected are durably recorded", body = BatchAccepted),
+        (status = "4XX", description = "Refused; nothing was recorded", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn submit_events(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let sender = Sender::of(&app, caller)?;
+    let received = sender.caller.received;
+    let taken = measured(received, take_events(&app, sender, &headers, body).await)?;
+    let results: Vec<BatchResult> = taken.into_iter().map(result).collect();
+    let count = |status: &str| results.iter().filter(|result| result.status == status).count();
+    let (accepted, duplicates, rejected) = (count("accepted"), count("duplicate"), count("rejected"));
+    Ok((StatusCode::ACCEPTED, Json(BatchAccepted { accepted, duplicates, rejected, results })).into_response())
+}
+
+/// Each event of a batch: taken with the others, or refused by itself.
+async fn take_events(
+    app: &App,
+    sender: Sender,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Vec<Result<TakenEvent, EventFault>>, Problem> {
+    require_media_type(headers, &["application/json"])?;
+    let body = read_body(headers, body, app.config.intake_max_body_bytes).await?;
+    let read = read(body, move |body| {
+        let nodes = batch(event::open(body)?)?;
+        Ok(nodes.into_iter().map(|node| sender.event(body.slice(node.span()), node)).collect::<Vec<_>>())
+    })
+    .await?;
+    let (mut new, mut faults) = (Vec::new(), Vec::with_capacity(read.len()));
+    for event in read {
+        faults.push(event.map(|event| new.push(event)).err());
+    }
+    let taken = if new.is_empty() { Vec::new() } else { app.submitter.submit_events(new).await? };
+    let mut taken = taken.into_iter();
+    Ok(faults
+        .into_iter()
+        .filter_map(|fault| fault.map_or_else(|| taken.next().map(Ok), |fault| Some(Err(fault))))
+        .collect())
+}
+
+fn result(taken: Result<TakenEvent, EventFault>) -> BatchResult {
+    match taken {
+        Ok(taken) => {
+            count(&taken);
+            let EventAccepted { status, event_id, message, job_id } = (&taken).into();
+            let (event_id, job_id) = (Some(event_id), Some(job_id));
+            BatchResult { status, event_id, message: message.to_owned(), job_id, code: None, pointer: None }
+        }
+        Err(EventFault { code, message, pointer }) => {
+            telemetry::intake_rejected(SOURCE, code);
+            BatchResult { status: "rejected", event_id: None, message, job_id: None, code: Some(code), pointer }
+        }
+    }
+}
+
+/// The events of a batch: of its member `events`, or of the array that it is.
+fn batch(node: Node<'_>) -> Result<Vec<Node<'_>>, EventFault> {
+    let fault =
+        |message: &str| EventFault { pointer: Some("/events".to_owned()), ..EventFault::new("invalid_event", message) };
+    let object = node.object();
+    if object.as_ref().is_some_and(|object| object.members().filter(|(name, _)| *name == "events").count() > 1) {
+        return Err(EventFault::new("duplicate_key", "`events` is there twice."));
+    }
+    let events = match object {
+        Some(object) => object.items("events"),
+        None => node.items(),
+    };
+    match events.len() {
+        0 => Err(fault("The batch has no `events`: an array of 1 to 500.")),
+        1..=BATCH_MAX => Ok(events),
+        _ => Err(fault("The batch has more than 500 events.")),
+    }
+}
+
+/// Query of the list of events.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventParameters {
+    /// Only events of this type; senders' names of one kind (`vital`, `vitals`, `vital_signs`) mean the same.
+    event_type: Option<String>,
+    /// Events of a page, 1 to 200; 50 without it.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<i64>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// A time at which an event was captured.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct EventSighting {
+    /// The instant in UTC; the text as given, if it is no time.
+    pub captured_at: String,
+    /// The job that took it.
+    #[schema(value_type = String)]
+    pub job_id: JobId,
+    /// When it was received.
+    pub received_at: Option<String>,
+}
+
+/// An event as received.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct EventSummary {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub event_id: EventId,
+    /// As sent.
+    pub event_type: String,
+    /// What that means.
+    pub kind: String,
+    /// As sent.
+    pub event_subtype: Option<String>,
+    /// As sent.
+    pub source_endpoint: Option<String>,
+    /// As given.
+    pub captured_at: Option<String>,
+    /// When it was received.
+    pub received_at: Option<String>,
+    /// Its job.
+    #[schema(value_type = String)]
+    pub job_id: JobId,
+    /// That job's stored status: queued until its end.
+    pub status: String,
+    /// Whose it is, once it is processed and the patient is known.
+    #[schema(value_type = Option<String>)]
+    pub patient_id: Option<PatientId>,
+    /// linked, pending, review or none; null until it is processed.
+    pub link_status: Option<String>,
+    /// Hash of the exact bytes: `/v1/payloads/{sha256}`.
+    pub payload_sha256: String,
+    /// When it was captured, each time; the first hundred.
+    pub sightings: Vec<EventSighting>,
+}
+
+/// A page of events, newest first.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct EventPage {
+    /// As asked.
+    pub athena_patient_id: String,
+    /// The events.
+    pub events: Vec<EventSummary>,
+    /// Give it as `cursor` for the next page; null on the last.
+    pub next: Option<String>,
+}
+
+/// The events of a patient as received, newest first.
+#[utoipa::path(
+    get, path = "/ingest/events/{athena_patient_id}", tag = "clinical", operation_id = "listEvents",
+    params(("athena_patient_id" = String, Path), EventParameters),
+    responses(
+        (status = 200, description = "The events; none for a patient that is not known", body = EventPage),
+        (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn list_events(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Segment(patient): Segment,
+    Parameters(parameters): Parameters<EventParameters>,
+) -> Result<Response, Problem> {
+    let organization = caller.organization(&[Role::Reader])?;
+    let limit = parameters.limit.unwrap_or(PAGE_DEFAULT);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Problem::parameter("limit", "a number from 1 to 200"));
+    }
+    let before = parameters.cursor.as_deref().map(str::parse::<EventId>).transpose();
+    let before = before.map_err(|_| Problem::parameter("cursor", "`next` of an earlier answer"))?;
+    let patient_id = patient.trim().to_owned();
+    let (kind, event_type) = narrowed(parameters.event_type.as_deref());
+    let filter = EventFilter { patient_id: patient_id.clone(), kind, event_type, before, limit: limit + 1 };
+    let (mut events, mut sightings) = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+            Box::pin(async move {
+                let events = store::list(connection, organization, &filter).await?;
+                let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
+                let sightings = store::sightings(connection, organization, &ids).await?;
+                let patient = events.iter().find_map(|event| event.patient_id);
+                let detail = json!({ "events": events.len() });
+                record_read(connection, organization, &caller, "events.read", patient, None, detail).await?;
+                let mut by_event: BTreeMap<EventId, Vec<EventSighting>> = BTreeMap::new();
+                for sighting in sightings {
+                    by_event.entry(sighting.event_id).or_default().push(EventSighting {
+                        captured_at: sighting.captured_at,
+                        job_id: sighting.job_id,
+                        received_at: rfc3339(sighting.created_at),
+                    });
+                }
+                Ok((events, by_event))
+            })
+        })
+        .await?;
+    let page = usize::try_from(limit).unwrap_or_default();
+    let has_more = events.len() > page;
+    events.truncate(page);
+    let next = events.last().filter(|_| has_more).map(|last| last.id.to_string());
+    let events = events.into_iter().map(|event| {
+        let sightings = sightings.remove(&event.id).unwrap_or_default();
+        summary(event, sightings)
+    });
+    let page = EventPage { athena_patient_id: patient_id, events: events.collect(), next };
+    Ok(private(Json(page).into_response()))
+}
+
+/// A type that means a kind asks for the kind; any other asks for itself.
+fn narrowed(event_type: Option<&str>) -> (Option<&'static str>, Option<String>) {
+    match event_type.map(str::trim).map(|text| (EventKind::of(text), text)) {
+        None => (None, None),
+        Some((EventKind::Other, text)) if !text.eq_ignore_ascii_case("other") => (None, Some(text.to_owned())),
+        Some((kind, _)) => (Some(kind.as_str()), None),
+    }
+}
+
+fn summary(event: ListedEvent, sightings: Vec<EventSighting>) -> EventSummary {
+    EventSummary {
+        event_id: event.id,
+        event_type: event.event_type,
+        kind: event.kind,
+        event_subtype: event.event_subtype,
+        source_endpoint: event.source_endpoint,
+        captured_at: event.captured_at,
+        received_at: rfc3339(event.received_at),
+        job_id: event.job_id,
+        status: event.status,
+        patient_id: event.patient_id,
+        link_status: event.link_status,
+        payload_sha256: hex::encode(&event.payload_sha256),
+        sightings,
+    }
+}
+
+/// What happened in one minute.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct MinuteCounts {
+    /// Its start.
+    pub minute: Option<String>,
+    /// New events.
+    pub received: i64,
+    /// Repetitions.
+    pub duplicates: i64,
+    /// Known events that were captured at another time.
+    pub sightings: i64,
+    /// Jobs that succeeded, with issues or without.
+    pub processed: i64,
+    /// Jobs that failed.
+    pub failed: i64,
+}
+
+/// How the gateway stands.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Stats {
+    /// Events, each once however often it was sent.
+    pub total_events: i64,
+    /// Repetitions that changed nothing.
+    pub total_duplicates: i64,
+    /// Known events that were captured at another time.
+    pub total_sightings: i64,
+    /// Events by kind.
+    pub by_type: BTreeMap<String, i64>,
+    /// Jobs of events and sightings by their stored status.
+    pub by_status: BTreeMap<String, i64>,
+    /// How long the oldest event that is not at its end has waited; null if none waits.
+    pub lag_seconds: Option<f64>,
+    /// When the newest event was received.
+    pub last_event_at: Option<String>,
+    /// The last sixty minutes, oldest first; the last one is the present one.
+    pub last_hour: Vec<MinuteCounts>,
+}
+
+/// Counts of the organization's Athena events.
+#[utoipa::path(
+    get, path = "/ingest/stats", tag = "clinical", operation_id = "getStats",
+    responses(
+        (status = 200, description = "The counts", body = Stats),
+        (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn get_stats(State(app): State<Arc<App>>, caller: Authenticated) -> Result<Json<Stats>, Problem> {
+    let organization = caller.organization(&[Role::Sender, Role::Reader, Role::Admin])?;
+    let (totals, minutes, (last_event_at, lag_seconds)) = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+            Box::pin(async move {
+                let totals = store::totals(connection, organization).await?;
+                let minutes = store::last_hour(connection, organization).await?;
+                Ok((totals, minutes, store::lag(connection, organization).await?))
+            })
+        })
+        .await?;
+    let of = |measure: &str| -> BTreeMap<String, i64> {
+        let counts = totals.iter().filter(|count| count.measure == measure && count.total != 0);
+        counts.map(|Count { name, total, .. }| (name.clone(), *total)).collect()
+    };
+    let sum = |measure: &str| of(measure).values().sum();
+    Ok(Json(Stats {
+        total_events: sum("received"),
+        total_duplicates: sum("duplicate"),
+        total_sightings: sum("sighting"),
+        by_type: of("received"),
+        by_status: of("job"),
+        lag_seconds,
+        last_event_at: last_event_at.and_then(rfc3339),
+        last_hour: minutes.iter().map(minute).collect(),
+    }))
+}
+
+fn minute(minute: &Minute) -> MinuteCounts {
+    let Minute { minute: start, received, duplicates, sightings, processed, failed } = *minute;
+    MinuteCounts { minute: rfc3339(start), received, duplicates, sightings, processed, failed }
+}

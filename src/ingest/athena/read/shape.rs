@@ -1,0 +1,100 @@
+//! Where the parts of a payload stand: in athenahealth's lists, in lists of lists, or in the simpler shapes.
+
+use super::fields::{Field, Fields};
+use super::reader::{PARTS_MAX, Reader};
+use crate::ingest::fhir::node::{Kind, Node};
+use crate::ingest::fhir::path::Place;
+
+/// Objects that hold nothing but another one are opened so often.
+const WRAPPERS_MAX: usize = 3;
+
+/// What the parts of a kind look like.
+pub struct Spec {
+    /// The list that holds them.
+    pub list: &'static Field,
+    /// A member that only such a part has.
+    pub marks: &'static [&'static Field],
+}
+
+/// The objects that may be parts, in the order of the payload; nothing, if the payload's shape is not known. What stands
+/// in a list of parts and is no object is refused here.
+pub fn items<'a>(reader: &mut Reader<'_, 'a>, node: Node<'a>, place: &Place, spec: &Spec) -> Option<Vec<Fields<'a>>> {
+    let mut found = Vec::new();
+    collect(reader, node, place, spec, 0, &mut found).then_some(found)
+}
+
+fn collect<'a>(
+    reader: &mut Reader<'_, 'a>,
+    node: Node<'a>,
+    place: &Place,
+    spec: &Spec,
+    depth: usize,
+    found: &mut Vec<Fields<'a>>,
+) -> bool {
+    if let Some(object) = node.object() {
+        let fields = Fields::of(&object, place.clone());
+        if let Some(list) = fields.any(spec.list) {
+            return match list.node.kind() {
+                Kind::Object if depth < WRAPPERS_MAX => {
+                    // A list of one may be written as its item.
+                    let inner = list.node.object().map(|object| Fields::of(&object, list.place.clone()));
+                    if let Some(inner) = inner.filter(|inner| inner.has_any(spec.marks)) {
+                        found.push(inner);
+                        return true;
+                    }
+                    collect(reader, list.node, &list.place, spec, depth + 1, found)
+                }
+                Kind::Array => collect(reader, list.node, &list.place, spec, depth, found),
+                // The list's name has another meaning here: `results` of one laboratory test.
+                _ if fields.has_any(spec.marks) => {
+                    found.push(fields);
+                    true
+                }
+                _ => {
+                    reader.refuse(list.node, &list.place, spec.list.shape.fault());
+                    true
+                }
+            };
+        }
+        if fields.has_any(spec.marks) {
+            found.push(fields);
+            return true;
+        }
+        let arrays: Vec<_> = fields.nested().filter(|(node, _)| node.kind() == Kind::Array).take(2).collect();
+        if let [(only, place)] = &arrays[..]
+            && only.items().iter().any(|item| matches!(item.kind(), Kind::Object | Kind::Array))
+        {
+            return collect(reader, *only, place, spec, depth, found);
+        }
+        let nested: Vec<_> = fields.nested().take(2).collect();
+        if let [(only, place)] = &nested[..]
+            && fields.len() == 1
+            && depth < WRAPPERS_MAX
+        {
+            return collect(reader, *only, place, spec, depth + 1, found);
+        }
+        return false;
+    }
+    if node.kind() != Kind::Array {
+        return false;
+    }
+    list(reader, node, place, 0, found);
+    true
+}
+
+/// The objects of a list, and of lists in it.
+fn list<'a>(reader: &mut Reader<'_, 'a>, node: Node<'a>, place: &Place, depth: usize, found: &mut Vec<Fields<'a>>) {
+    for (index, item) in node.items().into_iter().enumerate() {
+        // One more than are read, so that the reader says that there were more.
+        if found.len() > PARTS_MAX as usize || reader.is_over() {
+            return;
+        }
+        let place = place.item(index);
+        match item.kind() {
+            Kind::Null => {}
+            Kind::Array if depth == 0 => list(reader, item, &place, depth + 1, found),
+            Kind::Object => found.extend(item.object().map(|object| Fields::of(&object, place))),
+            _ => reader.refuse(item, &place, "Must be an object."),
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Counters and histograms of this process, rendered for Prometheus (text format 0.0.4).
+//!
+//! [`METRICS`] is the list that `docs/operations.md` speaks of; a test compares them. Label values come from closed sets:
+//! words of the program (`&'static str`), names of workflows and steps, route templates. Never an organization, an id or
+//! anything a sender wrote. Histograms have fixed buckets, so that memory is bounded also when nobody scrapes (the crate
+//! `metrics-exporter-prometheus` keeps every sample until somebody does).
+//!
+//! The functions cannot fail: telemetry never stands in the way of what it watches.
+
+use Kind::{Counter, Histogram};
+use prometheus::core::Collector;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+/// What a metric does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Counts durations by these upper bounds, in seconds.
+    Histogram(&'static [f64]),
+}
+
+/// One metric as it is described.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// With the prefix of the program and, last, the unit.
+    pub name: &'static str,
+    /// Counter or histogram.
+    pub kind: Kind,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind, labels, help }
+}
+
+/// An answer: from half a millisecond to ten seconds.
+const ANSWER: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+/// A job's way: from milliseconds to the days that a dependency may be away.
+const WAY: &[f64] = &[
+    0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 14_400.0, 86_400.0,
+];
+
+const ACCEPTED: Metric =
+    metric("chartgate_intake_accepted_total", Counter, &["source"], "Submissions that became a job.");
+const DUPLICATES: Metric = metric(
+    "chartgate_intake_duplicates_total",
+    Counter,
+    &["source"],
+    "Submissions that were answered with the first job of the same content.",
+);
+const SIGHTINGS: Metric = metric(
+    "chartgate_intake_sightings_total",
+    Counter,
+    &[],
+    "Athena events that were known already and seen again with another time.",
+);
+const REJECTED: Metric = metric(
+    "chartgate_intake_rejected_total",
+    Counter,
+    &["source", "code"],
+    "Submissions of known callers that were answered with an error, by its code.",
+);
+const INTAKE_DURATION: Metric = metric(
+    "chartgate_intake_duration_seconds",
+    Histogram(ANSWER),
+    &["source"],
+    "From a submission's headers to its 202, duplicates included.",
+);
+const JOBS_ENDED: Metric = metric(
+    "chartgate_jobs_ended_total",
+    Counter,
+    &["workflow", "status"],
+    "Rounds of jobs that workers of this process brought to an end, by status.",
+);
+const JOB_LAG: Metric = metric(
+    "chartgate_job_lag_seconds",
+    Histogram(WAY),
+    &["workflow"],
+    "From acceptance (or retry) to the end of the round.",
+);
+const STEP_DURATION: Metric = metric(
+    "chartgate_step_duration_seconds",
+    Histogram(ANSWER),
+    &["workflow", "step", "outcome"],
+    "One attempt of a step with its commit; succeeded, retried, failed or stale (the lease was lost).",
+);
+const STEPS_FAILED: Metric = metric(
+    "chartgate_steps_failed_total",
+    Counter,
+    &["workflow", "step", "class", "code"],
+    "Attempts that failed, those that are tried again included, by error code.",
+);
+const FETCHES: Metric = metric(
+    "chartgate_clinical_fetches_total",
+    Counter,
+    &["status"],
+    "Reads of the clinical view: found, not_found or ambiguous.",
+);
+const FETCH_DURATION: Metric = metric(
+    "chartgate_clinical_fetch_duration_seconds",
+    Histogram(ANSWER),
+    &["status"],
+    "From a clinical read's headers to its answer.",
+);
+const HTTP_DURATION: Metric = metric(
+    "chartgate_http_request_duration_seconds",
+    Histogram(ANSWER),
+    &["route", "method", "status"],
+    "HTTP requests by route template, method and class of status (2xx, …).",
+);
+
+/// All metrics.
+pub const METRICS: &[Metric] = &[
+    ACCEPTED,
+    DUPLICATES,
+    SIGHTINGS,
+    REJECTED,
+    INTAKE_DURATION,
+    JOBS_ENDED,
+    JOB_LAG,
+    STEP_DURATION,
+    STEPS_FAILED,
+    FETCHES,
+    FETCH_DURATION,
+    HTTP_DURATION,
+];
+
+/// None: the description above is faulty, which a test would have found.
+struct Meters {
+    registry: Registry,
+    accepted: Option<IntCounterVec>,
+    duplicates: Option<IntCounterVec>,
+    sightings: Option<IntCounterVec>,
+    rejected: Option<IntCounterVec>,
+    intake_duration: Option<HistogramVec>,
+    jobs_ended: Option<IntCounterVec>,
+    job_lag: Option<HistogramVec>,
+    step_duration: Option<HistogramVec>,
+    steps_failed: Option<IntCounterVec>,
+    fetches: Option<IntCounterVec>,
+    fetch_duration: Option<HistogramVec>,
+    http_duration: Option<HistogramVec>,
+}
+
+/// One set a process: the events come from everywhere in it.
+static METERS: LazyLock<Meters> = LazyLock::new(|| {
+    let registry = Registry::new();
+    let meters = Meters {
+        accepted: counter(&registry, ACCEPTED),
+        duplicates: counter(&registry, DUPLICATES),
+        sightings: counter(&registry, SIGHTINGS),
+        rejected: counter(&registry, REJECTED),
+        intake_duration: histogram(&registry, INTAKE_DURATION),
+        jobs_ended: counter(&registry, JOBS_ENDED),
+        job_lag: histogram(&registry, JOB_LAG),
+        step_duration: histogram(&registry, STEP_DURATION),
+        steps_failed: counter(&registry, STEPS_FAILED),
+        fetches: counter(&registry, FETCHES),
+        fetch_duration: histogram(&registry, FETCH_DURATION),
+        http_duration: histogram(&registry, HTTP_DURATION),
+        registry,
+    };
+    // Known series begin at 0, so that the first event is an increase.
+    for source in ["webhook", "athena", "upload"] {
+        add(meters.accepted.as_ref(), &[source], 0);
+        add(meters.duplicates.as_ref(), &[source], 0);
+    }
+    for status in ["found", "not_found", "ambiguous"] {
+        add(meters.fetches.as_ref(), &[status], 0);
+    }
+    add(meters.sightings.as_ref(), &[], 0);
+    meters
+});
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> Option<C> {
+    let made = made.ok()?;
+    registry.register(Box::new(made.clone())).ok()?;
+    Some(made)
+}
+
+fn counter(registry: &Registry, metric: Metric) -> Option<IntCounterVec> {
+    register(registry, IntCounterVec::new(Opts::new(metric.name, metric.help), metric.labels))
+}
+
+fn histogram(registry: &Registry, metric: Metric) -> Option<HistogramVec> {
+    let Histogram(buckets) = metric.kind else { return None };
+    let options = HistogramOpts::new(metric.name, metric.help).buckets(buckets.to_vec());
+    register(registry, HistogramVec::new(options, metric.labels))
+}
+
+fn add(counter: Option<&IntCounterVec>, labels: &[&str], by: u64) {
+    if let Some(Ok(counter)) = counter.map(|counter| counter.get_metric_with_label_values(labels)) {
+        counter.inc_by(by);
+    }
+}
+
+fn observe(histogram: Option<&HistogramVec>, labels: &[&str], duration: Duration) {
+    if let Some(Ok(histogram)) = histogram.map(|histogram| histogram.get_metric_with_label_values(labels)) {
+        histogram.observe(duration.as_secs_f64());
+    }
+}
+
+/// A submission became a job. Source: webhook, athena or upload.
+pub fn intake_accepted(source: &'static str) {
+    add(METERS.accepted.as_ref(), &[source], 1);
+}
+
+/// A submission was answered with the first job of the same content.
+pub fn intake_duplicate(source: &'static str) {
+    add(METERS.duplicates.as_ref(), &[source], 1);
+}
+
+/// A known Athena event was seen again with another time; it counts as a duplicate, too.
+pub fn intake_sighting() {
+    add(METERS.sightings.as_ref(), &[], 1);
+}
+
+/// A submission of a known caller was answered with an error of that code.
+pub fn intake_rejected(source: &'static str, code: &'static str) {
+    add(METERS.rejected.as_ref(), &[source, code], 1);
+}
+
+/// How long a submission took to its 202.
+pub fn intake_duration(source: &'static str, duration: Duration) {
+    observe(METERS.intake_duration.as_ref(), &[source], duration);
+}
+
+/// A round of a job ended: succeeded, `succeeded_with_issues` or failed, so long after it was accepted or retried (unknown
+/// for a job that was parked without a worker).
+pub fn job_ended(workflow: &str, status: &'static str, lag: Option<Duration>) {
+    add(METERS.jobs_ended.as_ref(), &[workflow, status], 1);
+    if let Some(lag) = lag {
+        observe(METERS.job_lag.as_ref(), &[workflow], lag);
+    }
+}
+
+/// One attempt of a step: succeeded, retried, failed or stale.
+pub fn step_ran(workflow: &str, step: &str, outcome: &'static str, duration: Duration) {
+    observe(METERS.step_duration.as_ref(), &[workflow, step, outcome], duration);
+}
+
+/// An attempt of a step failed, with that class and code.
+pub fn step_failed(workflow: &str, step: &str, class: &'static str, code: &'static str) {
+    add(METERS.steps_failed.as_ref(), &[workflow, step, class, code], 1);
+}
+
+/// A read of the clinical view: found, `not_found` or ambiguous.
+pub fn clinical_fetch(status: &'static str, duration: Duration) {
+    add(METERS.fetches.as_ref(), &[status], 1);
+    observe(METERS.fetch_duration.as_ref(), &[status], duration);
+}
+
+/// An HTTP request: the route's template (never the path), the method, the status.
+pub fn http_request(route: &str, method: &str, status: u16, duration: Duration) {
+    // A method is any token that the client likes.
+    let method = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"]
+        .into_iter()
+        .find(|known| *known == method)
+        .unwrap_or("other");
+    let class = match status {
+        100..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    };
+    observe(METERS.http_duration.as_ref(), &[route, method, class], duration);
+}
+
+/// All metrics in Prometheus' text format, version 0.0.4.
+///
+/// # Errors
+/// What the encoder says of a faulty metric.
+pub fn render() -> prometheus::Result<String> {
+    TextEncoder::new().encode_to_string(&METERS.registry.gather())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_recorded_by_its_function_and_rendered() {
+        let second = Duration::from_secs(1);
+        intake_accepted("webhook");
+        intake_duplicate("webhook");
+        intake_sighting();
+        intake_rejected("webhook", "invalid_json");
+        intake_duration("webhook", second);
+        job_ended("unit-test", "succeeded", Some(second));
+        step_ran("unit-test", "validate", "succeeded", second);
+        step_failed("unit-test", "validate", "ours", "internal_error");
+        clinical_fetch("found", second);
+        http_request("/unit-test", "BREW", 200, second);
+        let text = render().unwrap();
+        for metric in METRICS {
+            let kind = if metric.kind == Counter { "counter" } else { "histogram" };
+            assert!(text.contains(&format!("# HELP {} ", metric.name)), "{text}");
+            assert!(text.contains(&format!("# TYPE {} {kind}\n", metric.name)), "{text}");
+            let suffix = if metric.kind == Counter { "" } else { "_count" };
+            let start = format!("{}{suffix}", metric.name);
+            let sample = text.lines().filter(|line| line.starts_with(&start)).find(|line| !line.ends_with(" 0"));
+            let sample = sample.unwrap_or_else(|| panic!("{} was never counted", metric.name));
+            for label in metric.labels {
+                assert!(sample.contains(&format!("{label}=\"")), "{sample}");
+            }
+            assert!(metric.name.ends_with("_total") == (metric.kind == Counter), "{}", metric.name);
+        }
+        assert!(text.contains(
+            r#"chartgate_http_request_duration_seconds_count{method="other",route="/unit-test",status="2xx"} 1"#
+        ));
+    }
+}
