@@ -1,5 +1,6 @@
 //! The Athena gateway: events in over HTTP, through the workers, and out again.
 
+mod chart;
 mod intake;
 
 use crate::http::{Answer, call, get};
