@@ -1,10 +1,11 @@
-//! `demo`: the main job on our own PostgreSQL and S3, with nothing set up before: a few generated Bundles go in over
-//! HTTP, each job is followed step by step, and what came out is printed.
+//! `demo`: the main job on our own PostgreSQL and S3, with nothing set up before: a few generated Bundles and Athena events go in
+//! over HTTP, each job is followed step by step, and what came out is printed.
 
 use super::client::{Client, encode};
 use super::serve::{DemoCredentials, ProcessRole, Running};
 use super::{jobs, out};
 use crate::config::Config;
+use crate::ingest::athena::sample::{Traffic, patient_id};
 use crate::ingest::fhir::sample::{self, Size};
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -20,6 +21,9 @@ pub struct Arguments {
     /// Bundles to send.
     #[arg(long, default_value_t = 3)]
     bundles: u64,
+    /// Athena events to send.
+    #[arg(long, default_value_t = 4)]
+    events: usize,
     /// Where the demo's PostgreSQL and S3 live.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -54,14 +58,14 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
     out::line(&format!("Ready after {:.1} s.", started.elapsed().as_secs_f64()));
     // Stopped by Ctrl-C too: the servers end in order either way.
     let result = tokio::select! {
-        result = show(&running, &config, arguments.bundles) => result,
+        result = show(&running, &config, arguments.bundles, arguments.events) => result,
         _ = tokio::signal::ctrl_c() => Ok(ExitCode::FAILURE),
     };
     running.stop().await;
     result
 }
 
-async fn show(running: &Running, config: &Config, bundles: u64) -> anyhow::Result<ExitCode> {
+async fn show(running: &Running, config: &Config, bundles: u64, events: usize) -> anyhow::Result<ExitCode> {
     let bytes =
         std::fs::read(config.data_dir.join("demo-credentials.json")).context("the demo's credentials are missing")?;
     let credentials: DemoCredentials = serde_json::from_slice(&bytes)?;
@@ -87,13 +91,23 @@ async fn show(running: &Running, config: &Config, bundles: u64) -> anyhow::Resul
         last_mrn = Some(sample::mrn(seed, 0));
     }
     if let Some(mrn) = last_mrn {
-        let view: Value = reader.get(&format!("/ingest/clinical/{}", encode(&mrn))).await?;
-        out::line(&format!("\nGET /ingest/clinical/{mrn}  → {}", view["status"].as_str().unwrap_or_default()));
-        for (category, items) in view["clinical_data"].as_object().into_iter().flatten() {
-            if let Some(items) = items.as_array().filter(|items| !items.is_empty()) {
-                out::line(&format!("  {category:<14} {}", items.len()));
-            }
-        }
+        show_chart(&reader, &mrn).await?;
+    }
+    // What an extension would see of one chart.
+    for post in Traffic::new(run, 1).filter(|post| !post.is_repetition).take(events) {
+        out::line(&format!("\nPOST /ingest/athena  ({} bytes)", post.body.len()));
+        let request = sender
+            .request(reqwest::Method::POST, "/ingest/athena")
+            .header("content-type", "application/json")
+            .body(post.body);
+        let accepted: Value = sender.send(request).await?;
+        let job = accepted["job_id"].as_str().unwrap_or_default().to_owned();
+        out::line(&format!("202  {job}  {}", accepted["event_id"].as_str().unwrap_or_default()));
+        let ended = jobs::follow(&sender, &encode(&job), true).await?;
+        all_succeeded &= ended["status"] == json!("succeeded") || ended["status"] == json!("succeeded_with_issues");
+    }
+    if events > 0 {
+        show_chart(&reader, &patient_id(run, 0)).await?;
     }
     let address = running.address.map(|address| address.to_string()).unwrap_or_default();
     out::line(&format!(
@@ -104,6 +118,18 @@ async fn show(running: &Running, config: &Config, bundles: u64) -> anyhow::Resul
          README.md and docs/                    one request with curl, the API, operations"
     ));
     Ok(if all_succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is known of somebody, by category.
+async fn show_chart(reader: &Client, mrn: &str) -> anyhow::Result<()> {
+    let view: Value = reader.get(&format!("/ingest/clinical/{}", encode(mrn))).await?;
+    out::line(&format!("\nGET /ingest/clinical/{mrn}  → {}", view["status"].as_str().unwrap_or_default()));
+    for (category, items) in view["clinical_data"].as_object().into_iter().flatten() {
+        if let Some(items) = items.as_array().filter(|items| !items.is_empty()) {
+            out::line(&format!("  {category:<14} {}", items.len()));
+        }
+    }
+    Ok(())
 }
 
 /// Counts the runs in the demo's directory.

@@ -10,11 +10,10 @@ use crate::clock::rfc3339;
 use crate::db::{DbError, Scope};
 use crate::engine::definition::WorkflowDefinition;
 use crate::ids::{EventId, JobId, OrganizationId, PatientId};
-use crate::ingest::athena::event::{self, Event, EventFault, EventKind};
+use crate::ingest::athena::event::{self, EventFault, EventKind};
 use crate::ingest::athena::store::{self, Count, EventFilter, ListedEvent, Minute};
-use crate::ingest::athena::submit::{NewEvent, Taken, TakenEvent};
+use crate::ingest::athena::submit::{NewEvent, SOURCE, Taken, TakenEvent};
 use crate::ingest::fhir::node::Node;
-use crate::ingest::submit::Submission;
 use crate::telemetry::metrics as telemetry;
 use axum::Json;
 use axum::body::Body;
@@ -24,13 +23,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// As metrics and jobs name it.
-const SOURCE: &str = "athena";
 /// Events of one batch.
 const BATCH_MAX: usize = 500;
 /// Events of one page of the list.
@@ -156,37 +152,9 @@ impl Sender {
         if body.len() > self.event_max {
             return Err(EventFault::new("payload_too_large", format!("The event is over {} bytes.", self.event_max)));
         }
-        let event = Event::of(node)?;
-        let submission = Submission {
-            organization: self.organization,
-            workflow: Arc::clone(&self.workflow),
-            source: SOURCE,
-            source_label: source_label(&self.caller.caller.source_label),
-            idempotency_key: None,
-            ordering_key: Some(event.patient_id.clone().into_owned()),
-            sha256: Sha256::digest(&body).into(),
-            fingerprint: event.idempotency_key()?,
-            body,
-            content_type: "application/json".to_owned(),
-            resource_count: BTreeMap::from([(event.kind.as_str().to_owned(), 1)]),
-            actor: self.caller.actor.clone(),
-        };
-        Ok(NewEvent {
-            submission,
-            patient_id: event.patient_id.clone().into_owned(),
-            event_type: event.event_type.clone().into_owned(),
-            kind: event.kind,
-            event_subtype: event.text("event_subtype"),
-            source_endpoint: event.text("source_endpoint"),
-            captured_at: event.captured.as_given(),
-            captured_key: event.captured.key(),
-        })
+        let (workflow, actor) = (Arc::clone(&self.workflow), self.caller.actor.clone());
+        NewEvent::of(body, node, self.organization, workflow, &self.caller.caller.source_label, actor)
     }
-}
-
-/// Events are told apart from FHIR resources of the same key by their source.
-fn source_label(label: &str) -> String {
-    if label == "default" { "athena".to_owned() } else { format!("athena:{label}") }
 }
 
 impl From<EventFault> for Problem {

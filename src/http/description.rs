@@ -59,7 +59,7 @@ pub fn description() -> utoipa::openapi::OpenApi {
     components.schemas.insert("OperationOutcome".to_owned(), OperationOutcome::schema());
     components.schemas.insert("EventBatch".to_owned(), event_batch());
     if let Some(bulk) = components.schemas.get_mut("BulkRetryRequest") {
-        either(bulk, [("filter", Type::Object), ("ids", Type::Array)]);
+        either(bulk, &[("filter", Type::Object), ("ids", Type::Array)]);
     }
     description
 }
@@ -100,7 +100,7 @@ fn offer_outcome(response: &mut Response) {
 }
 
 /// Exactly one of two members, which the derive cannot say.
-fn either(schema: &mut RefOr<Schema>, members: [(&str, Type); 2]) {
+fn either(schema: &mut RefOr<Schema>, members: &[(&str, Type); 2]) {
     let RefOr::T(Schema::Object(object)) = schema else { return };
     let mut choice = OneOfBuilder::new();
     let null = || ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null));

@@ -264,31 +264,3 @@ impl Submitter {
         Ok(submitted)
     }
 }
-
-/// One small Bundle by itself on that connection, without the batching: the yardstick of `bench intake`.
-///
-/// # Errors
-/// [`DbError`].
-pub async fn submit_alone(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    workflow: Arc<WorkflowDefinition>,
-    body: Bytes,
-) -> Result<(), DbError> {
-    let submission = Submission {
-        organization,
-        workflow,
-        source: "webhook",
-        source_label: "default".to_owned(),
-        idempotency_key: None,
-        ordering_key: None,
-        sha256: Sha256::digest(&body).into(),
-        fingerprint: Sha256::digest(&body).into(),
-        body,
-        content_type: "application/fhir+json".to_owned(),
-        resource_count: BTreeMap::new(),
-        actor: Actor::internal("bench"),
-    };
-    NewJob::commit(connection, &[NewJob { id: JobId::new(), submission }]).await?;
-    Ok(())
-}

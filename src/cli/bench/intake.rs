@@ -1,9 +1,10 @@
-//! `bench intake`: small Bundles over HTTP from many connections, each 202 durable, beside two yardsticks in the same
+//! `bench intake`: Athena events of 2 KB over HTTP from many connections, each 202 durable, beside two yardsticks in the same
 //! run: PostgreSQL's own rate of one-row inserts, and the same rows inserted one request at a time.
 #![expect(clippy::cast_precision_loss, reason = "rates and milliseconds for people")]
 
 use super::Prepared;
 use crate::app::App;
+use crate::audit::Actor;
 use crate::auth::store::{self, KeyGrant};
 use crate::auth::{NewKey, Role};
 use crate::config::Config;
@@ -11,8 +12,9 @@ use crate::db::embedded::binaries;
 use crate::db::{DbError, Scope};
 use crate::http;
 use crate::ids::OrganizationId;
-use crate::ingest::fhir::sample::{self, Size};
-use crate::ingest::submit::submit_alone;
+use crate::ingest::athena::event;
+use crate::ingest::athena::sample::Traffic;
+use crate::ingest::athena::submit::{NewEvent, submit_alone};
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
@@ -62,11 +64,12 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
     let _ = server.await;
 
     let mut admin = PgConnection::connect_with(&prepared.options).await?;
-    let (jobs, queued, keys, bodies, records): (i64, i64, i64, i64, i64) = sqlx::query_as(
+    let (jobs, queued, keys, bodies, events, records): (i64, i64, i64, i64, i64, i64) = sqlx::query_as(
         "select (select count(*) from jobs where submitted_by like 'key:%'),
                 (select count(*) from queue q join jobs j on j.organization_id = q.organization_id and j.id = q.job_id where j.submitted_by like 'key:%'),
                 (select count(*) from idempotency_keys k join jobs j on j.organization_id = k.organization_id and j.id = k.job_id where j.submitted_by like 'key:%'),
                 (select count(*) from payloads p join jobs j on j.organization_id = p.organization_id and j.payload_sha256 = p.sha256 where j.submitted_by like 'key:%'),
+                (select count(*) from athena_events a join jobs j on j.organization_id = a.organization_id and j.id = a.job_id where j.submitted_by like 'key:%'),
                 (select count(*) from audit_records where event = 'job.accepted' and actor like 'key:%')",
     )
     .fetch_one(&mut admin)
@@ -75,15 +78,15 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
     // The last request of each connection may have been committed without its answer being read.
     ensure!(jobs >= accepted_rows, "{jobs} jobs for {accepted} answers");
     ensure!(
-        jobs == queued && jobs == keys && jobs == bodies && jobs == records,
-        "rows differ: {jobs} jobs, {queued} queued, {keys} keys, {bodies} payloads, {records} records"
+        [queued, keys, bodies, events, records].iter().all(|rows| *rows == jobs),
+        "rows differ: {jobs} jobs, {queued} queued, {keys} keys, {bodies} payloads, {events} events, {records} records"
     );
     let rate = accepted as f64 / time.as_secs_f64();
     Ok(json!({
         "bench": "intake",
         "connections": connections,
         "seconds": time.as_secs_f64(),
-        "body_bytes": sample::bundle(1, 1, Size::Small).len(),
+        "body_bytes": template().fill(1).len(),
         "accepted": accepted,
         "accepted_per_second": rate,
         "postgres_cpu_us_per_request": (cpu_after.0 - cpu_before.0) * 1e6 / accepted as f64,
@@ -94,7 +97,7 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
         "yardstick": { "one_row_inserts_per_second": one_row, "same_rows_per_second": same_rows },
         "ratio_to_one_row": one_row.map(|yardstick| rate / yardstick),
         "ratio_to_same_rows": rate / same_rows,
-        "checked": "every answer has its job, queue row, key, payload and audit record",
+        "checked": "every answer has its job, queue row, key, payload, event and audit record",
     }))
 }
 
@@ -174,7 +177,7 @@ async fn same_rows_rate(
     arguments: &Arguments,
     time: Duration,
 ) -> anyhow::Result<f64> {
-    let workflow = app.catalog.latest("fhir-bundle")?;
+    let workflow = app.catalog.latest("athena-event")?;
     let stop = Arc::new(AtomicBool::new(false));
     let number = Arc::new(AtomicU64::new(1 << 40));
     let started = Instant::now();
@@ -184,13 +187,17 @@ async fn same_rows_rate(
         let db = crate::db::Db::connect(prepared.options.clone(), 1);
         tasks.push(tokio::spawn(async move {
             let mut connection = db.dedicated().await?;
+            let template = template();
             let mut done = 0u64;
             while !stop.load(Ordering::Relaxed) {
-                let body = sample::bundle(number.fetch_add(1, Ordering::Relaxed), 1, Size::Small);
-                submit_alone(&mut connection, organization, Arc::clone(&workflow), body.into()).await?;
+                let body = bytes::Bytes::from(template.fill(number.fetch_add(1, Ordering::Relaxed)));
+                let (workflow, actor) = (Arc::clone(&workflow), Actor::internal("bench"));
+                let event = event::open(&body)
+                    .and_then(|node| NewEvent::of(body.clone(), node, organization, workflow, "default", actor))?;
+                submit_alone(&mut connection, event).await?;
                 done += 1;
             }
-            Ok::<u64, DbError>(done)
+            anyhow::Ok(done)
         }));
     }
     tokio::time::sleep(time).await;
@@ -202,7 +209,7 @@ async fn same_rows_rate(
     Ok(done as f64 / started.elapsed().as_secs_f64())
 }
 
-/// Bundles over HTTP, as another machine would send them: from a thread and a runtime of its own.
+/// Events over HTTP, as another machine would send them: from a thread and a runtime of its own.
 pub(super) struct Load {
     pub address: SocketAddr,
     /// Of a sender.
@@ -211,7 +218,7 @@ pub(super) struct Load {
     pub connections: usize,
     /// How long.
     pub time: Duration,
-    /// The number of the first Bundle: no two with the same number are new.
+    /// The number of the first event: no two with the same number are new.
     pub first: u64,
     /// Each connection sends so often; `None`: as soon as it is answered.
     pub every: Option<Duration>,
@@ -245,7 +252,7 @@ async fn client(
 ) -> anyhow::Result<Vec<u64>> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let template = String::from_utf8(sample::bundle(1, 1, Size::Small))?;
+    let template = template();
     let mut answer = vec![0u8; 16 * 1024];
     let mut latencies = Vec::new();
     let mut ticks = every.map(|every| {
@@ -258,10 +265,9 @@ async fn client(
             ticks.tick().await;
         }
         // Distinct bytes of the same shape, made cheaply: the generator shares the cores with the server.
-        let tag = format!("{:020}", number.fetch_add(1, Ordering::Relaxed));
-        let body = template.replacen("\"Bundle\"", &format!("\"Bundle\",\"id\":\"{tag}\""), 1);
+        let body = template.fill(number.fetch_add(1, Ordering::Relaxed));
         let head = format!(
-            "POST /v1/ingestion/fhir/Bundle HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\ncontent-type: application/fhir+json\r\ncontent-length: {}\r\n\r\n",
+            "POST /ingest/athena HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         let sent = Instant::now();
@@ -284,6 +290,31 @@ async fn client(
         latencies.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
     }
     Ok(latencies)
+}
+
+/// An event of generated traffic, cut where the patient and what makes it another event stand.
+struct Template([String; 3]);
+
+/// Patients of the load.
+const PATIENTS: u64 = 5_000;
+
+/// The first event of about 2 KB.
+fn template() -> Template {
+    let events = Traffic::new(1, 1).take(1_000).filter_map(|post| serde_json::from_slice::<Value>(&post.body).ok());
+    let mut event = events.into_iter().find(|event| event.to_string().len() > 1_800).unwrap_or_default();
+    event["athena_patient_id"] = json!("@patient");
+    event["payload"]["sequence"] = json!("@sequence");
+    let text = event.to_string();
+    let (before, rest) = text.split_once("@patient").unwrap_or_default();
+    let (between, after) = rest.split_once("@sequence").unwrap_or_default();
+    Template([before, between, after].map(str::to_owned))
+}
+
+impl Template {
+    fn fill(&self, number: u64) -> String {
+        let [before, between, after] = &self.0;
+        format!("{before}{}{between}{number:020}{after}", 1_000_000 + number % PATIENTS)
+    }
 }
 
 /// Are the headers and `content-length` bytes of body there?

@@ -1,14 +1,23 @@
 //! Accepting events: one transaction for those of a request, or of several requests at once.
 
-use super::event::EventKind;
+use super::event::{Event, EventFault, EventKind};
 use super::store;
+use crate::audit::Actor;
 use crate::db::DbError;
+use crate::engine::definition::WorkflowDefinition;
 use crate::engine::state::JobStatus;
-use crate::ids::{EventId, JobId};
+use crate::ids::{EventId, JobId, OrganizationId};
+use crate::ingest::fhir::node::Node;
 use crate::ingest::submit::batcher::Item;
 use crate::ingest::submit::{Row, Submission, SubmitError, Submitter};
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// As jobs and metrics name it.
+pub const SOURCE: &str = "athena";
 
 /// Events of one request, from which on they have a transaction of their own.
 const SHARED_EVENTS_MAX: usize = 8;
@@ -34,6 +43,50 @@ pub struct NewEvent {
     pub captured_at: Option<String>,
     /// What tells one capture from another.
     pub captured_key: Option<String>,
+}
+
+impl NewEvent {
+    /// The event at that place of a body that is JSON, with its exact bytes; from a key with that source label.
+    ///
+    /// # Errors
+    /// [`EventFault`].
+    pub fn of(
+        body: Bytes,
+        node: Node<'_>,
+        organization: OrganizationId,
+        workflow: Arc<WorkflowDefinition>,
+        source_label: &str,
+        actor: Actor,
+    ) -> Result<Self, EventFault> {
+        let event = Event::of(node)?;
+        // Events are told apart from FHIR resources of the same key by their source.
+        let source_label =
+            if source_label == "default" { SOURCE.to_owned() } else { format!("{SOURCE}:{source_label}") };
+        let submission = Submission {
+            organization,
+            workflow,
+            source: SOURCE,
+            source_label,
+            idempotency_key: None,
+            ordering_key: Some(event.patient_id.clone().into_owned()),
+            sha256: Sha256::digest(&body).into(),
+            fingerprint: event.idempotency_key()?,
+            body,
+            content_type: "application/json".to_owned(),
+            resource_count: BTreeMap::from([(event.kind.as_str().to_owned(), 1)]),
+            actor,
+        };
+        Ok(Self {
+            submission,
+            patient_id: event.patient_id.clone().into_owned(),
+            event_type: event.event_type.clone().into_owned(),
+            kind: event.kind,
+            event_subtype: event.text("event_subtype"),
+            source_endpoint: event.text("source_endpoint"),
+            captured_at: event.captured.as_given(),
+            captured_key: event.captured.key(),
+        })
+    }
 }
 
 /// How an event was taken.
@@ -136,4 +189,13 @@ impl Submitter {
         }
         Ok(taken_events)
     }
+}
+
+/// One event by itself on that connection, without the batching: the yardstick of `bench intake`.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn submit_alone(connection: &mut PgConnection, event: NewEvent) -> Result<(), DbError> {
+    EventBatch::commit(connection, &[EventBatch { events: vec![(EventId::new(), JobId::new(), event)] }]).await?;
+    Ok(())
 }

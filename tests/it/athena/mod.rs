@@ -32,3 +32,18 @@ pub async fn events(app: &TestApp, patient: &str) -> Vec<Value> {
     let page = get(app, &app.organization.reader, &format!("/ingest/events/{patient}")).await.json();
     page["events"].as_array().unwrap().clone()
 }
+
+/// Wait until every job is at its end. The tests' PostgreSQL has no autovacuum, and this queue is a busy one.
+pub async fn drain(app: &TestApp) {
+    let mut owner = app.owner().await;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_mins(20);
+    loop {
+        sqlx::raw_sql("vacuum (analyze) queue").execute(&mut owner).await.unwrap();
+        let rows: i64 = sqlx::query_scalar("select count(*) from queue").fetch_one(&mut owner).await.unwrap();
+        if rows == 0 {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{rows} rows are still in the queue");
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+}

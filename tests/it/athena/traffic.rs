@@ -1,7 +1,7 @@
 //! Thousands of events of hundreds of patients at once: nothing is lost, the order of each patient is kept, and the charts are
 //! those that a second, plain reading of the same posts gives.
 
-use super::{EVENT, post};
+use super::{EVENT, drain, post};
 use crate::http::get;
 use crate::support::app::TestApp;
 use chartgate::ingest::athena::sample::{Traffic, patient_id};
@@ -124,21 +124,6 @@ async fn every_event_of_a_busy_day_is_on_its_chart_in_its_order() {
         assert!(shown == wanted, "{patient}: missing {missing:#?}, surplus {surplus:#?}");
     }
     println!("{} posts, {} jobs, {items} items on {} charts", posts.len(), accepted.len(), expected.len());
-}
-
-/// Wait until every job is at its end. The tests' PostgreSQL has no autovacuum, and this queue is a busy one.
-async fn drain(app: &TestApp) {
-    let mut owner = app.owner().await;
-    let deadline = std::time::Instant::now() + std::time::Duration::from_mins(20);
-    loop {
-        sqlx::raw_sql("vacuum (analyze) queue").execute(&mut owner).await.unwrap();
-        let rows: i64 = sqlx::query_scalar("select count(*) from queue").fetch_one(&mut owner).await.unwrap();
-        if rows == 0 {
-            return;
-        }
-        assert!(std::time::Instant::now() < deadline, "{rows} rows are still in the queue");
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    }
 }
 
 /// What one patient's events say, as a plain reading has it.

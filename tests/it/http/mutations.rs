@@ -1,7 +1,9 @@
-//! Thousands of Bundles that were broken at random: each is accepted or refused with a 4xx, and none troubles us.
+//! Thousands of Bundles and Athena events that were broken at random: each is accepted or refused with a 4xx, and none troubles us.
 
 use super::{BUNDLE, call, content_type, gzip};
+use crate::athena::drain;
 use crate::support::app::TestApp;
+use chartgate::ingest::athena::sample::Traffic;
 use chartgate::ingest::fhir::sample::{self, Size};
 use futures::StreamExt as _;
 use rand::rngs::StdRng;
@@ -50,10 +52,13 @@ const SCRAPS: &[&[u8]] = &[
 ];
 
 /// The same seed gives the same request.
-fn mutate(seed: u64) -> Vec<u8> {
-    let mut random = StdRng::seed_from_u64(seed);
+fn bundle(seed: u64) -> Vec<u8> {
     let size = if seed.is_multiple_of(10) { Size::Full } else { Size::Small };
-    let mut body = sample::bundle(seed % 50, 1, size);
+    mutate(seed, sample::bundle(seed % 50, 1, size))
+}
+
+fn mutate(seed: u64, mut body: Vec<u8>) -> Vec<u8> {
+    let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..random.random_range(1..6) {
         let at = random.random_range(0..body.len().max(1)).min(body.len().saturating_sub(1));
         let until = (at + random.random_range(1..60)).min(body.len());
@@ -86,9 +91,59 @@ fn swap(body: &mut Vec<u8>, separator: &[u8], at: usize, scrap: &[u8]) {
     body.splice(start..start + length, scrap.iter().copied());
 }
 
+fn requests() -> u64 {
+    std::env::var("CHARTGATE_MUTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(REQUESTS)
+}
+
+#[tokio::test]
+async fn no_mutated_event_gets_a_5xx_or_keeps_a_job_from_its_end() {
+    let requests = requests();
+    let app = TestApp::start().await;
+    let workers = app.workers();
+    let posts: Vec<Vec<u8>> = Traffic::new(21, 40).take(500).map(|post| post.body).collect();
+    let answers = futures::stream::iter(0..requests)
+        .map(|seed| {
+            let (app, posts) = (&app, &posts);
+            async move {
+                let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
+                let body = mutate(seed, posts.choose(&mut random).unwrap().clone());
+                let is_batch = random.random_bool(0.1);
+                let (path, body) = match is_batch {
+                    true => ("/ingest/athena/batch", [b"[".as_slice(), &body, b",", &posts[0], b"]"].concat()),
+                    false => ("/ingest/athena", body),
+                };
+                let (encoding, body) = if random.random_bool(0.1) { ("gzip", gzip(&body)) } else { ("identity", body) };
+                let headers = [("content-type", "application/json"), ("content-encoding", encoding)];
+                (seed, call(app, Method::POST, path, &app.organization.sender, &headers, body).await)
+            }
+        })
+        .buffer_unordered(16);
+    let counts = answers
+        .fold(BTreeMap::<u16, u64>::new(), |mut counts, (seed, answer)| async move {
+            let text = String::from_utf8_lossy(&answer.body);
+            assert!([202, 400].contains(&answer.status), "seed {seed}: {} {text}", answer.status);
+            if answer.status == 400 {
+                assert_eq!(content_type(&answer.headers), "application/problem+json", "seed {seed}");
+            }
+            *counts.entry(answer.status).or_default() += 1;
+            counts
+        })
+        .await;
+    eprintln!("{counts:?}");
+    assert!(counts[&202] > requests / 10 && counts[&400] > requests / 4, "{counts:?}");
+    drain(&app).await;
+    assert_eq!(
+        app.count("select count(*) from jobs where status not in ('succeeded', 'succeeded_with_issues')").await,
+        0
+    );
+    assert_eq!(app.count("select count(*) from step_attempts").await, 0);
+    assert!(app.count("select count(*) from jobs where status = 'succeeded_with_issues'").await > 0);
+    workers.stop().await;
+}
+
 #[tokio::test]
 async fn no_mutated_bundle_gets_a_5xx_or_keeps_a_job_from_its_end() {
-    let requests = std::env::var("CHARTGATE_MUTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(REQUESTS);
+    let requests = requests();
     let app = TestApp::start().await;
     let workers = app.workers();
     let answers = futures::stream::iter(0..requests)
@@ -96,7 +151,7 @@ async fn no_mutated_bundle_gets_a_5xx_or_keeps_a_job_from_its_end() {
             let app = &app;
             async move {
                 let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
-                let body = mutate(seed);
+                let body = bundle(seed);
                 let (encoding, body) = match random.random_range(0..10) {
                     0 => ("gzip", gzip(&body)),
                     1 => {
