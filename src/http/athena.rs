@@ -1,6 +1,7 @@
 //! The Athena gateway's routes: events in, one by one or in batches; what is known of them out. docs/athena.md.
 
 use super::clinical::{private, record_read};
+use super::description;
 use super::extract::{Authenticated, BLOCKING_BODY_MIN, Parameters, Segment, read_body, require_media_type};
 use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
@@ -106,28 +107,24 @@ pub struct BatchAccepted {
 #[derive(utoipa::ToSchema)]
 #[expect(dead_code, reason = "the shape in the API description; bodies are read where they stand")]
 pub struct AthenaEvent {
-    /// 1 to 200 characters, or a whole number: the patient's number in the organization's Athena system.
+    /// The patient's number in the organization's Athena system: 1 to 200 characters, or a whole number.
+    #[schema(schema_with = description::athena_patient_id)]
     athena_patient_id: String,
     /// medication, problem, vital, lab, allergy, immunization, procedure, encounter, document, … (1 to 100 characters).
+    #[schema(min_length = 1, max_length = 100, pattern = r"\S")]
     event_type: String,
     /// What Athena shows: an object or an array.
-    #[schema(value_type = Object)]
+    #[schema(schema_with = description::object_or_array)]
     payload: serde_json::Value,
-    /// When it was seen (RFC 3339).
-    captured_at: Option<String>,
-    /// A finer type.
-    event_subtype: Option<String>,
-    /// Where in Athena it was seen.
-    source_endpoint: Option<String>,
-}
-
-/// A batch of events, as the description shows it.
-#[derive(utoipa::ToSchema)]
-#[expect(dead_code, reason = "the shape in the API description; bodies are read where they stand")]
-pub struct EventBatch {
-    /// 1 to 500 events.
-    #[schema(min_items = 1, max_items = 500)]
-    events: Vec<AthenaEvent>,
+    /// When it was seen: RFC 3339 with an offset. Anything else is kept as given, and an issue says so.
+    #[schema(required = false, example = "2026-01-31T12:00:00Z")]
+    captured_at: serde_json::Value,
+    /// A finer type; kept if it is a text of at most 500 characters.
+    #[schema(required = false, example = "blood_pressure")]
+    event_subtype: serde_json::Value,
+    /// Where in Athena it was seen; kept if it is a text of at most 500 characters.
+    #[schema(required = false, example = "/chart/vitals")]
+    source_endpoint: serde_json::Value,
 }
 
 fn workflow(app: &App) -> Result<Arc<WorkflowDefinition>, Problem> {
@@ -279,7 +276,7 @@ fn count(taken: &TakenEvent) {
 /// Each event has its own answer: one that is not acceptable is `rejected` by itself, the others are taken together.
 #[utoipa::path(
     post, path = "/ingest/athena/batch", tag = "intake", operation_id = "submitEvents",
-    request_body(content = EventBatch, content_type = "application/json", description = "An object with `events`, or the array itself"),
+    request_body(content = ref("#/components/schemas/EventBatch"), content_type = "application/json"),
     responses(
         (status = 202, description = "Every event has its answer; those that are not rejected are durably recorded", body = BatchAccepted),
         (status = "4XX", description = "Refused; nothing was recorded", body = ProblemDocument, content_type = "application/problem+json"),
@@ -373,6 +370,7 @@ pub struct EventParameters {
     #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
     /// `next` of the page before.
+    #[param(pattern = "^evt_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     cursor: Option<String>,
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Every clinical read is audited before the answer goes out, also "not found"; if that fails, the request fails.
 
-use super::extract::{Authenticated, Parameters, Segment, read_json};
+use super::extract::{Authenticated, Parameters, Segment, read_json, whole_or_null};
 use super::jobs::locate;
-use super::problem::{Problem, ProblemDocument};
+use super::problem::{OperationOutcome, Problem, ProblemDocument};
 use crate::app::App;
 use crate::audit::{self, Action, Record};
 use crate::auth::Role;
@@ -41,7 +41,8 @@ pub struct Issues {
     get, path = "/v1/ingestion/jobs/{jobId}/issues", tag = "jobs", operation_id = "getIssues",
     params(("jobId" = String, Path)),
     responses(
-        (status = 200, description = "The issues", body = Issues),
+        (status = 200, description = "The issues", content(
+            (Issues = "application/json"), (String = "application/x-ndjson"), (OperationOutcome = "application/fhir+json"))),
         (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
     ),
     security(("api_key" = []))
@@ -99,8 +100,12 @@ pub struct ViewParameters {
     #[serde(default)]
     history: bool,
     /// One of the answer's `next` cursors: only that category, from there on.
+    #[param(
+        pattern = "^(medications|problems|allergies|labs|vitals|immunizations|procedures|encounters|documents|reports|other):fnd_[0-7][0-9a-hjkmnp-tv-z]{25}$"
+    )]
     cursor: Option<String>,
     /// Items of one category in one answer: 1 to 1,000, which is the default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<i64>,
 }
 
@@ -131,6 +136,7 @@ pub async fn get_clinical(
 #[serde(deny_unknown_fields)]
 pub struct SearchRequest {
     /// The MRN's value.
+    #[schema(pattern = r"^[^\u0000-\u001f\u007f-\u009f\ufffd]*$")]
     mrn: String,
     /// Its identifier system.
     #[serde(default)]
@@ -140,9 +146,13 @@ pub struct SearchRequest {
     history: bool,
     /// One of the answer's `next` cursors.
     #[serde(default)]
+    #[schema(
+        pattern = "^(medications|problems|allergies|labs|vitals|immunizations|procedures|encounters|documents|reports|other):fnd_[0-7][0-9a-hjkmnp-tv-z]{25}$"
+    )]
     cursor: Option<String>,
     /// Items of one category in one answer: 1 to 1,000, which is the default.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_or_null")]
+    #[schema(minimum = 1, maximum = 1000)]
     limit: Option<i64>,
 }
 

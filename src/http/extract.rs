@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt as _;
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -20,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// The whole body must have arrived after so long.
 const BODY_DEADLINE: Duration = Duration::from_mins(1);
+/// Of a body that is no submission.
+const SMALL_BODY_MAX: usize = 64 * 1024;
 /// Above this size, work on a body leaves the runtime's threads.
 pub const BLOCKING_BODY_MIN: usize = 256 * 1024;
 
@@ -215,20 +218,74 @@ pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize
     tokio::task::spawn_blocking(inflate).await.map_err(|_| Problem::new("internal_error", "An internal error."))?
 }
 
-/// A small JSON body of an administrative request; unknown members are refused, values are not repeated.
+/// A small JSON body, an object; unknown members are refused, values are not repeated.
 ///
 /// # Errors
 /// `unsupported_media_type`, `payload_too_large`, `invalid_string`, `too_deep`, `invalid_request`.
 pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: axum::body::Body) -> Result<T, Problem> {
     require_media_type(headers, &["application/json"])?;
-    let bytes = read_body(headers, body, 64 * 1024).await?;
-    if let Some(fault) = unsafe_text(&bytes) {
+    parse_object(&read_body(headers, body, SMALL_BODY_MAX).await?)
+}
+
+/// The same where everything in the body may be left out, and the body itself: nothing and `null` are the default.
+///
+/// # Errors
+/// As [`read_json`].
+pub async fn read_optional_json<T: DeserializeOwned + Default>(
+    headers: &HeaderMap,
+    body: axum::body::Body,
+) -> Result<T, Problem> {
+    let bytes = read_body(headers, body, SMALL_BODY_MAX).await?;
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    require_media_type(headers, &["application/json"])?;
+    if bytes.trim_ascii() == b"null" { Ok(T::default()) } else { parse_object(&bytes) }
+}
+
+fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    if let Some(fault) = unsafe_text(bytes) {
         return Err(Problem::new(fault.code, fault.message));
     }
-    serde_json::from_slice(&bytes).map_err(|error| {
+    // serde would take an array for an object: its items in the order of the fields.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::new("invalid_request", "The body must be a JSON object."));
+    }
+    serde_json::from_slice(bytes).map_err(|error| {
         Problem::new(
             "invalid_request",
             format!("The body does not fit the API description (line {}, column {}).", error.line(), error.column()),
         )
     })
+}
+
+/// An object inside a body: serde would take an array for it, too.
+///
+/// # Errors
+/// The deserializer's.
+pub fn object_or_null<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let object = Option::<serde_json::Map<String, serde_json::Value>>::deserialize(deserializer)?;
+    object.map(|object| serde_json::from_value(object.into()).map_err(serde::de::Error::custom)).transpose()
+}
+
+/// A whole number, or null. `4.0` is one, too (JSON Schema, validation, section 6.1.1); serde alone refuses it.
+///
+/// # Errors
+/// The deserializer's: no whole number, or not one that fits.
+pub fn whole_or_null<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: TryFrom<i64>,
+{
+    // Beyond this, a float no longer tells one whole number from the next.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    #[expect(clippy::cast_possible_truncation, reason = "whole, and within the range that is exact")]
+    let float = || number.as_f64().filter(|one| one.fract() == 0.0 && one.abs() < EXACT_MAX).map(|one| one as i64);
+    let whole = number.as_i64().or_else(float).and_then(|whole| T::try_from(whole).ok());
+    whole.map(Some).ok_or_else(|| serde::de::Error::custom("not a whole number in its range"))
 }

@@ -80,13 +80,45 @@ pub struct Checked {
     pub issues: Vec<Issue>,
 }
 
+/// What is asked of a Bundle before the 202.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what `envelope::scan` takes")]
+pub struct FhirBundle {
+    /// Always `Bundle`.
+    #[schema(rename = "resourceType", pattern = "^Bundle$")]
+    resource_type: String,
+    /// transaction, batch, collection or message.
+    #[schema(rename = "type", pattern = "^(transaction|batch|collection|message)$")]
+    kind: String,
+    /// At least one.
+    #[schema(min_items = 1)]
+    entry: Vec<FhirEntry>,
+}
+
+/// An entry of a Bundle.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what `envelope::scan` takes")]
+pub struct FhirEntry {
+    /// A FHIR resource.
+    resource: FhirResource,
+}
+
+/// A FHIR resource.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what `envelope::scan` takes")]
+pub struct FhirResource {
+    /// Its type, such as Patient.
+    #[schema(rename = "resourceType", min_length = 1)]
+    resource_type: String,
+}
+
 /// Submit a FHIR Bundle.
 ///
 /// Checked before the 202: media type, size, JSON, Bundle type, entries. Everything deeper is the `validate` step's.
 #[utoipa::path(
     post, path = "/v1/ingestion/fhir/Bundle", tag = "intake", operation_id = "submitBundle",
-    params(IntakeParameters, ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; without it the content's hash is the key")),
-    request_body(content = Object, content_type = "application/fhir+json", description = "A FHIR R4 Bundle of type transaction, batch, collection or message"),
+    params(IntakeParameters, ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "1 to 255 visible ASCII characters; without it the content's hash is the key")),
+    request_body(content((FhirBundle = "application/fhir+json"), (FhirBundle = "application/json")), description = "A FHIR R4 Bundle of type transaction, batch, collection or message"),
     responses(
         (status = 202, description = "Durably recorded", body = Accepted),
         (status = 200, description = "validateOnly: the issues", body = Checked),

@@ -1,6 +1,6 @@
 //! `/v1/ingestion/jobs`: status with long-poll and `ETag`, lists, timeline, cancel.
 
-use super::extract::{Authenticated, Parameters, Segment, read_json};
+use super::extract::{Authenticated, Parameters, Segment, read_optional_json};
 use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::auth::Role;
@@ -71,8 +71,9 @@ pub(super) async fn view(app: &App, organization: OrganizationId, job: JobId) ->
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct WaitParameters {
-    /// Wait up to so many seconds (60 at most) for a change.
-    wait: Option<u64>,
+    /// Wait up to so many seconds for a change; more than 60 are 60.
+    #[param(maximum = 4_294_967_295_u32)]
+    wait: Option<u32>,
 }
 
 /// Status of a job.
@@ -100,7 +101,7 @@ pub async fn get_job(
     caller.allow(VIEWERS)?;
     let (organization, job) = locate(&app, &caller, &job).await?;
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let deadline = Instant::now() + Duration::from_secs(parameters.wait.unwrap_or(0)).min(WAIT_MAX);
+    let deadline = Instant::now() + Duration::from_secs(parameters.wait.unwrap_or(0).into()).min(WAIT_MAX);
     let mut pause = LOOK_EVERY.0;
     let mut baseline = known.clone();
     loop {
@@ -153,12 +154,16 @@ pub struct ListParameters {
     /// Only jobs with this error code.
     error_code: Option<String>,
     /// Only jobs accepted at or after this instant (RFC 3339).
+    #[param(format = DateTime)]
     created_after: Option<String>,
     /// Only jobs accepted before this instant (RFC 3339).
+    #[param(format = DateTime)]
     created_before: Option<String>,
     /// `nextCursor` of the page before.
+    #[param(pattern = "^job_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     cursor: Option<String>,
     /// Jobs of a page, 1 to 200; 50 without it.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
 }
 
@@ -312,11 +317,7 @@ pub async fn cancel_job(
     body: Body,
 ) -> Result<Json<JobView>, Problem> {
     caller.allow(&[Role::Sender, Role::Admin, Role::Platform])?;
-    let request: CancelRequest = if headers.contains_key(header::CONTENT_TYPE) {
-        read_json(&headers, body).await?
-    } else {
-        CancelRequest::default()
-    };
+    let request: CancelRequest = read_optional_json(&headers, body).await?;
     let (organization, job) = locate(&app, &caller, &job).await?;
     let actor = caller.actor.clone();
     let acted = app

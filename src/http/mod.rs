@@ -7,6 +7,7 @@ pub mod admin;
 pub mod athena;
 pub mod clinical;
 mod cors;
+mod description;
 pub mod docs;
 pub mod error_pages;
 pub mod extract;
@@ -15,6 +16,8 @@ pub mod intake;
 pub mod jobs;
 pub mod problem;
 pub mod server;
+
+pub use description::description;
 
 use crate::app::App;
 use crate::audit::{self, Action, Actor, Outcome, Record};
@@ -34,7 +37,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use tracing::Instrument as _;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -94,19 +96,6 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(health::ingest_health))
         .routes(routes!(docs::openapi))
         .routes(routes!(docs::error_page))
-}
-
-/// The OpenAPI 3.1 document.
-#[must_use]
-pub fn description() -> utoipa::openapi::OpenApi {
-    let mut description = routes().into_openapi();
-    env!("CARGO_PKG_VERSION").clone_into(&mut description.info.version);
-    let scheme = HttpBuilder::new()
-        .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An API key: `Authorization: Bearer cgk_…`"))
-        .build();
-    description.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(scheme));
-    description
 }
 
 /// The router with its edge.

@@ -303,6 +303,32 @@ pub struct ProblemDocument {
     pub pointer: Option<String>,
 }
 
+/// The FHIR form of a problem, as far as it is promised.
+#[derive(utoipa::ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "describes what `operation_outcome` makes")]
+pub struct OperationOutcome {
+    /// Always `OperationOutcome`.
+    resource_type: String,
+    /// One or more.
+    #[schema(min_items = 1)]
+    issue: Vec<OutcomeIssue>,
+}
+
+/// An issue of an OperationOutcome.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what `operation_outcome` makes")]
+pub struct OutcomeIssue {
+    /// fatal, error, warning or information.
+    severity: String,
+    /// FHIR issue type.
+    code: String,
+    /// Request id and what to do.
+    diagnostics: Option<String>,
+    /// `FHIRPaths`.
+    expression: Option<Vec<String>>,
+}
+
 impl Problem {
     /// A problem of a known code.
     ///

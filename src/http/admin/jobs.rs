@@ -1,5 +1,6 @@
 //! Administrators' acts on jobs: lists over organizations, failures by fingerprint, retry of one and of many.
 
+use super::links::check_reason;
 use crate::app::App;
 use crate::audit::{self, Action, Actor, Record};
 use crate::auth::Role;
@@ -9,7 +10,8 @@ use crate::engine::jobs::{JobFilter, JobView};
 use crate::engine::jobs_store::{self, Acted, FailureGroup, NextRound};
 use crate::engine::operations::{self, OperationView};
 use crate::engine::state::JobStatus;
-use crate::http::extract::{Authenticated, Parameters, Segment, read_json};
+use crate::http::description;
+use crate::http::extract::{Authenticated, Parameters, Segment, object_or_null, read_json, whole_or_null};
 use crate::http::jobs::{JobPage, ListParameters, instant, locate, view};
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::{JobId, OperationId, OrganizationId};
@@ -83,25 +85,18 @@ pub enum RetryVersion {
 pub struct RetryRequest {
     /// `failed_step`, `start`, or the name of a step.
     #[serde(default = "failed_step")]
-    #[schema(example = "failed_step")]
+    #[schema(example = "failed_step", format = "step-name")]
     from: String,
     /// pinned or latest.
     #[serde(default)]
     version: RetryVersion,
-    /// Why; kept in the audit log.
+    /// Why, in 1 to 1,000 characters, not only spaces; kept in the audit log.
+    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
     reason: String,
 }
 
 fn failed_step() -> String {
     "failed_step".to_owned()
-}
-
-fn check_reason(reason: &str) -> Result<(), Problem> {
-    if (1..=1000).contains(&reason.trim().chars().count()) {
-        Ok(())
-    } else {
-        Err(Problem::new("invalid_request", "`reason` must have 1 to 1000 characters."))
-    }
 }
 
 /// Retry a job that has ended: from its failed step, from a named step, or from the start.
@@ -225,6 +220,7 @@ fn resume_index(
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BulkFilter {
     /// failed (without it), cancelled, succeeded or `succeeded_with_issues`.
+    #[schema(value_type = Option<String>, pattern = "^(failed|cancelled|succeeded|succeeded_with_issues)$")]
     status: Option<JobStatus>,
     /// Only this workflow.
     workflow: Option<String>,
@@ -233,8 +229,10 @@ pub struct BulkFilter {
     /// Only jobs with this error code.
     error_code: Option<String>,
     /// Accepted at or after (RFC 3339).
+    #[schema(format = DateTime)]
     created_after: Option<String>,
     /// Accepted before (RFC 3339).
+    #[schema(format = DateTime)]
     created_before: Option<String>,
 }
 
@@ -243,28 +241,32 @@ pub struct BulkFilter {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BulkRetryRequest {
     /// All jobs that meet it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object_or_null")]
     filter: Option<BulkFilter>,
     /// Or exactly these.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(schema_with = description::job_ids)]
     ids: Option<Vec<JobId>>,
     /// `failed_step`, start, or the name of a step.
     #[serde(default = "failed_step")]
+    #[schema(format = "step-name")]
     from: String,
     /// pinned or latest.
     #[serde(default)]
     version: RetryVersion,
-    /// Jobs a second, at most; 100 without it.
-    #[serde(default)]
+    /// Jobs a second, 1 to 10,000; 100 without it.
+    #[serde(default, deserialize_with = "whole_or_null")]
+    #[schema(minimum = 1, maximum = 10_000)]
     rate_per_second: Option<u32>,
     /// Retry so many first, and go on only if none of them failed again.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_or_null")]
+    #[schema(minimum = 0, maximum = 100_000)]
     canary: Option<u32>,
     /// Only count.
     #[serde(default)]
     dry_run: bool,
-    /// Why; kept in the audit log.
+    /// Why, in 1 to 1,000 characters, not only spaces; kept in the audit log.
+    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
     reason: String,
 }
 
@@ -289,6 +291,12 @@ pub async fn retry_jobs(
     caller.allow(ADMINS)?;
     let request: BulkRetryRequest = read_json(&headers, body).await?;
     check_reason(&request.reason)?;
+    if request.rate_per_second.is_some_and(|rate| !(1..=10_000).contains(&rate)) {
+        return Err(Problem::new("invalid_request", "`ratePerSecond` must be a number from 1 to 10000."));
+    }
+    if request.canary.is_some_and(|canary| i64::from(canary) > BULK_MAX) {
+        return Err(Problem::new("invalid_request", "`canary` must be a number from 0 to 100000."));
+    }
     let organization = caller.caller.organization;
     let targets = targets(&app, organization, &request).await?;
     let matched = i32::try_from(targets.len()).unwrap_or(i32::MAX);
@@ -379,8 +387,7 @@ async fn run_operation(
     request: BulkRetryRequest,
     actor: Actor,
 ) {
-    let pause =
-        std::time::Duration::from_secs_f64(1.0 / f64::from(request.rate_per_second.unwrap_or(100).clamp(1, 10_000)));
+    let pause = std::time::Duration::from_secs_f64(1.0 / f64::from(request.rate_per_second.unwrap_or(100)));
     let canary = request.canary.map_or(0, |canary| usize::try_from(canary).unwrap_or(0)).min(targets.len());
     let (mut done, mut skipped, mut status) = (0, 0, "succeeded");
     let mut tick = tokio::time::interval(pause);

@@ -19,6 +19,15 @@ use std::sync::Arc;
 /// An act that lost against a concurrent transaction is run again, at most so often.
 const RUNS_MAX: usize = 5;
 
+/// A reason that can be kept.
+pub(super) fn check_reason(reason: &str) -> Result<(), Problem> {
+    if !reason.trim().is_empty() && reason.chars().count() <= 1000 {
+        Ok(())
+    } else {
+        Err(Problem::new("invalid_request", "`reason` must have 1 to 1000 characters, not only spaces."))
+    }
+}
+
 /// Run an act of this caller, for a reason that can be kept, in a unit of work of its own.
 pub(super) async fn acting<T, F>(
     app: &App,
@@ -31,9 +40,7 @@ where
     T: Send + 'static,
     F: for<'c> Fn(&'c mut PgConnection, By) -> BoxFuture<'c, Result<T, ActError>> + Clone + Send + 'static,
 {
-    if !(1..=1000).contains(&reason.trim().chars().count()) {
-        return Err(Problem::new("invalid_request", "`reason` must have 1 to 1000 characters."));
-    }
+    check_reason(&reason)?;
     let by = By { actor: caller.actor, reason };
     let mut runs = 0;
     loop {
@@ -74,7 +81,8 @@ pub(super) fn patient_id(text: Option<&str>) -> Result<Option<PatientId>, Proble
 pub struct MergeRequest {
     /// The patient who stays.
     into: String,
-    /// Why; kept in the audit log.
+    /// Why, in 1 to 1,000 characters, not only spaces; kept in the audit log.
+    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
     reason: String,
 }
 
@@ -82,7 +90,8 @@ pub struct MergeRequest {
 #[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReasonRequest {
-    /// Why; kept in the audit log.
+    /// Why, in 1 to 1,000 characters, not only spaces; kept in the audit log.
+    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
     reason: String,
 }
 
@@ -92,7 +101,8 @@ pub struct ReasonRequest {
 pub struct LinkRequest {
     /// Whose the event is.
     patient: String,
-    /// Why; kept in the audit log.
+    /// Why, in 1 to 1,000 characters, not only spaces; kept in the audit log.
+    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
     reason: String,
 }
 

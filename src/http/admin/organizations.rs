@@ -5,7 +5,7 @@ use crate::audit::{self, Action, Actor, Record};
 use crate::auth::store::{self, KeyGrant, KeySummary, Organization};
 use crate::auth::{NewKey, Role};
 use crate::db::{DbError, Scope};
-use crate::http::extract::{Authenticated, Segment, read_json};
+use crate::http::extract::{Authenticated, Segment, read_json, read_optional_json};
 use crate::http::jobs::instant;
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::OrganizationId;
@@ -79,7 +79,8 @@ pub async fn list_organizations(
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewOrganization {
-    /// Unique, 1 to 200 characters.
+    /// Unique, 1 to 200 characters, not only spaces.
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     name: String,
 }
 
@@ -98,7 +99,7 @@ pub async fn create_organization(
     caller.allow(&[Role::Platform])?;
     let request: NewOrganization = read_json(&headers, body).await?;
     let name = request.name.trim().to_owned();
-    if !(1..=200).contains(&name.chars().count()) || name.contains('\0') {
+    if name.is_empty() || request.name.chars().count() > 200 || name.contains('\0') {
         return Err(Problem::new("invalid_request", "`name` must have 1 to 200 characters."));
     }
     let id = OrganizationId::new();
@@ -147,8 +148,7 @@ async fn set_status(
     status: &'static str,
 ) -> Result<Json<Organization>, Problem> {
     let id = permitted(&caller, id)?;
-    let request: StatusChange =
-        if headers.contains_key("content-type") { read_json(headers, body).await? } else { StatusChange::default() };
+    let request: StatusChange = read_optional_json(headers, body).await?;
     let changed = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
@@ -240,12 +240,15 @@ pub struct NewKeyRequest {
     role: Role,
     /// For people.
     #[serde(default)]
+    #[schema(max_length = 200)]
     name: String,
     /// Label of the sending system; resource ids of two systems are told apart by it.
     #[serde(default = "default_source")]
+    #[schema(min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     source: String,
     /// Ends by itself then (RFC 3339).
     #[serde(default)]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
 }
 
@@ -283,7 +286,7 @@ pub async fn create_key(
     caller.allow(ADMINS)?;
     let request: NewKeyRequest = read_json(&headers, body).await?;
     if request.name.chars().count() > 200
-        || !(1..=100).contains(&request.source.len())
+        || !(1..=100).contains(&request.source.chars().count())
         || request.name.contains('\0')
         || request.source.chars().any(char::is_control)
     {

@@ -61,8 +61,10 @@ pub struct ReviewParameters {
     #[param(inline)]
     status: ReviewStatus,
     /// `nextCursor` of the page before.
+    #[param(pattern = "^rev_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     cursor: Option<String>,
     /// 1 to 200; 50 without it.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
 }
 
@@ -237,7 +239,8 @@ pub struct DecideRequest {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     patient: Option<String>,
-    /// Why; kept in the audit log.
+    /// Why, in 1 to 1,000 characters, not only spaces; kept in the audit log.
+    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
     reason: String,
 }
 

@@ -7,7 +7,8 @@ use crate::audit::Action;
 use crate::auth::store::{self, Organization};
 use crate::config::origins;
 use crate::db::{DbError, Scope};
-use crate::http::extract::{Authenticated, Segment, read_json};
+use crate::http::description;
+use crate::http::extract::{Authenticated, Segment, read_json, whole_or_null};
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::OrganizationId;
 use crate::ingest::settings::{self, AthenaSettings};
@@ -25,28 +26,33 @@ use std::sync::Arc;
 pub struct Settings {
     /// Identifier systems whose values are MRNs also without the type code MR.
     #[serde(default)]
+    #[schema(schema_with = description::words)]
     mrn_systems: Vec<String>,
     /// Identifier systems in whose numbers case, spaces and hyphens mean nothing.
     #[serde(default)]
+    #[schema(schema_with = description::words)]
     mrn_folded_systems: Vec<String>,
     /// Values that are nobody's number, beside `0`, `UNKNOWN` and the like; compared without case.
     #[serde(default)]
+    #[schema(schema_with = description::words)]
     mrn_placeholders: Vec<String>,
     /// Jobs at once over all workers; null: no cap.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_or_null")]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     running_max: Option<i32>,
     /// Identifier system of Athena's patient ids, an MRN system too; null: `urn:chartgate:{organizationId}:athena`. The
     /// answer holds the one in effect.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 500)]
+    #[schema(min_length = 1, max_length = 500, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     athena_system: Option<String>,
     /// IANA name of the time zone of times that name none; null: UTC. The answer holds the one in effect.
     #[serde(default)]
-    #[schema(example = "America/New_York")]
+    #[schema(example = "America/New_York", format = "time-zone")]
     time_zone: Option<String>,
     /// Web origins that may call for this organization: `scheme://host[:port]`, `chrome-extension://…`,
     /// `moz-extension://…`.
     #[serde(default)]
+    #[schema(schema_with = description::origins)]
     cors_origins: Vec<String>,
 }
 
@@ -70,7 +76,7 @@ impl Settings {
 const LIST_MAX: usize = 100;
 
 fn is_sane(text: &str) -> bool {
-    (1..=500).contains(&text.len()) && !text.chars().any(char::is_control)
+    (1..=500).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
 impl Settings {

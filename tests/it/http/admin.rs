@@ -147,10 +147,13 @@ async fn settings_are_replaced_as_a_whole_and_change_what_is_an_mrn() {
     ] {
         put(&app, &admin, &path, &bad).await.problem(400, "invalid_request");
     }
+    // 4.0 is a whole number; 4.5 is none.
+    assert_eq!(put(&app, &admin, &path, &json!({"runningMax": 4.0})).await.json()["runningMax"], 4);
+    put(&app, &admin, &path, &json!({"runningMax": 4.5})).await.problem(400, "invalid_request");
     put(&app, &admin, &path, &json!({"mrnSystems": ["a\0"]})).await.problem(400, "invalid_string");
     assert_eq!(put(&app, &admin, &path, &json!({})).await.json(), empty);
     let recorded = "select count(*) from audit_records where event = 'organization.settings_changed'";
-    assert_eq!(app.count(recorded).await, 2);
+    assert_eq!(app.count(recorded).await, 3);
     for id in ["x", "%00", "org_01h455vb4pex5vsknk084sn02q", "00000000000000000000000000"] {
         let path = format!("/v1/admin/organizations/{id}/settings");
         get(&app, &app.platform, &path).await.problem(404, "organization_not_found");
@@ -186,8 +189,9 @@ async fn a_paused_organizations_jobs_are_accepted_and_wait_while_others_go_on() 
 async fn what_runs_is_listed() {
     let app = TestApp::start().await;
     let workflows = get(&app, &app.organization.admin, "/v1/admin/workflows").await.json();
-    let workflow = &workflows["workflows"][0];
-    assert_eq!((&workflow["name"], &workflow["ordering"]), (&json!("fhir-bundle"), &json!("organization")));
+    let workflows = workflows["workflows"].as_array().unwrap();
+    let workflow = workflows.iter().find(|workflow| workflow["name"] == "fhir-bundle").unwrap();
+    assert_eq!(workflow["ordering"], "organization");
     assert_eq!(workflow["steps"].as_array().unwrap().len(), 5);
     assert_eq!(
         workflow["steps"][1],
@@ -265,4 +269,39 @@ async fn bulk_retries_say_what_is_wrong_with_them() {
         .await
         .problem(415, "unsupported_media_type");
     assert_eq!(app.count("select count(*) from operations").await, 0);
+}
+
+#[tokio::test]
+async fn a_body_is_an_object_and_one_that_may_be_left_out_may_be_null() {
+    let app = TestApp::start().await;
+    let admin = app.organization.admin.clone();
+    let pause = format!("/v1/admin/organizations/{}/pause", app.organization.id);
+    let json = ("content-type", "application/json");
+    for (body, headers, status) in [
+        ("", vec![], 200),
+        ("", vec![json], 200),
+        ("null", vec![json], 200),
+        (" {} ", vec![json], 200),
+        (r#"{"reason": "x"}"#, vec![json], 200),
+        // serde would take the items for the members.
+        ("[]", vec![json], 400),
+        (r#"["x"]"#, vec![json], 400),
+        ("true", vec![json], 400),
+        ("{}", vec![], 415),
+    ] {
+        let answer = call(&app, Method::POST, &pause, &admin, &headers, body).await;
+        assert_eq!(answer.status, status, "{body}: {}", String::from_utf8_lossy(&answer.body));
+    }
+    for body in [
+        json!({"filter": [], "reason": "x", "dryRun": true}),
+        json!({"filter": ["failed"], "reason": "x", "dryRun": true}),
+        json!({"filter": {}, "reason": " ", "dryRun": true}),
+        json!({"filter": {}, "reason": "x".repeat(1001), "dryRun": true}),
+        json!({"filter": {}, "reason": "x", "dryRun": true, "ratePerSecond": 0}),
+        json!({"filter": {}, "reason": "x", "dryRun": true, "canary": 100_001}),
+    ] {
+        let text = body.to_string();
+        let answer = call(&app, Method::POST, "/v1/admin/jobs/retry", &admin, &[json], text).await;
+        answer.problem(400, "invalid_request");
+    }
 }

@@ -46,6 +46,18 @@ async fn what_a_job_does_from_its_post_to_a_read_is_counted() {
     for mrn in [sample::mrn(1, 0).as_str(), "nobody"] {
         assert_eq!(get(&app, &app.organization.reader, &format!("/ingest/clinical/{mrn}")).await.status, 200);
     }
+    let event = |payload: i32, at: &str| json!({"athena_patient_id": "7", "event_type": "lab", "payload": {"n": payload}, "captured_at": at});
+    let (monday, tuesday) = ("2026-01-05T00:00:00Z", "2026-01-06T00:00:00Z");
+    for (events, status) in [
+        (json!({"events": [event(1, monday), event(1, tuesday), event(2, monday), {}]}), 202),
+        (json!([event(1, monday)]), 202),
+        (json!({"events": []}), 400),
+    ] {
+        let (answered, text) = app.post(&app.organization.sender, "/ingest/athena/batch", &events).await;
+        assert_eq!(answered, status, "{text}");
+    }
+    assert_eq!(app.post(&app.organization.sender, "/ingest/athena", &event(3, monday)).await.0, 202);
+    assert_eq!(app.post(&app.organization.sender, "/ingest/athena", &json!({})).await.0, 400);
     call(&app, Method::from_bytes(b"BREW").unwrap(), "/no/such/route", "", &[], "").await.problem(404, "not_found");
     workers.stop().await;
     let after = scrape(&app).await;
@@ -54,6 +66,11 @@ async fn what_a_job_does_from_its_post_to_a_read_is_counted() {
         (r#"chartgate_intake_duplicates_total{source="webhook"}"#, 1.0),
         (r#"chartgate_intake_rejected_total{code="invalid_json",source="webhook"}"#, 1.0),
         (r#"chartgate_intake_duration_seconds_count{source="webhook"}"#, 4.0),
+        (r#"chartgate_intake_accepted_total{source="athena"}"#, 3.0),
+        (r#"chartgate_intake_duplicates_total{source="athena"}"#, 2.0),
+        ("chartgate_intake_sightings_total", 1.0),
+        (r#"chartgate_intake_rejected_total{code="invalid_event",source="athena"}"#, 3.0),
+        (r#"chartgate_intake_duration_seconds_count{source="athena"}"#, 3.0),
         (r#"chartgate_jobs_ended_total{status="succeeded",workflow="fhir-bundle"}"#, 1.0),
         (r#"chartgate_jobs_ended_total{status="succeeded_with_issues",workflow="fhir-bundle"}"#, 1.0),
         (r#"chartgate_jobs_ended_total{status="failed",workflow="fhir-bundle"}"#, 1.0),
