@@ -53,6 +53,7 @@ pub fn incoming(
             // Each sighting is a version.
             meant.push_str(&sighting);
         }
+        meant.push_str(part.beside.as_deref().unwrap_or_default());
         rows.push(Incoming {
             id: None,
             part_of: None,

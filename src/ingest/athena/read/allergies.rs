@@ -145,6 +145,7 @@ fn allergy<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft
         category: "allergies",
         id,
         measures: false,
+        beside: None,
         status: finding.status.clone(),
         when,
         findings: vec![finding],

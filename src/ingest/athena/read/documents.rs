@@ -120,6 +120,7 @@ fn document<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draf
         category: "documents",
         id,
         measures: false,
+        beside: None,
         status: finding.status.clone(),
         when,
         findings: vec![finding],

@@ -117,6 +117,7 @@ fn visit<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft> 
         category: "encounters",
         id: encounter_id.or_else(|| appointment_id.map(|id| format!("appointment:{id}"))),
         measures: false,
+        beside: None,
         status: finding.status.clone(),
         when,
         findings: vec![finding],

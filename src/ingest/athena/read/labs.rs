@@ -104,6 +104,22 @@ struct Shared {
     performer: Option<String>,
 }
 
+impl Shared {
+    /// What of it shows in the findings, as one text; nothing for a flat result.
+    fn text(&self) -> Option<String> {
+        let time = |time: &Option<Time>| time.as_ref().map(|time| time.text.clone());
+        let said = [
+            self.panel.clone(),
+            self.status.clone(),
+            time(&self.taken),
+            time(&self.issued),
+            self.encounter.clone(),
+            self.performer.clone(),
+        ];
+        said.iter().any(Option::is_some).then(|| json!(said).to_string())
+    }
+}
+
 /// Whether the payload's shape is one of laboratory results.
 pub fn read(reader: &mut Reader<'_, '_>) -> bool {
     let spec = Spec { list: &LIST, marks: &MARKS };
@@ -220,6 +236,7 @@ fn analyte<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>, shared: &Shared
         category: "labs",
         id,
         measures: true,
+        beside: shared.text(),
         status: finding.status.clone(),
         when,
         findings: vec![finding],

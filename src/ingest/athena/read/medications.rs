@@ -149,6 +149,7 @@ fn medication<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Dr
         category: "medications",
         id,
         measures: false,
+        beside: None,
         status: finding.status.clone(),
         when,
         findings: vec![finding],

@@ -62,6 +62,9 @@ pub struct Part {
     pub resource_type: &'static str,
     /// What makes it the same part in another event.
     pub identity: Identity,
+    /// What the payload says of it outside of its bytes; as much its content as they are: the status of a laboratory result
+    /// of its analytes.
+    pub beside: Option<String>,
     /// Its bytes in the body.
     pub span: Range<usize>,
     /// JSON Pointer of the same.

@@ -34,6 +34,7 @@ pub fn part<'a>(reader: &mut Reader<'_, 'a>, node: Node<'a>, place: &Place) {
             category: "other",
             id: None,
             measures: false,
+            beside: None,
             status: None,
             when,
             findings: vec![finding],

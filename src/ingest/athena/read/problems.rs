@@ -148,6 +148,7 @@ fn problem<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft
         category: "problems",
         id,
         measures: false,
+        beside: None,
         status: finding.status.clone(),
         when,
         findings: vec![finding],

@@ -61,6 +61,8 @@ pub struct Draft {
     pub id: Option<String>,
     /// Without id and time each sighting is a reading of its own.
     pub measures: bool,
+    /// What is said of it elsewhere in the payload.
+    pub beside: Option<String>,
     /// As the view shows it.
     pub status: Option<String>,
     /// Its time.
@@ -209,6 +211,7 @@ impl<'e, 'a> Reader<'e, 'a> {
         Part {
             resource_type: draft.resource_type,
             identity,
+            beside: draft.beside,
             span: node.span(),
             pointer: place.pointer.clone(),
             category: draft.category,
@@ -220,9 +223,6 @@ impl<'e, 'a> Reader<'e, 'a> {
 
     /// Whether a value of the right type is fit for its field; an issue, if it is not.
     pub fn is_sound(&mut self, said: &Said<'a>, field: &Field) -> bool {
-        if said.node.kind() != Kind::String {
-            return field.shape != Shape::Id || said.text.len() <= ID_CHARS_MAX;
-        }
         let is_text_of_lines = |c: char| matches!(c, '\n' | '\r' | '\t');
         let is_damaged = |c: char| c == '\u{fffd}' || (c.is_control() && !is_text_of_lines(c));
         let (length_max, severity) = match field.shape {
@@ -231,9 +231,13 @@ impl<'e, 'a> Reader<'e, 'a> {
             Shape::Time | Shape::Clock => (TIME_CHARS_MAX, field.severity()),
             _ => (TEXT_CHARS_MAX, field.severity()),
         };
-        if said.text.len() > length_max && said.text.chars().count() > length_max {
+        let is_scalar = matches!(said.node.kind(), Kind::String | Kind::Number);
+        if is_scalar && said.text.len() > length_max && said.text.chars().count() > length_max {
             self.issue(severity, "too-long", said.node, &said.place, TOO_LONG);
             return false;
+        }
+        if said.node.kind() != Kind::String {
+            return true;
         }
         if said.text.contains(is_damaged) {
             self.issue(field.severity(), "value", said.node, &said.place, DAMAGED);

@@ -75,6 +75,8 @@ pub fn read<'a>(reader: &mut Reader<'_, 'a>, field: &'static Field, section: &'s
             category: section.view,
             id: Some(format!("section:{}", section.view)),
             measures: false,
+            // Whoever says it again says it of that day.
+            beside: reader.event().captured.key(),
             status: None,
             when,
             findings: vec![finding],

@@ -6,13 +6,18 @@ use super::fields::fold;
 pub const NO_LOINC: &str = "Has not the form of a LOINC code (number, hyphen, check digit).";
 
 /// Words that mean that an entry should never have been made: it leaves the current view.
-const ERRORS: [&str; 6] = ["enteredinerror", "error", "deleted", "inerror", "erroneous", "marked as error"];
+const ERRORS: [&str; 6] = ["enteredinerror", "error", "deleted", "inerror", "erroneous", "markedaserror"];
 
 fn known(text: &str, words: &[(&[&str], &'static str)]) -> String {
     let folded = fold(text);
     if ERRORS.contains(&folded.as_str()) {
         return "entered-in-error".to_owned();
     }
+    meant(text, words)
+}
+
+fn meant(text: &str, words: &[(&[&str], &'static str)]) -> String {
+    let folded = fold(text);
     let found = words.iter().find(|(written, _)| written.contains(&folded.as_str()));
     found.map_or_else(|| text.to_owned(), |(_, meant)| (*meant).to_owned())
 }
@@ -72,7 +77,7 @@ pub fn of_encounter(text: &str) -> String {
             (&["open", "inprogress", "pend", "review"], "in-progress"),
             (&["2", "checkedin", "arrived"], "arrived"),
             (&["f", "filled", "booked", "scheduled", "future", "planned", "confirmed", "o"], "planned"),
-            (&["x", "cancelled", "canceled", "noshow"], "cancelled"),
+            (&["x", "cancelled", "canceled"], "cancelled"),
         ],
     )
 }
@@ -106,7 +111,7 @@ pub fn of_document(text: &str) -> String {
 
 /// What a flag of a result means in HL7's codes; a flag that is not known stays as it is.
 pub fn interpretation(flag: &str) -> String {
-    known(
+    meant(
         flag,
         &[
             (&["high", "h", "abovehighnormal", "above", "elevated"], "H"),

@@ -237,7 +237,7 @@ fn inner<'a>(reader: &mut Reader<'_, 'a>, elements: Vec<Fields<'a>>, label: Opti
 }
 
 pub(super) fn draft(id: Option<String>, status: Option<String>, when: When, findings: Vec<Finding>) -> Draft {
-    Draft { resource_type: "AthenaVital", category: "vitals", id, measures: true, status, when, findings }
+    Draft { resource_type: "AthenaVital", category: "vitals", id, measures: true, beside: None, status, when, findings }
 }
 
 /// One reading that says both pressures: `{"name": "Blood pressure", "value": "120/80"}`.

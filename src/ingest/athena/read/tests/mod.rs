@@ -76,7 +76,7 @@ pub fn check(body: &str, reading: &Reading) {
                 let slice: serde_json::Value = serde_json::from_str(&body[evidence.span.clone()]).unwrap();
                 assert_eq!(Some(&slice), tree.pointer(&evidence.pointer), "{}", evidence.pointer);
                 assert!(crate::ingest::findings::RULES.contains(&evidence.rule), "{}", evidence.rule);
-                assert_eq!(fhirpath_of(&evidence.pointer), evidence.fhirpath);
+                assert_eq!(fhirpath_of(&tree, &evidence.pointer), evidence.fhirpath);
                 check_quote(finding, evidence.rule, &body[evidence.span.clone()]);
             }
             let json = [
@@ -97,11 +97,14 @@ pub fn check(body: &str, reading: &Reading) {
 }
 
 /// A place in the other notation, written independently.
-fn fhirpath_of(pointer: &str) -> String {
-    let mut path = String::new();
+fn fhirpath_of(tree: &serde_json::Value, pointer: &str) -> String {
+    let (mut path, mut at) = (String::new(), tree);
     for part in pointer.split('/').skip(1) {
         let name = part.replace("~1", "/").replace("~0", "~");
-        if !path.is_empty() && !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()) {
+        // A name may be all digits: only the value tells it from an index.
+        let is_index = at.is_array();
+        at = if is_index { &at[name.parse::<usize>().unwrap()] } else { &at[&name] };
+        if is_index {
             let _ = write!(path, "[{name}]");
             continue;
         }

@@ -425,3 +425,64 @@ fn an_unreadable_capture_stays_as_given_and_the_event_stays_usable() {
     assert_eq!(details(finding)["time_source"], "received");
     assert_eq!(finding.effective.at, Some(context().received_at));
 }
+
+#[test]
+fn what_a_result_says_of_its_analytes_is_their_content_too() {
+    let payload = |status: &str| json!({"results": [{"labresultid": "1", "resultstatus": status, "analytes": [{"analyteid": "2", "analytename": "Iron", "value": "1"}]}]});
+    let (one, other) = (read_payload("lab", &payload("preliminary")), read_payload("lab", &payload("final")));
+    assert_eq!(one.parts[0].identity, other.parts[0].identity);
+    assert_ne!(one.parts[0].beside, other.parts[0].beside);
+    assert_eq!(text(other.parts[0].status.as_ref()), Some("final"));
+    let flat = read_payload("lab", &json!({"test": "Iron", "value": "1"}));
+    assert_eq!(flat.parts[0].beside, None);
+}
+
+#[test]
+fn a_reading_of_both_pressures_under_one_name_is_a_pair() {
+    for payload in [
+        json!([{"name": "Blood Pressure", "value": "120/80", "date": "02/01/2026", "vitalid": 5}]),
+        json!({"vitals": [{"key": "BP", "readings": [[{"code": "85354-9", "value": "120/80 mmHg", "readingtaken": "02/01/2026", "vitalid": "5"}]]}]}),
+    ] {
+        let reading = read_payload("vitals", &payload);
+        assert_eq!((issues(&reading), id(&reading.parts[0])), (vec![], Some("5")), "{payload}");
+        let values: Vec<_> =
+            reading.parts[0].findings.iter().map(|one| (one.ordinal, one.value.text.as_deref().unwrap())).collect();
+        assert_eq!(values, [(1, "120"), (2, "80")]);
+    }
+}
+
+#[test]
+fn names_that_mean_the_same_twice_and_ids_that_are_there_twice_are_said() {
+    let both = read_payload("problem", &json!({"Problem_Name": "Gout", "problemname": "Asthma"}));
+    assert_eq!(issues(&both), [("warning", "duplicate", "/payload/problemname".to_owned())]);
+    assert_eq!(text(both.parts[0].findings[0].code.text.as_ref()), Some("Asthma"));
+    assert_eq!(details(&both.parts[0].findings[0])["Problem_Name"], "Gout");
+    let twice = read_payload("problem", &json!([{"problemid": 1, "name": "a"}, {"problemid": "1", "name": "b"}]));
+    assert_eq!(issues(&twice), [("warning", "duplicate", "/payload/1".to_owned())]);
+    assert_eq!(twice.parts[1].identity, Identity::Statement);
+}
+
+#[test]
+fn flags_that_contradict_the_value_are_said_and_statuses_are_those_of_the_view() {
+    let reading =
+        read_payload("lab", &json!({"test": "Iron", "value": "10", "range": "60-170", "flag": "High", "status": "F"}));
+    assert_eq!(issues(&reading), [("warning", "conflict", "/payload/flag".to_owned())]);
+    assert_eq!(text(reading.parts[0].status.as_ref()), Some("final"));
+    for (event_type, payload, status, negated) in [
+        ("medication", json!({"name": "x", "status": "Entered in error"}), "entered-in-error", false),
+        ("medication", json!({"name": "x", "status": "tapering"}), "tapering", false),
+        ("problem", json!({"name": "x", "status": "Ruled out"}), "refuted", true),
+        ("procedure", json!({"name": "x", "status": "Not Done"}), "not-done", true),
+        (
+            "document",
+            json!({"title": "x", "deleteddatetime": "2026-01-01T00:00:00Z", "status": "CLOSED"}),
+            "entered-in-error",
+            false,
+        ),
+        ("visit", json!({"encounterid": 3, "status": "no show"}), "no show", false),
+    ] {
+        let reading = read_payload(event_type, &payload);
+        let part = &reading.parts[0];
+        assert_eq!((text(part.status.as_ref()), part.findings[0].negated), (Some(status), negated), "{payload}");
+    }
+}
