@@ -59,7 +59,7 @@ pub fn description() -> utoipa::openapi::OpenApi {
     components.schemas.insert("OperationOutcome".to_owned(), OperationOutcome::schema());
     components.schemas.insert("EventBatch".to_owned(), event_batch());
     if let Some(bulk) = components.schemas.get_mut("BulkRetryRequest") {
-        either(bulk, [("filter", Type::Object), ("ids", Type::Array)]);
+        either(bulk, &[("filter", Type::Object), ("ids", Type::Array)]);
     }
     description
 }
@@ -69,8 +69,10 @@ fn complete(operation: &mut Operation) {
         look(parameter);
     }
     if let Some(body) = operation.request_body.as_mut() {
-        // A body that may be left out says so.
-        body.required.get_or_insert(Required::True);
+        // Null stands for a body that is left out.
+        let content = body.content.values().next().and_then(|content| content.schema.as_ref());
+        let is_optional = matches!(content, Some(RefOr::T(Schema::OneOf(_))));
+        body.required = Some(if is_optional { Required::False } else { Required::True });
     }
     if operation.security.is_some() {
         // The key is looked up in the database.
@@ -100,7 +102,7 @@ fn offer_outcome(response: &mut Response) {
 }
 
 /// Exactly one of two members, which the derive cannot say.
-fn either(schema: &mut RefOr<Schema>, members: [(&str, Type); 2]) {
+fn either(schema: &mut RefOr<Schema>, members: &[(&str, Type); 2]) {
     let RefOr::T(Schema::Object(object)) = schema else { return };
     let mut choice = OneOfBuilder::new();
     let null = || ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null));
