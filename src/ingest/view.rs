@@ -170,7 +170,8 @@ async fn build(
     let events = pages(found, usize::try_from(query.limit).unwrap_or_default(), &mut view.next);
     let ids: Vec<EventId> = events.iter().map(|event| event.position.id).collect();
     let findings = store::findings(connection, organization, &ids).await?;
-    let ids: Vec<FindingId> = findings.iter().map(|finding| finding.id).collect();
+    let without = findings.iter().filter(|finding| finding.shown_evidence.is_none());
+    let ids: Vec<FindingId> = without.map(|finding| finding.id).collect();
     let evidence = store::evidence(connection, organization, &ids).await?;
     let wanted = unnamed_medications(&events, &findings);
     let medications = store::medications(connection, organization, &wanted).await?;

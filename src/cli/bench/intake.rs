@@ -43,7 +43,8 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
     let time = Duration::from_secs(arguments.seconds);
     let one_row = one_row_rate(prepared, arguments).await?;
     let app = App::build(config.clone(), prepared.options.clone(), Prepared::objects()).await?;
-    let (organization, key) = organization(&app).await?;
+    let (organization, keys) = organization(&app, "bench intake", &[Role::Sender]).await?;
+    let key = keys.into_iter().next().context("a key was made")?;
     let same_rows = same_rows_rate(&app, prepared, organization, arguments, time).await?;
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -53,8 +54,9 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
     // The load generator has a thread and a runtime of its own, as another machine would.
     let connections = arguments.connections;
     let cpu_before = prepared.cpu_seconds();
-    let load = tokio::task::spawn_blocking(move || load(address, &key, connections, time));
-    let (accepted, mut latencies) = load.await.context("the load generator ended")??;
+    let load = Load { address, key, connections, time, first: 1, every: None };
+    let load = tokio::task::spawn_blocking(move || load.run());
+    let (accepted, latencies) = load.await.context("the load generator ended")??;
     let cpu_after = prepared.cpu_seconds();
     stop.cancel();
     let _ = server.await;
@@ -76,9 +78,6 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
         jobs == queued && jobs == keys && jobs == bodies && jobs == records,
         "rows differ: {jobs} jobs, {queued} queued, {keys} keys, {bodies} payloads, {records} records"
     );
-    latencies.sort_unstable();
-    let at =
-        |quantile: f64| latencies.get(quantile_index(latencies.len(), quantile)).copied().unwrap_or(0) as f64 / 1000.0;
     let rate = accepted as f64 / time.as_secs_f64();
     Ok(json!({
         "bench": "intake",
@@ -89,9 +88,9 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
         "accepted_per_second": rate,
         "postgres_cpu_us_per_request": (cpu_after.0 - cpu_before.0) * 1e6 / accepted as f64,
         "server_and_load_cpu_us_per_request": (cpu_after.1 - cpu_before.1) * 1e6 / accepted as f64,
-        "p50_ms": at(0.5),
-        "p99_ms": at(0.99),
-        "max_ms": at(1.0),
+        "p50_ms": quantile(&latencies, 0.5),
+        "p99_ms": quantile(&latencies, 0.99),
+        "max_ms": quantile(&latencies, 1.0),
         "yardstick": { "one_row_inserts_per_second": one_row, "same_rows_per_second": same_rows },
         "ratio_to_one_row": one_row.map(|yardstick| rate / yardstick),
         "ratio_to_same_rows": rate / same_rows,
@@ -99,31 +98,38 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
     }))
 }
 
+/// A quantile of microseconds, in milliseconds.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
-fn quantile_index(length: usize, quantile: f64) -> usize {
-    ((length.saturating_sub(1)) as f64 * quantile) as usize
+pub(super) fn quantile(latencies: &[u64], quantile: f64) -> f64 {
+    let mut sorted = latencies.to_vec();
+    sorted.sort_unstable();
+    let index = ((sorted.len().saturating_sub(1)) as f64 * quantile) as usize;
+    sorted.get(index).copied().unwrap_or(0) as f64 / 1000.0
 }
 
-async fn organization(app: &App) -> anyhow::Result<(OrganizationId, String)> {
+/// An organization with a key of each role.
+pub(super) async fn organization(
+    app: &App,
+    name: &'static str,
+    roles: &[Role],
+) -> anyhow::Result<(OrganizationId, Vec<String>)> {
     let id = OrganizationId::new();
-    let key = NewKey::generate();
-    let text = key.key.clone();
+    let keys: Vec<(Role, NewKey)> = roles.iter().map(|role| (*role, NewKey::generate())).collect();
+    let texts = keys.iter().map(|(_, key)| key.key.clone()).collect();
     app.db
         .unit::<_, DbError, _>(Scope::Global, move |connection| {
             Box::pin(async move {
-                store::insert_organization(connection, id, "bench intake").await?;
-                let grant = KeyGrant {
-                    organization: Some(id),
-                    role: Role::Sender,
-                    name: String::new(),
-                    source: "default".to_owned(),
-                    expires_at: None,
-                };
-                store::insert_key(connection, &key, &grant).await
+                store::insert_organization(connection, id, name).await?;
+                for (role, key) in keys {
+                    let (name, source) = (String::new(), "default".to_owned());
+                    let grant = KeyGrant { organization: Some(id), role, name, source, expires_at: None };
+                    store::insert_key(connection, &key, &grant).await?;
+                }
+                Ok(())
             })
         })
         .await?;
-    Ok((id, text))
+    Ok((id, texts))
 }
 
 /// PostgreSQL's own rate: `pgbench`, prepared one-row inserts into a table with an identity key. `None` where the
@@ -196,30 +202,61 @@ async fn same_rows_rate(
     Ok(done as f64 / started.elapsed().as_secs_f64())
 }
 
-/// Keep `connections` busy for that time; answers how many 202s were read, and each latency in microseconds.
-fn load(address: SocketAddr, key: &str, connections: usize, time: Duration) -> anyhow::Result<(u64, Vec<u64>)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async move {
-        let number = Arc::new(AtomicU64::new(1));
-        let started = Instant::now();
-        let tasks: Vec<_> = (0..connections)
-            .map(|_| tokio::spawn(client(address, key.to_owned(), Arc::clone(&number), started + time)))
-            .collect();
-        let mut latencies = Vec::new();
-        for task in tasks {
-            latencies.extend(task.await??);
-        }
-        Ok((latencies.len() as u64, latencies))
-    })
+/// Bundles over HTTP, as another machine would send them: from a thread and a runtime of its own.
+pub(super) struct Load {
+    pub address: SocketAddr,
+    /// Of a sender.
+    pub key: String,
+    /// Each with one request under way.
+    pub connections: usize,
+    /// How long.
+    pub time: Duration,
+    /// The number of the first Bundle: no two with the same number are new.
+    pub first: u64,
+    /// Each connection sends so often; `None`: as soon as it is answered.
+    pub every: Option<Duration>,
 }
 
-async fn client(address: SocketAddr, key: String, number: Arc<AtomicU64>, until: Instant) -> anyhow::Result<Vec<u64>> {
+impl Load {
+    /// How many 202s were read, and each latency in microseconds.
+    pub fn run(&self) -> anyhow::Result<(u64, Vec<u64>)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async move {
+            let number = Arc::new(AtomicU64::new(self.first));
+            let until = Instant::now() + self.time;
+            let tasks: Vec<_> = (0..self.connections)
+                .map(|_| tokio::spawn(client(self.address, self.key.clone(), Arc::clone(&number), until, self.every)))
+                .collect();
+            let mut latencies = Vec::new();
+            for task in tasks {
+                latencies.extend(task.await??);
+            }
+            Ok((latencies.len() as u64, latencies))
+        })
+    }
+}
+
+async fn client(
+    address: SocketAddr,
+    key: String,
+    number: Arc<AtomicU64>,
+    until: Instant,
+    every: Option<Duration>,
+) -> anyhow::Result<Vec<u64>> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let template = String::from_utf8(sample::bundle(1, 1, Size::Small))?;
     let mut answer = vec![0u8; 16 * 1024];
     let mut latencies = Vec::new();
+    let mut ticks = every.map(|every| {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+        ticks
+    });
     while Instant::now() < until {
+        if let Some(ticks) = &mut ticks {
+            ticks.tick().await;
+        }
         // Distinct bytes of the same shape, made cheaply: the generator shares the cores with the server.
         let tag = format!("{:020}", number.fetch_add(1, Ordering::Relaxed));
         let body = template.replacen("\"Bundle\"", &format!("\"Bundle\",\"id\":\"{tag}\""), 1);

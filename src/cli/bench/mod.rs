@@ -1,6 +1,7 @@
 //! `chartgate bench …`: each prints a readable table and one JSON line, measured beside the yardstick that it names, on
 //! an embedded PostgreSQL of its own with fsync and `synchronous_commit` on.
 
+pub mod chart;
 pub mod cpu;
 pub mod engine;
 pub mod history;
@@ -26,6 +27,8 @@ pub enum Command {
     Engine(engine::Arguments),
     /// Small Bundles over HTTP, each 202 durable.
     Intake(intake::Arguments),
+    /// The clinical view of patients with many events, idle and beside the intake.
+    Chart(chart::Arguments),
     /// Claim, status and lists beside a long history and a long queue.
     History(history::Arguments),
     /// The FHIR validator on one core, beside `serde_json` building trees.
@@ -89,6 +92,7 @@ pub async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
     let figures = match command {
         Command::Engine(arguments) => engine::run(&prepared, &arguments).await?,
         Command::Intake(arguments) => intake::run(&prepared, &config, &arguments).await?,
+        Command::Chart(arguments) => chart::run(&prepared, &config, &arguments).await?,
         Command::History(arguments) => history::run(&prepared, &arguments).await?,
         Command::Validate(arguments) => validate::run(&arguments, &config.data_dir)?,
     };

@@ -7,5 +7,6 @@ pub mod counts;
 pub mod event;
 pub mod parts;
 pub mod read;
+pub mod sample;
 pub mod store;
 pub mod submit;

@@ -1,9 +1,10 @@
 //! SQL on `findings` and `finding_evidence`.
 
-use super::{EXTRACTOR_VERSION, Finding, QUOTE_BYTES_MAX};
+use super::{EXTRACTOR_VERSION, Evidence, Finding, QUOTE_BYTES_MAX};
 use crate::db::DbError;
 use crate::ids::{EventId, FindingId, JobId, OrganizationId, PatientId};
 use crate::ingest::events::Origin;
+use serde::Serialize;
 use sqlx::PgConnection;
 use std::collections::HashSet;
 
@@ -49,7 +50,7 @@ pub async fn insert(
     let rows: Vec<NewFinding<'_>> = findings.into_iter().filter(|row| !done.contains(&row.event)).collect();
     let mut new = 0;
     for rows in rows.chunks(ROWS_MAX) {
-        let stored: HashSet<FindingId> = insert_rows(connection, origin, rows).await?.into_iter().collect();
+        let stored: HashSet<FindingId> = insert_rows(connection, origin, body, rows).await?.into_iter().collect();
         new += u64::try_from(stored.len()).unwrap_or(u64::MAX);
         let fresh: Vec<&NewFinding<'_>> = rows.iter().filter(|row| stored.contains(&row.id)).collect();
         insert_evidence(connection, origin, body, &fresh).await?;
@@ -124,6 +125,7 @@ async fn supersede(
 async fn insert_rows(
     connection: &mut PgConnection,
     origin: &Origin,
+    body: &[u8],
     rows: &[NewFinding<'_>],
 ) -> Result<Vec<FindingId>, DbError> {
     let query = sqlx::query_scalar(
@@ -133,7 +135,7 @@ async fn insert_rows(
             value_text, value_number, value_code, comparator, unit, ucum, reference_range, interpretation,
             interpretation_source, status, clinical_status, verification_status, severity, body_site, effective_text,
             effective_end_text, effective_at, effective_precision, issued, performer, encounter_reference, dosage,
-            reactions, negated, component_of, criticality, laterality, medication_reference, details)
+            reactions, negated, component_of, criticality, laterality, medication_reference, details, shown_evidence)
          select $1, $2, $3, n.now,
                 f.id, f.event_id, f.ordinal, f.category, f.kind, f.code_system, f.code, f.display, f.codings::json,
                 f.code_text, f.value_type, f.value_text, f.value_number::numeric, f.value_code::json, f.comparator,
@@ -141,27 +143,28 @@ async fn insert_rows(
                 f.clinical_status, f.verification_status, f.severity, f.body_site::json, f.effective_text,
                 f.effective_end_text, f.effective_at, f.effective_precision, f.issued, f.performer::json,
                 f.encounter_reference, f.dosage::json, f.reactions::json, f.negated, f.component_of::json,
-                f.criticality, f.laterality, f.medication_reference, f.details::json
+                f.criticality, f.laterality, f.medication_reference, f.details::json, f.shown_evidence::json
          from unnest(
                      $4::uuid[], $5::uuid[], $6::integer[], $7::text[], $8::text[], $9::text[], $10::text[],
                      $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
                      $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[],
                      $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[], $31::timestamptz[],
                      $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::text[], $38::boolean[],
-                     $39::text[], $40::text[], $41::text[], $42::text[], $43::text[]
+                     $39::text[], $40::text[], $41::text[], $42::text[], $43::text[], $44::text[]
          ) as f (
                   id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, value_type,
                   value_text, value_number, value_code, comparator, unit, ucum, reference_range, interpretation,
                   interpretation_source, status, clinical_status, verification_status, severity, body_site,
                   effective_text, effective_end_text, effective_at, effective_precision, issued, performer,
                   encounter_reference, dosage, reactions, negated, component_of, criticality, laterality,
-                  medication_reference, details
+                  medication_reference, details, shown_evidence
          )
          cross join (select chartgate_now() as now) n
          -- Another job of the same resource was faster.
          on conflict (organization_id, event_id, extractor_version, ordinal) do nothing
          returning id",
     );
+    let sha256 = hex::encode(&origin.payload_sha256);
     let query = query
         .bind(origin.organization)
         .bind(EXTRACTOR_VERSION)
@@ -205,8 +208,40 @@ async fn insert_rows(
         .bind(rows.iter().map(|row| row.finding.criticality.as_deref()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.laterality).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.medication_reference.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.finding.details.as_deref()).collect::<Vec<_>>());
+        .bind(rows.iter().map(|row| row.finding.details.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| shown(body, &sha256, &row.finding.evidence)).collect::<Vec<_>>());
     Ok(query.fetch_all(connection).await?)
+}
+
+/// A piece of evidence, as the clinical view shows it.
+#[derive(Serialize)]
+pub struct ShownEvidence<'e> {
+    /// The payload, in lower-case hexadecimal.
+    pub sha256: &'e str,
+    /// First byte of the quote.
+    pub start: i64,
+    /// Behind its last byte.
+    pub end: i64,
+    /// JSON Pointer of the value that the quote begins.
+    pub pointer: &'e str,
+    /// FHIRPath of the same.
+    pub fhirpath: &'e str,
+}
+
+/// The evidence of a finding as JSON, so that the view need not look it up.
+fn shown(body: &[u8], sha256: &str, evidence: &[Evidence]) -> Option<String> {
+    let offset = |at: usize| i64::try_from(at).unwrap_or(i64::MAX);
+    let shown: Vec<ShownEvidence<'_>> = evidence
+        .iter()
+        .map(|one| ShownEvidence {
+            sha256,
+            start: offset(one.span.start),
+            end: offset(quote_end(body, one.span.start, one.span.end)),
+            pointer: &one.pointer,
+            fhirpath: &one.fhirpath,
+        })
+        .collect();
+    serde_json::to_string(&shown).ok()
 }
 
 async fn insert_evidence(

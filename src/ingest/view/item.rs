@@ -5,8 +5,11 @@
 use super::CATEGORIES;
 use super::store::{EventRow, EvidenceRow, FindingRow, MedicationRow, Raw};
 use crate::ids::{EventId, FindingId};
-use serde::Serialize;
+use crate::ingest::findings::store::ShownEvidence;
+use serde::ser::{Error as _, SerializeSeq as _};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -57,14 +60,36 @@ struct Panel {
     effective: Option<String>,
 }
 
-/// Where a statement stands.
-#[derive(Serialize)]
+/// Where a statement stands: as it was written beside it, and what was looked up.
 struct Evidence {
-    sha256: String,
-    start: i64,
-    end: i64,
-    pointer: String,
-    fhirpath: String,
+    written: Option<Raw>,
+    looked_up: Vec<EvidenceRow>,
+}
+
+impl Serialize for Evidence {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.written {
+            Some(written) if self.looked_up.is_empty() => written.serialize(serializer),
+            written => {
+                let text = written.as_ref().map_or("[]", |written| written.get());
+                let first: Vec<&RawValue> = serde_json::from_str(text).map_err(S::Error::custom)?;
+                let mut list = serializer.serialize_seq(Some(first.len() + self.looked_up.len()))?;
+                for one in first {
+                    list.serialize_element(one)?;
+                }
+                for row in &self.looked_up {
+                    list.serialize_element(&ShownEvidence {
+                        sha256: &hex::encode(&row.payload_sha256),
+                        start: row.byte_start,
+                        end: row.byte_end,
+                        pointer: &row.pointer,
+                        fhirpath: &row.fhirpath,
+                    })?;
+                }
+                list.end()
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -131,7 +156,7 @@ struct Statement {
     medication_reference: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<Raw>,
-    evidence: Vec<Evidence>,
+    evidence: Evidence,
 }
 
 /// What the items of an answer are made of.
@@ -145,15 +170,9 @@ pub struct Parts {
 /// The items of each category, in the order of the events.
 pub fn by_category(events: Vec<EventRow>, parts: Parts) -> BTreeMap<&'static str, Vec<Item>> {
     let Parts { findings, evidence, medications } = parts;
-    let mut evidence_of: HashMap<FindingId, Vec<Evidence>> = HashMap::with_capacity(findings.len());
+    let mut evidence_of: HashMap<FindingId, Vec<EvidenceRow>> = HashMap::with_capacity(evidence.len());
     for row in evidence {
-        evidence_of.entry(row.finding_id).or_default().push(Evidence {
-            sha256: hex::encode(&row.payload_sha256),
-            start: row.byte_start,
-            end: row.byte_end,
-            pointer: row.pointer,
-            fhirpath: row.fhirpath,
-        });
+        evidence_of.entry(row.finding_id).or_default().push(row);
     }
     let mut by_event: HashMap<EventId, Vec<FindingRow>> = HashMap::with_capacity(events.len());
     for finding in findings {
@@ -164,10 +183,11 @@ pub fn by_category(events: Vec<EventRow>, parts: Parts) -> BTreeMap<&'static str
         let Some(category) = CATEGORIES.into_iter().find(|category| *category == event.category) else { continue };
         let findings = newest_extraction(by_event.remove(&event.position.id).unwrap_or_default());
         let statement = |mut finding: FindingRow| {
-            let mut evidence = evidence_of.remove(&finding.id).unwrap_or_default();
+            let written = finding.shown_evidence.take().map(|json| json.0);
+            let mut evidence = Evidence { written, looked_up: evidence_of.remove(&finding.id).unwrap_or_default() };
             if let Some(medication) = finding.medication(&event.source_label).and_then(|key| medications.get(&key)) {
                 finding.name_by(medication);
-                evidence.extend(medication.evidence());
+                evidence.looked_up.extend(medication.evidence.iter().cloned());
             }
             (finding, evidence)
         };
@@ -185,7 +205,7 @@ fn newest_extraction(mut findings: Vec<FindingRow>) -> Vec<FindingRow> {
     findings
 }
 
-fn item(event: EventRow, statements: Vec<(FindingRow, Vec<Evidence>)>) -> Item {
+fn item(event: EventRow, statements: Vec<(FindingRow, Evidence)>) -> Item {
     let (mut own, mut components, mut panel) = (None, Vec::new(), None);
     for (finding, evidence) in statements {
         if finding.ordinal == 0 {
@@ -239,7 +259,7 @@ fn panel(concept: &Raw, component: &FindingRow) -> Option<Panel> {
     Some(Panel { name: name.map(str::to_owned), code: coding.clone(), effective: component.effective_text.clone() })
 }
 
-fn statement(finding: FindingRow, evidence: Vec<Evidence>) -> Statement {
+fn statement(finding: FindingRow, evidence: Evidence) -> Statement {
     let name = finding.code_text.as_ref().or(finding.display.as_ref()).or(finding.code.as_ref()).cloned();
     let is_coded = finding.code.is_some();
     let code = Coding { system: finding.code_system, code: finding.code, display: finding.display };
@@ -296,17 +316,5 @@ impl FindingRow {
         if medication.code_text.is_some() {
             self.code_text.clone_from(&medication.code_text);
         }
-    }
-}
-
-impl MedicationRow {
-    fn evidence(&self) -> impl Iterator<Item = Evidence> + '_ {
-        self.evidence.iter().map(|row| Evidence {
-            sha256: hex::encode(&row.payload_sha256),
-            start: row.byte_start,
-            end: row.byte_end,
-            pointer: row.pointer.clone(),
-            fhirpath: row.fhirpath.clone(),
-        })
     }
 }

@@ -336,6 +336,8 @@ pub struct FindingRow {
     pub details: Option<Json<Raw>>,
     pub negated: bool,
     pub extractor_version: i32,
+    /// As the view shows it; none in findings that are older than the column.
+    pub shown_evidence: Option<Json<Raw>>,
 }
 
 /// The findings of these events.
@@ -352,7 +354,8 @@ pub async fn findings(
                   value_type, value_text, value_code, comparator, unit, ucum, reference_range, interpretation,
                   interpretation_source, clinical_status, verification_status, severity, criticality, body_site,
                   laterality, effective_text, effective_end_text, effective_precision, issued, performer,
-                  encounter_reference, dosage, reactions, medication_reference, details, negated, extractor_version
+                  encounter_reference, dosage, reactions, medication_reference, details, negated, extractor_version,
+                  shown_evidence
            from findings
            where organization_id = $1
              and event_id = k.event_id
@@ -366,7 +369,7 @@ pub async fn findings(
 }
 
 /// The bytes of a finding.
-#[derive(sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct EvidenceRow {
     pub finding_id: FindingId,
     pub payload_sha256: Vec<u8>,
@@ -376,12 +379,15 @@ pub struct EvidenceRow {
     pub fhirpath: String,
 }
 
-/// The evidence of these findings.
+/// The evidence of these findings, from its own rows.
 pub async fn evidence(
     connection: &mut PgConnection,
     organization: OrganizationId,
     findings: &[FindingId],
 ) -> Result<Vec<EvidenceRow>, DbError> {
+    if findings.is_empty() {
+        return Ok(Vec::new());
+    }
     let query = sqlx::query_as(
         "select e.*
          from unnest($2::uuid[]) as k (finding_id)

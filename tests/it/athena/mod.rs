@@ -2,6 +2,7 @@
 
 mod chart;
 mod intake;
+mod traffic;
 
 use crate::http::{Answer, call, get};
 use crate::support::app::TestApp;

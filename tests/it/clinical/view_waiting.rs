@@ -4,6 +4,7 @@ use super::linking_decisions::{decide, one, place};
 use super::view::{page, rows_read};
 use super::{Clinic, bundle, condition, items, patient};
 use chartgate::ids::{EventId, FindingId, ReviewId};
+use chartgate::ingest::fhir::sample;
 use chartgate::ingest::findings;
 use chartgate::ingest::linking::acts::Answer;
 use chartgate::ingest::view::{ClinicalQuery, ClinicalView, ViewStatus, clinical};
@@ -232,4 +233,25 @@ async fn pages_of_parts_go_on_behind_the_part() {
     assert_eq!(items(&second, "vitals").len(), 1);
     assert_ne!(items(&second, "vitals")[0]["part_id"], items(&first, "vitals")[0]["part_id"]);
     assert!(second.next.is_empty());
+}
+
+#[tokio::test]
+async fn evidence_is_shown_as_its_rows_say_it() {
+    let clinic = Clinic::open().await;
+    clinic.ingest_from(&sample::bundle(21, 1, sample::Size::Full), "default").await.unwrap();
+    let mrn = sample::mrn(21, 0);
+    let subject = json!({"identifier": {"system": "urn:hospital", "value": "1"}});
+    let medication = json!({"resourceType": "Medication", "id": "m", "code": {"text": "Metformin"}});
+    let order = json!({"resourceType": "MedicationRequest", "id": "r", "status": "active", "intent": "order", "subject": subject,
+        "medicationReference": {"reference": "Medication/m"}});
+    clinic.ingest(&bundle("batch", &[medication])).await;
+    clinic.ingest(&bundle("batch", &[patient("p", "1", "1987"), order])).await;
+    let beside = [clinic.view(&mrn).await, clinic.view("1").await].map(|view| serde_json::to_value(view).unwrap());
+    let ordered = &beside[1]["clinical_data"]["medications"][0];
+    assert_eq!((&ordered["name"], ordered["evidence"].as_array().unwrap().len()), (&json!("Metformin"), 2));
+    assert_eq!(clinic.count("select count(*) from findings where shown_evidence is null").await, 0);
+    // As in findings that are older than the column.
+    sqlx::query("update findings set shown_evidence = null").execute(&mut clinic.owner().await).await.unwrap();
+    let rows = [clinic.view(&mrn).await, clinic.view("1").await].map(|view| serde_json::to_value(view).unwrap());
+    assert!(beside == rows, "the copy says what the rows say");
 }

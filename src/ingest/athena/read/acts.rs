@@ -198,9 +198,9 @@ fn procedure<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Dra
     finding.evidence.push(parts::evidence(named_by.0, named_by.1, "athena.procedure.name"));
     finding.code = value::concept(&codings, name.map(|name| name.text));
     let site = reader.text(fields, &BODY_SITE);
-    let side = reader.text(fields, &LATERALITY);
+    let stated = reader.text(fields, &LATERALITY);
     fields.keep(&LATERALITY);
-    finding.laterality = side.as_deref().or(site.as_deref()).and_then(laterality::of_text);
+    finding.laterality = stated.as_deref().or(site.as_deref()).and_then(laterality::of_text);
     finding.body_site = site.map(|site| json!({ "text": site }).to_string());
     finding.performer = named(reader.text(fields, &PERFORMER));
     finding.issued = reader.time(fields, &CREATED).map(|time| time.text);

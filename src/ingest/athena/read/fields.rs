@@ -83,12 +83,11 @@ impl Shape {
 
     fn admits(self, node: &Node<'_>) -> bool {
         match (self, node.kind()) {
-            (Self::Text | Self::Body | Self::Time | Self::Clock, kind) => kind == Kind::String,
             (Self::Value, kind) => matches!(kind, Kind::String | Kind::Number),
             (Self::Flag, kind) => matches!(kind, Kind::String | Kind::Boolean),
             (Self::Pressure, kind) => matches!(kind, Kind::String | Kind::Object),
             (Self::Id, Kind::Number) => node.text().bytes().all(|byte| byte.is_ascii_digit()),
-            (Self::Id, kind) => kind == Kind::String,
+            (Self::Text | Self::Body | Self::Time | Self::Clock | Self::Id, kind) => kind == Kind::String,
             (Self::Object, kind) => kind == Kind::Object,
             (Self::Array, kind) => kind == Kind::Array,
             (Self::Texts, kind) => matches!(kind, Kind::String | Kind::Object | Kind::Array),
@@ -183,7 +182,7 @@ pub fn member(place: &Place, name: &str) -> Place {
 fn is_blank(node: &Node<'_>) -> bool {
     match node.kind() {
         Kind::Null => true,
-        Kind::String => node.text().len() <= 512 && node.string().is_some_and(|text| text.trim().is_empty()),
+        Kind::String => node.string().is_some_and(|text| text.trim().is_empty()),
         _ => false,
     }
 }
@@ -251,6 +250,7 @@ impl<'a> Fields<'a> {
         let found = &self.members[at];
         if !field.shape.admits(&found.node) {
             let place = member(&self.place, &found.name);
+            found.is_taken.set(false);
             reader.issue(field.severity(), "structure", found.node, &place, field.shape.fault());
             return None;
         }

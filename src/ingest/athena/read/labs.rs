@@ -1,7 +1,7 @@
 //! Laboratory results: athenahealth's results with their analytes, and flat results.
 
 use super::fields::{Field, Fields, Shape};
-use super::reader::{Draft, Reader, Time, encounter, named, note, payload, seal};
+use super::reader::{Draft, Note, Reader, Time, encounter, named, note, payload, seal};
 use super::shape::{self, Spec};
 use super::value::{self, Coding, LOINC};
 use super::{analytes, other, status};
@@ -227,11 +227,7 @@ fn analyte<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>, shared: &Shared
 }
 
 /// A code without a system is LOINC if it has LOINC's form.
-fn coding<'a>(
-    reader: &mut Reader<'_, 'a>,
-    fields: &Fields<'a>,
-    notes: &mut Vec<(&'static str, String)>,
-) -> Option<Coding> {
+fn coding<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>, notes: &mut Vec<Note>) -> Option<Coding> {
     let codeset = reader.text(fields, &CODESET);
     let said = fields.get(reader, &CODE)?;
     let is_named_so = said.name.to_ascii_lowercase().contains("loinc");

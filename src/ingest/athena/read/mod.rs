@@ -9,6 +9,7 @@ mod analytes;
 mod documents;
 mod encounters;
 mod fields;
+mod flat;
 mod labs;
 mod medications;
 mod moment;
@@ -99,8 +100,16 @@ pub const FIELDS: [(&str, &[&Field]); 10] = [
     ("procedures", &acts::PROCEDURE_FIELDS),
     ("encounters", &encounters::FIELDS),
     ("documents", &documents::FIELDS),
-    ("other", &[&other::SUBTYPE]),
+    ("event", &[&CAPTURED_AT, &EVENT_SUBTYPE, &SOURCE_ENDPOINT]),
 ];
+
+const CAPTURED_AT: Field = Field::new(
+    Shape::Time,
+    &["captured_at"],
+    "`effective` of what has no time of its own; RFC 3339 with an offset, else an error that leaves nothing out",
+);
+const EVENT_SUBTYPE: Field = Field::new(Shape::Text, &["event_subtype"], "name of what is kept as `other`");
+const SOURCE_ENDPOINT: Field = Field::new(Shape::Text, &["source_endpoint"], "kept with the event");
 
 /// Read an event's payload.
 #[must_use]
@@ -139,7 +148,7 @@ fn envelope(reader: &mut Reader<'_, '_>) {
         }
         Captured::At(..) | Captured::Absent => {}
     }
-    for member in ["event_subtype", "source_endpoint"] {
+    for member in [EVENT_SUBTYPE.names[0], SOURCE_ENDPOINT.names[0]] {
         let Some(node) = event.object.get(member).filter(|node| node.kind() != Kind::Null) else { continue };
         if node.kind() != Kind::String {
             reader.issue(Severity::Warning, "structure", node, &root(member), Shape::Text.fault());

@@ -162,10 +162,9 @@ fn time_of_day(text: &str) -> Result<(civil::Time, Option<Offset>), Unreadable> 
     }
     let number = |part: &str| part.parse::<i8>().map_err(|_| Unreadable::Unknown);
     let hour = match (half, number(hour)?) {
-        (None, hour) => hour,
         (Some("am"), 12) => 0,
         (Some("pm"), hour @ 1..=11) => hour + 12,
-        (Some(_), hour @ 1..=12) => hour,
+        (None, hour) | (Some(_), hour @ 1..=12) => hour,
         (Some(_), _) => return Err(Unreadable::NoSuchTime),
     };
     let nanosecond = format!("{fraction:0<9}").parse::<i32>().map_err(|_| Unreadable::Unknown)?;

@@ -1,13 +1,11 @@
 //! What is not known: kept whole, as one part, and said to be so.
 
-use super::fields::{Field, Fields, Shape};
+use super::fields::Fields;
 use super::reader::{Draft, Reader, payload, seal};
 use crate::ingest::fhir::issue::Severity;
 use crate::ingest::fhir::node::Node;
 use crate::ingest::fhir::path::Place;
 use crate::ingest::findings::{Finding, parts};
-
-pub const SUBTYPE: Field = Field::new(Shape::Text, &["eventsubtype"], "name of what is kept as `other`");
 
 /// The whole payload.
 pub fn whole(reader: &mut Reader<'_, '_>) {

@@ -1,7 +1,7 @@
 //! Problems: athenahealth's list with its events, and flat problems.
 
 use super::fields::{Field, Fields, Said, Shape, fold};
-use super::reader::{Draft, Reader, Time, encounter, named, note, payload, seal};
+use super::reader::{Draft, Note, Reader, Time, encounter, named, note, payload, seal};
 use super::shape::{self, Spec};
 use super::value::{self, Coding, ICD10, SNOMED};
 use super::{other, sections, status};
@@ -155,11 +155,7 @@ fn problem<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft
 }
 
 /// The declared code first, then what else is said. A code without a system has one if its form is that of ICD-10.
-fn codings<'a>(
-    reader: &mut Reader<'_, 'a>,
-    fields: &Fields<'a>,
-    notes: &mut Vec<(&'static str, String)>,
-) -> Vec<Coding> {
+fn codings<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>, notes: &mut Vec<Note>) -> Vec<Coding> {
     let mut codings = Vec::new();
     let codeset = reader.text(fields, &CODESET).map(|codeset| value::system_of(&codeset));
     if let Some(said) = fields.get(reader, &CODE) {

@@ -21,6 +21,9 @@ pub const DAMAGED: &str = "Has control characters or U+FFFD: the text was damage
 /// What is said of a text that has no place in a column.
 pub const TOO_LONG: &str = "Is too long for this field.";
 
+/// Characters of a time, readable or not.
+const TIME_CHARS_MAX: usize = 100;
+
 /// Before this year nothing was measured that a sender of today reports.
 const YEAR_MIN: i32 = 1850;
 
@@ -225,6 +228,7 @@ impl<'e, 'a> Reader<'e, 'a> {
         let (length_max, severity) = match field.shape {
             Shape::Body => (parts::JSON_BYTES_MAX, Severity::Information),
             Shape::Id => (ID_CHARS_MAX, field.severity()),
+            Shape::Time | Shape::Clock => (TIME_CHARS_MAX, field.severity()),
             _ => (TEXT_CHARS_MAX, field.severity()),
         };
         if said.text.len() > length_max && said.text.chars().count() > length_max {
@@ -337,12 +341,7 @@ impl<'e, 'a> Reader<'e, 'a> {
 }
 
 /// Give a finding its time, and the members that have no field of their own, after `notes` on how it was read.
-pub fn seal<'a>(
-    finding: &mut Finding,
-    fields: impl Into<Option<&'a Fields<'a>>>,
-    notes: &[(&str, String)],
-    when: &When,
-) {
+pub fn seal<'a>(finding: &mut Finding, fields: impl Into<Option<&'a Fields<'a>>>, notes: &[Note], when: &When) {
     let mut details = parts::Details::default();
     details.said("time_source", &format!("\"{}\"", when.source));
     for (name, json) in notes {
@@ -359,9 +358,12 @@ pub fn seal<'a>(
     finding.evidence.extend(when.evidence.clone());
 }
 
+/// A word on how something was read, under its name among the details.
+pub type Note = (&'static str, String);
+
 /// A note on how something was read.
 #[must_use]
-pub fn note(name: &'static str, word: &str) -> (&'static str, String) {
+pub fn note(name: &'static str, word: &str) -> Note {
     (name, serde_json::Value::from(word).to_string())
 }
 

@@ -8,7 +8,7 @@ use crate::ingest::findings::{Finding, parts};
 /// What is denied.
 pub struct Section {
     pub resource_type: &'static str,
-    pub section: &'static str,
+    pub view: &'static str,
     pub category: &'static str,
     pub name: &'static str,
     /// SNOMED CT.
@@ -18,7 +18,7 @@ pub struct Section {
 /// `nkda`
 pub const ALLERGIES: Section = Section {
     resource_type: "AthenaAllergy",
-    section: "allergies",
+    view: "allergies",
     category: "allergy",
     name: "No known drug allergies",
     code: Some("409137002"),
@@ -27,7 +27,7 @@ pub const ALLERGIES: Section = Section {
 /// `noknownproblems`
 pub const PROBLEMS: Section = Section {
     resource_type: "AthenaProblem",
-    section: "problems",
+    view: "problems",
     category: "problem",
     name: "No known problems",
     code: None,
@@ -36,7 +36,7 @@ pub const PROBLEMS: Section = Section {
 /// `nomedicationsreported`
 pub const MEDICATIONS: Section = Section {
     resource_type: "AthenaMedication",
-    section: "medications",
+    view: "medications",
     category: "medication",
     name: "No known medications",
     code: None,
@@ -72,8 +72,8 @@ pub fn read<'a>(reader: &mut Reader<'_, 'a>, field: &'static Field, section: &'s
         seal(&mut finding, None, &notes, &when);
         Some(Draft {
             resource_type: section.resource_type,
-            category: section.section,
-            id: Some(format!("section:{}", section.section)),
+            category: section.view,
+            id: Some(format!("section:{}", section.view)),
             measures: false,
             status: None,
             when,

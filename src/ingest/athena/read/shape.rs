@@ -68,6 +68,7 @@ fn collect<'a>(
         }
         let nested: Vec<_> = fields.nested().take(2).collect();
         if let [(only, place)] = &nested[..]
+            && only.kind() == Kind::Object
             && fields.len() == 1
             && depth < WRAPPERS_MAX
         {

@@ -147,8 +147,8 @@ pub static SIGNS: [Sign; 11] = [
     },
 ];
 
-/// The panel of both pressures.
-pub const PRESSURE_LOINC: &str = "85354-9";
+/// The panel of both pressures; the second one is its older code.
+pub const PRESSURE_LOINCS: [&str; 2] = ["85354-9", "55284-4"];
 
 /// The sign that an id of athenahealth means. `BLOODPRESSURE.TYPE` and the like are none.
 pub fn by_element(element: &str) -> Option<&'static Sign> {

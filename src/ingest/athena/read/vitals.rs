@@ -1,16 +1,19 @@
 //! Vital signs: athenahealth's groups of readings, single readings, and flat objects with a member for each sign.
 
-use super::fields::{Field, Fields, Said, Shape};
-use super::reader::{Draft, Reader, Time, When, encounter, named, note, payload, seal};
+use super::fields::{Field, Fields, Said, Shape, fold};
+use super::reader::{Draft, Note, Reader, Time, When, encounter, named, note, payload, seal};
 use super::shape::{self, Spec};
-use super::signs::{self, HEIGHT_UNIT, PRESSURE, PRESSURE_LOINC, SIGNS, Sign, TEMPERATURE_UNIT, WEIGHT_UNIT};
+use super::signs::{self, HEIGHT_UNIT, PRESSURE, PRESSURE_LOINCS, SIGNS, Sign, TEMPERATURE_UNIT, WEIGHT_UNIT};
 use super::value::{self, Coding, LOINC};
-use super::{other, status};
+use super::{flat, other, status};
 use crate::ingest::fhir::issue::Severity;
 use crate::ingest::fhir::node::{Kind, Node};
 use crate::ingest::fhir::path::Place;
 use crate::ingest::findings::{Finding, Value, laterality, parts};
 use serde_json::json;
+
+/// Readings of one inner array: a blood pressure has eight.
+const COMPONENTS_MAX: usize = 50;
 
 const LIST: Field = Field::new(Shape::Array, &["vitals", "vitalsigns"], "the parts").essential();
 const READINGS: Field = Field::new(Shape::Array, &["readings"], "the parts: an inner array is one part").essential();
@@ -30,7 +33,7 @@ const CODE: Field = Field::new(Shape::Id, &["code", "loinc", "loinccode"], "`cod
 const CODESET: Field = Field::new(Shape::Text, &["codeset", "codesystem"], "system of the code");
 const VALUE: Field = Field::new(Shape::Value, &["value", "result", "reading"], "`value`").essential();
 const UNIT: Field = Field::new(Shape::Text, &["unit", "units", "uom"], "`unit`, and UCUM where it is known");
-const TAKEN: Field = Field::new(
+pub const TAKEN: Field = Field::new(
     Shape::Time,
     &[
         "readingtaken",
@@ -48,8 +51,8 @@ const TAKEN: Field = Field::new(
 );
 const SOURCE: Field = Field::new(Shape::Text, &["source"], "details; `ENCOUNTER` makes `sourceid` the encounter");
 const SOURCE_ID: Field = Field::new(Shape::Id, &["sourceid"], "encounter, or details");
-const ENCOUNTER: Field = Field::new(Shape::Id, &["encounterid"], "encounter");
-const CREATED_BY: Field = Field::new(Shape::Text, &["createdby", "takenby", "recordedby"], "performer");
+pub const ENCOUNTER: Field = Field::new(Shape::Id, &["encounterid"], "encounter");
+pub const CREATED_BY: Field = Field::new(Shape::Text, &["createdby", "takenby", "recordedby"], "performer");
 const CREATED: Field = Field::new(Shape::Time, &["createddate", "createddatetime"], "`issued`");
 
 pub const FIELDS: [&Field; 33] = [
@@ -118,7 +121,7 @@ pub fn read(reader: &mut Reader<'_, '_>) -> bool {
             let (node, place) = (item.node, item.place.clone());
             reader.part(node, &place, |reader| inner(reader, vec![item], None));
         } else if item.has_any(&MARKS) {
-            flat(reader, &item);
+            flat::read(reader, &item);
         } else {
             other::part(reader, item.node, &item.place);
         }
@@ -147,6 +150,10 @@ fn group<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) {
                 if items.is_empty() {
                     continue;
                 }
+                if items.len() > COMPONENTS_MAX {
+                    reader.refuse(item, &place, "Holds more readings than belong together.");
+                    continue;
+                }
                 reader.part(item, &place, |reader| {
                     let mut elements = Vec::with_capacity(items.len());
                     for (index, node) in items.into_iter().enumerate() {
@@ -171,7 +178,7 @@ fn group<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) {
 struct Element<'a> {
     fields: Fields<'a>,
     finding: Finding,
-    notes: Vec<(&'static str, String)>,
+    notes: Vec<Note>,
     time: Option<Time>,
     /// A sign, or something that is measured; not how or where it was.
     is_measured: bool,
@@ -181,6 +188,11 @@ struct Element<'a> {
 
 /// Readings that belong together: one that measures and what is said of it, or a panel.
 fn inner<'a>(reader: &mut Reader<'_, 'a>, elements: Vec<Fields<'a>>, label: Option<&str>) -> Option<Draft> {
+    if let [single] = &elements[..]
+        && is_pair(single)
+    {
+        return pair(reader, single);
+    }
     let mut read: Vec<_> = elements.into_iter().filter_map(|fields| element(reader, fields, label)).collect();
     let shared = read.iter().find_map(|element| element.time.clone());
     let when = reader.when(shared.clone(), None);
@@ -224,13 +236,45 @@ fn inner<'a>(reader: &mut Reader<'_, 'a>, elements: Vec<Fields<'a>>, label: Opti
     Some(draft(id, None, when, findings))
 }
 
-fn draft(id: Option<String>, status: Option<String>, when: When, findings: Vec<Finding>) -> Draft {
+pub(super) fn draft(id: Option<String>, status: Option<String>, when: When, findings: Vec<Finding>) -> Draft {
     Draft { resource_type: "AthenaVital", category: "vitals", id, measures: true, status, when, findings }
+}
+
+/// One reading that says both pressures: `{"name": "Blood pressure", "value": "120/80"}`.
+fn is_pair(fields: &Fields<'_>) -> bool {
+    let means_both = |field: &Field| {
+        let Some(said) = fields.any(field) else { return false };
+        let name = fold(&said.text);
+        PRESSURE.names.contains(&name.strip_prefix("vitals.").unwrap_or(&name))
+            || PRESSURE_LOINCS.contains(&said.text.as_str())
+    };
+    let has_both =
+        fields.any(&VALUE).is_some_and(|value| value.node.kind() == Kind::String && value.text.contains('/'));
+    has_both && [&NAME, &ELEMENT, &CODE].into_iter().any(means_both)
+}
+
+fn pair<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft> {
+    let time = reader.past(fields, &TAKEN);
+    let when = reader.when(time, None);
+    let name = fields.get(reader, &NAME).map(|name| name.text);
+    let id = reader.text(fields, &VITAL_ID);
+    let visit = encounter(reader.text(fields, &ENCOUNTER));
+    let performer = named(reader.text(fields, &CREATED_BY));
+    let issued = reader.time(fields, &CREATED).map(|time| time.text);
+    let said = fields.get(reader, &VALUE)?;
+    let mut findings = flat::pressures(reader, &said, name.as_deref().unwrap_or("Blood pressure"))?;
+    for (finding, notes) in &mut findings {
+        finding.encounter.clone_from(&visit);
+        finding.performer.clone_from(&performer);
+        finding.issued.clone_from(&issued);
+        seal(finding, fields, notes, &when);
+    }
+    Some(draft(id, None, when, findings.into_iter().map(|(finding, _)| finding).collect()))
 }
 
 fn is_site(element: &Element<'_>) -> bool {
     let id = element.fields.any(&ELEMENT).map(|said| said.text.to_ascii_uppercase()).unwrap_or_default();
-    id.ends_with(".SITE") || id.ends_with(".LOCATION")
+    matches!(id.rsplit('.').next(), Some("SITE" | "LOCATION"))
 }
 
 /// `L arm` is how athenahealth says it.
@@ -248,8 +292,8 @@ fn concept_json(finding: &Finding) -> String {
     json!({ "coding": codings, "text": finding.code.text }).to_string()
 }
 
-fn panel(label: Option<&str>, is_pressure: bool) -> String {
-    let coding = if is_pressure { json!([{ "system": LOINC, "code": PRESSURE_LOINC }]) } else { json!([]) };
+pub(super) fn panel(label: Option<&str>, is_pressure: bool) -> String {
+    let coding = if is_pressure { json!([{ "system": LOINC, "code": PRESSURE_LOINCS[0] }]) } else { json!([]) };
     json!({ "coding": coding, "text": label.unwrap_or(if is_pressure { "Blood pressure" } else { "Vital signs" }) })
         .to_string()
 }
@@ -351,7 +395,7 @@ fn coding<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Coding
 }
 
 /// The unit in UCUM: of the unit that is said, else where it is certain.
-fn set_ucum(value: &mut Value, sign: Option<&Sign>, source: Option<&str>, notes: &mut Vec<(&'static str, String)>) {
+pub(super) fn set_ucum(value: &mut Value, sign: Option<&Sign>, source: Option<&str>, notes: &mut Vec<Note>) {
     if value.kind != Some("quantity") {
         return;
     }
@@ -370,7 +414,7 @@ fn set_ucum(value: &mut Value, sign: Option<&Sign>, source: Option<&str>, notes:
 }
 
 /// Whether a sign may have such a value.
-fn check<'a>(reader: &mut Reader<'_, 'a>, value: &Value, sign: Option<&Sign>, said: &Said<'a>) {
+pub(super) fn check<'a>(reader: &mut Reader<'_, 'a>, value: &Value, sign: Option<&Sign>, said: &Said<'a>) {
     let Some(sign) = sign else { return };
     match value::is_within(value, signs::range(sign, value.ucum.as_deref())) {
         Some(true) => {}
@@ -383,116 +427,4 @@ fn check<'a>(reader: &mut Reader<'_, 'a>, value: &Value, sign: Option<&Sign>, sa
             reader.issue(Severity::Warning, "value", said.node, &said.place, sentence);
         }
     }
-}
-
-/// An object with a member for each sign: each one is a part.
-fn flat<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) {
-    let time = reader.past(fields, &TAKEN);
-    let when = reader.when(time, None);
-    let visit = encounter(reader.text(fields, &ENCOUNTER));
-    let performer = named(reader.text(fields, &CREATED_BY));
-    // The signs are parts, not details of one another.
-    for field in [&PRESSURE, &TEMPERATURE_UNIT, &WEIGHT_UNIT, &HEIGHT_UNIT] {
-        fields.take(field);
-    }
-    for sign in &SIGNS {
-        fields.take(&sign.field);
-    }
-    let finish = |finding: &mut Finding, notes: &[(&'static str, String)]| {
-        finding.encounter.clone_from(&visit);
-        finding.performer.clone_from(&performer);
-        seal(finding, fields, notes, &when);
-    };
-    if let Some(said) = fields.any(&PRESSURE) {
-        reader.part(said.node, &said.place, |reader| {
-            let said = fields.get(reader, &PRESSURE)?;
-            let mut findings = pressures(reader, &said)?;
-            for (finding, notes) in &mut findings {
-                finish(finding, notes);
-            }
-            Some(draft(None, None, when.clone(), findings.into_iter().map(|(finding, _)| finding).collect()))
-        });
-    }
-    let both: Vec<&Sign> = SIGNS[..2].iter().filter(|sign| fields.has(&sign.field)).collect();
-    if !both.is_empty() {
-        reader.part(fields.node, &fields.place, |reader| {
-            let mut findings = Vec::new();
-            for sign in both {
-                let said = fields.get(reader, &sign.field)?;
-                let (mut finding, notes) = flat_sign(reader, sign, &said, &said.text, &said.name, None);
-                finding.ordinal = i32::try_from(findings.len() + 1).unwrap_or(i32::MAX);
-                finding.component_of = Some(panel(None, true));
-                finish(&mut finding, &notes);
-                findings.push(finding);
-            }
-            Some(draft(None, None, when.clone(), findings))
-        });
-    }
-    for sign in &SIGNS[2..] {
-        let Some(said) = fields.any(&sign.field) else { continue };
-        reader.part(said.node, &said.place, |reader| {
-            let said = fields.get(reader, &sign.field)?;
-            let unit = sign.unit.and_then(|unit| reader.text(fields, unit));
-            let (mut finding, notes) = flat_sign(reader, sign, &said, &said.text, &said.name, unit);
-            finish(&mut finding, &notes);
-            Some(draft(None, None, when.clone(), vec![finding]))
-        });
-    }
-}
-
-/// One sign under a name that is known.
-fn flat_sign<'a>(
-    reader: &mut Reader<'_, 'a>,
-    sign: &Sign,
-    said: &Said<'a>,
-    text: &str,
-    name: &str,
-    unit: Option<String>,
-) -> (Finding, Vec<(&'static str, String)>) {
-    let mut notes = vec![note("code_source", "derived")];
-    let mut finding = Finding::new("vital", "measurement");
-    finding.code = value::concept(&[Coding::new(LOINC, sign.loinc[0])], Some(name.to_owned()));
-    finding.value = if unit.is_none() { value::typed_with_unit(text) } else { value::typed(text) };
-    finding.value.unit = unit.or(finding.value.unit.take());
-    // Of a name alone only the unit of a pressure is certain.
-    set_ucum(&mut finding.value, Some(sign), sign.is_pressure.then_some("name"), &mut notes);
-    check(reader, &finding.value, Some(sign), said);
-    finding.evidence.push(parts::evidence(said.node, &said.place, "athena.vital.value"));
-    (finding, notes)
-}
-
-/// `120/80`, or an object with both.
-fn pressures<'a>(reader: &mut Reader<'_, 'a>, said: &Said<'a>) -> Option<Vec<(Finding, Vec<(&'static str, String)>)>> {
-    let mut found = Vec::new();
-    if let Some(object) = said.node.object() {
-        let fields = Fields::of(&object, said.place.clone());
-        for sign in &SIGNS[..2] {
-            let Some(one) = fields.get(reader, &sign.field) else { continue };
-            found.push(flat_sign(reader, sign, &one, &one.text, &one.name, None));
-        }
-    } else {
-        let bare = said.text.to_ascii_lowercase().replace("mmhg", "").replace("mm[hg]", "");
-        let is_number =
-            |part: &&str| !part.is_empty() && part.len() <= 3 && part.bytes().all(|byte| byte.is_ascii_digit());
-        let parts: Vec<&str> = bare.split('/').map(str::trim).collect();
-        if parts.len() == 2 && parts.iter().all(is_number) {
-            for (sign, part) in SIGNS[..2].iter().zip(parts) {
-                let mut one = flat_sign(reader, sign, said, part, sign.field.names[0], None);
-                if bare.len() < said.text.len() {
-                    one.0.value.unit = Some("mmHg".to_owned());
-                }
-                found.push(one);
-            }
-        }
-    }
-    if found.is_empty() {
-        let sentence = "Is no blood pressure (systolic/diastolic).";
-        reader.issue(Severity::Error, "value", said.node, &said.place, sentence);
-        return None;
-    }
-    for (index, (finding, _)) in found.iter_mut().enumerate() {
-        finding.ordinal = i32::try_from(index + 1).unwrap_or(i32::MAX);
-        finding.component_of = Some(panel(Some(&said.name), true));
-    }
-    Some(found)
 }

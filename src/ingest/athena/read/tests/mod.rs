@@ -1,11 +1,14 @@
 //! Readings of whole events.
 
+mod malformed;
+mod random;
 mod shapes;
 
 use super::*;
 use crate::ingest::athena::event;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use time::macros::datetime;
 
 thread_local! {
@@ -56,11 +59,12 @@ pub fn check(body: &str, reading: &Reading) {
         assert!(issue.byte_offset.is_some_and(|offset| offset < body.len() as u64));
         assert!(issue.expression.is_some());
     }
-    let mut ids = BTreeSet::new();
+    let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
     for part in &reading.parts {
         if let Identity::Id(id) = &part.identity {
             assert!(ids.insert((part.resource_type, id.clone())), "{id} is there twice");
         }
+        assert!(places.insert((part.resource_type, &part.pointer)), "{} is there twice", part.pointer);
         assert!(!part.findings.is_empty());
         let ordinals: BTreeSet<i32> = part.findings.iter().map(|finding| finding.ordinal).collect();
         assert_eq!(ordinals.len(), part.findings.len(), "ordinals of {}", part.pointer);
@@ -72,6 +76,8 @@ pub fn check(body: &str, reading: &Reading) {
                 let slice: serde_json::Value = serde_json::from_str(&body[evidence.span.clone()]).unwrap();
                 assert_eq!(Some(&slice), tree.pointer(&evidence.pointer), "{}", evidence.pointer);
                 assert!(crate::ingest::findings::RULES.contains(&evidence.rule), "{}", evidence.rule);
+                assert_eq!(fhirpath_of(&evidence.pointer), evidence.fhirpath);
+                check_quote(finding, evidence.rule, &body[evidence.span.clone()]);
             }
             let json = [
                 &finding.details,
@@ -87,5 +93,53 @@ pub fn check(body: &str, reading: &Reading) {
                 assert!(serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}");
             }
         }
+    }
+}
+
+/// A place in the other notation, written independently.
+fn fhirpath_of(pointer: &str) -> String {
+    let mut path = String::new();
+    for part in pointer.split('/').skip(1) {
+        let name = part.replace("~1", "/").replace("~0", "~");
+        if !path.is_empty() && !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()) {
+            let _ = write!(path, "[{name}]");
+            continue;
+        }
+        if !path.is_empty() {
+            path.push('.');
+        }
+        let is_first = |c: char| c.is_ascii_alphabetic() || c == '_';
+        if name.starts_with(is_first) && name.chars().all(|c| is_first(c) || c.is_ascii_digit()) {
+            path.push_str(&name);
+        } else {
+            let _ = write!(path, "`{}`", name.replace('\\', "\\\\").replace('`', "\\`"));
+        }
+    }
+    path
+}
+
+/// The bytes of a piece of evidence say what the finding says.
+fn check_quote(finding: &Finding, rule: &str, quoted: &str) {
+    let said = match quoted.as_bytes()[0] {
+        b'"' => serde_json::from_str::<String>(quoted).unwrap().trim().to_owned(),
+        // A whole entry stands for a name that it lacks.
+        b'{' | b'[' => return,
+        _ => quoted.to_owned(),
+    };
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let last = rule.rsplit('.').next().unwrap();
+    if last == "value" || rule == "athena.document.text" || rule == "athena.encounter.class" {
+        assert!(said.contains(&text(&finding.value.text)), "{rule}: {said}");
+    } else if matches!(last, "name" | "title") || rule == "athena.encounter.type" {
+        assert_eq!(finding.code.text.as_deref(), Some(said.as_str()), "{rule}");
+    } else if rule == "athena.time" {
+        assert!(text(&finding.effective.text).starts_with(&said), "{rule}: {said}");
+    } else if rule == "athena.captured_at" {
+        assert_eq!(text(&finding.effective.text), said);
+    } else if rule == "athena.lab.range" {
+        let range: serde_json::Value = serde_json::from_str(&text(&finding.reference_range)).unwrap();
+        assert_eq!(range[0]["text"], said);
+    } else {
+        assert!(matches!(rule, "athena.section.negation" | "athena.other"), "{rule} says a single value");
     }
 }
