@@ -101,7 +101,7 @@ pub struct ViewParameters {
     history: bool,
     /// One of the answer's `next` cursors: only that category, from there on.
     #[param(
-        pattern = "^(medications|problems|allergies|labs|vitals|immunizations|procedures|encounters|documents|reports|other):fnd_[0-7][0-9a-hjkmnp-tv-z]{25}$"
+        pattern = "^(medications|problems|allergies|labs|vitals|immunizations|procedures|encounters|documents|reports|other):evt_[0-7][0-9a-hjkmnp-tv-z]{25}$"
     )]
     cursor: Option<String>,
     /// Items of one category in one answer: 1 to 1,000, which is the default.
@@ -147,7 +147,7 @@ pub struct SearchRequest {
     /// One of the answer's `next` cursors.
     #[serde(default)]
     #[schema(
-        pattern = "^(medications|problems|allergies|labs|vitals|immunizations|procedures|encounters|documents|reports|other):fnd_[0-7][0-9a-hjkmnp-tv-z]{25}$"
+        pattern = "^(medications|problems|allergies|labs|vitals|immunizations|procedures|encounters|documents|reports|other):evt_[0-7][0-9a-hjkmnp-tv-z]{25}$"
     )]
     cursor: Option<String>,
     /// Items of one category in one answer: 1 to 1,000, which is the default.
@@ -281,7 +281,8 @@ fn shape_evidence(evidence: &StoredEvidence) -> Value {
     get, path = "/v1/payloads/{sha256}", tag = "clinical", operation_id = "getPayload",
     params(("sha256" = String, Path, description = "Lower-case hexadecimal")),
     responses(
-        (status = 200, description = "The bytes", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 200, description = "The bytes, with the media type that they were sent as", content(
+            (Vec<u8> = "application/octet-stream"), (Object = "application/fhir+json"), (Object = "application/json"))),
         (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
     ),

@@ -69,8 +69,10 @@ fn complete(operation: &mut Operation) {
         look(parameter);
     }
     if let Some(body) = operation.request_body.as_mut() {
-        // A body that may be left out says so.
-        body.required.get_or_insert(Required::True);
+        // Null stands for a body that is left out.
+        let content = body.content.values().next().and_then(|content| content.schema.as_ref());
+        let is_optional = matches!(content, Some(RefOr::T(Schema::OneOf(_))));
+        body.required = Some(if is_optional { Required::False } else { Required::True });
     }
     if operation.security.is_some() {
         // The key is looked up in the database.

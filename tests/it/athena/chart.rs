@@ -24,6 +24,7 @@ async fn ingest(app: &TestApp, events: &[Value]) -> Vec<Value> {
     jobs
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "payloads are written in place")]
 fn event(patient: &str, kind: &str, captured: Option<&str>, payload: Value) -> Value {
     json!({"athena_patient_id": patient, "event_type": kind, "captured_at": captured, "payload": payload})
 }
