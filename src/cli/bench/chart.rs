@@ -280,9 +280,9 @@ async fn seed(admin: &mut PgConnection, organization: OrganizationId, arguments:
         "#
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *admin).await.context("making the patients")?;
-    sqlx::raw_sql("vacuum analyze clinical_events; vacuum analyze findings; vacuum analyze finding_evidence")
-        .execute(admin)
-        .await?;
+    for table in ["clinical_events", "findings", "finding_evidence"] {
+        sqlx::raw_sql(AssertSqlSafe(format!("vacuum analyze {table}"))).execute(&mut *admin).await?;
+    }
     Ok(())
 }
 
