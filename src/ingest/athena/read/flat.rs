@@ -13,7 +13,7 @@ pub fn read<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) {
     let time = reader.past(fields, &TAKEN);
     let when = reader.when(time, None);
     let visit = encounter(reader.text(fields, &ENCOUNTER));
-    let performer = named(reader.text(fields, &CREATED_BY));
+    let performer = named(fields.shared(reader, &CREATED_BY));
     // The signs are parts, not details of one another.
     for field in [&PRESSURE, &TEMPERATURE_UNIT, &WEIGHT_UNIT, &HEIGHT_UNIT] {
         fields.take(field);

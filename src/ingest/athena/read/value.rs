@@ -128,6 +128,12 @@ pub fn is_within(value: &Value, (low, high): (&str, &str)) -> Option<bool> {
     Some(low != Ordering::Less && high != Ordering::Greater)
 }
 
+/// A part of an id that is joined of several: a slash in it is none between them.
+#[must_use]
+pub fn joined(id: &str) -> String {
+    id.replace('%', "%25").replace('/', "%2F")
+}
+
 /// One code of a concept.
 #[derive(Clone)]
 pub struct Coding {

@@ -1,6 +1,6 @@
 //! Vital signs: athenahealth's groups of readings, single readings, and flat objects with a member for each sign.
 
-use super::fields::{Field, Fields, Said, Shape, fold};
+use super::fields::{Field, Fields, SHARED_CHARS_MAX, Said, Shape, fold};
 use super::reader::{Draft, Note, Reader, Time, When, encounter, named, note, payload, seal};
 use super::shape::{self, Spec};
 use super::signs::{self, HEIGHT_UNIT, PRESSURE, PRESSURE_LOINCS, SIGNS, Sign, TEMPERATURE_UNIT, WEIGHT_UNIT};
@@ -136,7 +136,7 @@ fn group<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) {
         reader.refuse(readings.node, &readings.place, READINGS.shape.fault());
         return;
     }
-    let label = reader.text(fields, &ABBREVIATION).or_else(|| reader.text(fields, &KEY));
+    let label = fields.shared(reader, &ABBREVIATION).or_else(|| fields.shared(reader, &KEY));
     for (index, item) in readings.node.items().into_iter().enumerate() {
         if reader.is_over() {
             return;
@@ -209,7 +209,7 @@ fn inner<'a>(reader: &mut Reader<'_, 'a>, elements: Vec<Fields<'a>>, label: Opti
         false
     };
     let site = read.iter().find(|element| !element.is_measured && is_site(element));
-    let site = site.and_then(|element| element.finding.value.text.clone());
+    let site = site.and_then(|element| element.finding.value.text.as_deref().map(|text| cut(text)));
     let panel =
         if own { read.first().map(|first| concept_json(&first.finding)) } else { Some(panel(label, is_pressure)) };
     let mut findings = Vec::with_capacity(read.len());
@@ -259,7 +259,7 @@ fn pair<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft> {
     let name = fields.get(reader, &NAME).map(|name| name.text);
     let id = reader.text(fields, &VITAL_ID);
     let visit = encounter(reader.text(fields, &ENCOUNTER));
-    let performer = named(reader.text(fields, &CREATED_BY));
+    let performer = named(fields.shared(reader, &CREATED_BY));
     let issued = reader.time(fields, &CREATED).map(|time| time.text);
     let said = fields.get(reader, &VALUE)?;
     let mut findings = flat::pressures(reader, &said, name.as_deref().unwrap_or("Blood pressure"))?;
@@ -289,12 +289,18 @@ fn side_spelt(site: &str) -> String {
 fn concept_json(finding: &Finding) -> String {
     let codings: serde_json::Value =
         finding.code.codings.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_else(|| json!([]));
-    json!({ "coding": codings, "text": finding.code.text }).to_string()
+    json!({ "coding": codings, "text": finding.code.text.as_deref().map(cut) }).to_string()
+}
+
+/// As much of a text as several findings share; the one that says it has it whole.
+fn cut(text: &str) -> String {
+    text.chars().take(SHARED_CHARS_MAX).collect()
 }
 
 pub(super) fn panel(label: Option<&str>, is_pressure: bool) -> String {
+    let label = label.map(cut);
     let coding = if is_pressure { json!([{ "system": LOINC, "code": PRESSURE_LOINCS[0] }]) } else { json!([]) };
-    json!({ "coding": coding, "text": label.unwrap_or(if is_pressure { "Blood pressure" } else { "Vital signs" }) })
+    json!({ "coding": coding, "text": label.as_deref().unwrap_or(if is_pressure { "Blood pressure" } else { "Vital signs" }) })
         .to_string()
 }
 
@@ -316,7 +322,9 @@ fn element<'a>(reader: &mut Reader<'_, 'a>, fields: Fields<'a>, label: Option<&s
     let id = vital_id.or_else(|| {
         let (reading, source) = (reading_id?, source_id.as_deref()?);
         let element = element_id.as_deref().unwrap_or_default();
-        Some(format!("reading:{source}/{reading}/{element}/{}", time.as_ref().map_or("", |time| time.text.as_str())))
+        let time = time.as_ref().map_or("", |time| time.text.as_str());
+        let [source, reading, element] = [source, &reading, element].map(value::joined);
+        Some(format!("reading:{source}/{reading}/{element}/{time}"))
     });
     let name = fields.get(reader, &NAME);
     let mut notes = Vec::new();
