@@ -88,7 +88,7 @@ fn collect<'a>(
 const COMMON: [&str; 9] = ["name", "description", "title", "type", "code", "value", "date", "class", "text"];
 
 /// Whether an item of a list that has no name of the kind has a member that only a part of the kind has.
-fn is_of_kind<'a>(item: Node<'a>, place: &Place, spec: &Spec) -> bool {
+fn is_of_kind(item: Node<'_>, place: &Place, spec: &Spec) -> bool {
     let one = match item.kind() {
         Kind::Array => item.items().into_iter().next(),
         _ => Some(item),
@@ -99,7 +99,7 @@ fn is_of_kind<'a>(item: Node<'a>, place: &Place, spec: &Spec) -> bool {
 }
 
 /// Whether an object has the list of the kind.
-fn is_list<'a>(node: &Node<'a>, place: &Place, spec: &Spec) -> bool {
+fn is_list(node: &Node<'_>, place: &Place, spec: &Spec) -> bool {
     node.object().is_some_and(|object| Fields::of(&object, place.clone()).has(spec.list))
 }
 

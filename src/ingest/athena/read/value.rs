@@ -23,10 +23,11 @@ pub const CPT: &str = "http://www.ama-assn.org/go/cpt";
 pub const HCPCS: &str = "http://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets";
 
 /// Units that people write, in UCUM.
-const UNITS: [(&str, &str); 52] = [
+const UNITS: [(&str, &str); 53] = [
     ("%", "%"),
     ("mmhg", "mm[Hg]"),
     ("mm[hg]", "mm[Hg]"),
+    ("kpa", "kPa"),
     ("bpm", "/min"),
     ("beats/min", "/min"),
     ("breaths/min", "/min"),

@@ -3,7 +3,9 @@
 use super::fields::{Field, Fields, SHARED_CHARS_MAX, Said, Shape, fold};
 use super::reader::{Draft, Note, Reader, Time, When, encounter, named, note, payload, seal};
 use super::shape::{self, Spec};
-use super::signs::{self, HEIGHT_UNIT, PRESSURE, PRESSURE_LOINCS, SIGNS, Sign, TEMPERATURE_UNIT, WEIGHT_UNIT};
+use super::signs::{
+    self, HEIGHT_UNIT, PRESSURE, PRESSURE_LOINCS, PRESSURE_UNIT, SIGNS, Sign, TEMPERATURE_UNIT, WEIGHT_UNIT,
+};
 use super::value::{self, Coding, LOINC};
 use super::{flat, other, status};
 use crate::ingest::fhir::issue::Severity;
@@ -32,7 +34,7 @@ const NAME: Field = Field::new(
 const CODE: Field = Field::new(Shape::Id, &["code", "loinc", "loinccode"], "`code`; else derived from element or name");
 const CODESET: Field = Field::new(Shape::Text, &["codeset", "codesystem"], "system of the code");
 const VALUE: Field = Field::new(Shape::Value, &["value", "result", "reading"], "`value`").essential();
-const UNIT: Field = Field::new(Shape::Text, &["unit", "units", "uom"], "`unit`, and UCUM where it is known");
+pub const UNIT: Field = Field::new(Shape::Text, &["unit", "units", "uom"], "`unit`, and UCUM where it is known");
 pub const TAKEN: Field = Field::new(
     Shape::Time,
     &[
@@ -55,7 +57,7 @@ pub const ENCOUNTER: Field = Field::new(Shape::Id, &["encounterid"], "encounter"
 pub const CREATED_BY: Field = Field::new(Shape::Text, &["createdby", "takenby", "recordedby"], "performer");
 const CREATED: Field = Field::new(Shape::Time, &["createddate", "createddatetime"], "`issued`");
 
-pub const FIELDS: [&Field; 33] = [
+pub const FIELDS: [&Field; 34] = [
     &LIST,
     &READINGS,
     &KEY,
@@ -86,6 +88,7 @@ pub const FIELDS: [&Field; 33] = [
     &SIGNS[8].field,
     &SIGNS[9].field,
     &SIGNS[10].field,
+    &PRESSURE_UNIT,
     &TEMPERATURE_UNIT,
     &WEIGHT_UNIT,
     &HEIGHT_UNIT,
@@ -209,7 +212,7 @@ fn inner<'a>(reader: &mut Reader<'_, 'a>, elements: Vec<Fields<'a>>, label: Opti
         false
     };
     let site = read.iter().find(|element| !element.is_measured && is_site(element));
-    let site = site.and_then(|element| element.finding.value.text.as_deref().map(|text| cut(text)));
+    let site = site.and_then(|element| element.finding.value.text.as_deref().map(cut));
     let panel =
         if own { read.first().map(|first| concept_json(&first.finding)) } else { Some(panel(label, is_pressure)) };
     let mut findings = Vec::with_capacity(read.len());
@@ -262,7 +265,8 @@ fn pair<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft> {
     let performer = named(fields.shared(reader, &CREATED_BY));
     let issued = reader.time(fields, &CREATED).map(|time| time.text);
     let said = fields.get(reader, &VALUE)?;
-    let mut findings = flat::pressures(reader, &said, name.as_deref().unwrap_or("Blood pressure"))?;
+    let unit = fields.shared(reader, &UNIT);
+    let mut findings = flat::pressures(reader, &said, unit, name.as_deref().unwrap_or("Blood pressure"))?;
     for (finding, notes) in &mut findings {
         finding.encounter.clone_from(&visit);
         finding.performer.clone_from(&performer);
@@ -365,8 +369,7 @@ fn element<'a>(reader: &mut Reader<'_, 'a>, fields: Fields<'a>, label: Option<&s
         return None;
     };
     let unit = reader.text(&fields, &UNIT);
-    finding.value = if unit.is_none() { value::typed_with_unit(&said.text) } else { value::typed(&said.text) };
-    finding.value.unit = unit.or(finding.value.unit.take());
+    finding.value = united(reader, &said, &said.text, unit);
     let source_of_unit = if by_element.is_some() { Some("element") } else { by_code.map(|_| "code") };
     set_ucum(&mut finding.value, sign, source_of_unit, &mut notes);
     check(reader, &finding.value, sign, &said);
@@ -388,6 +391,25 @@ fn element<'a>(reader: &mut Reader<'_, 'a>, fields: Fields<'a>, label: Option<&s
     let is_measured = sign.is_some() || finding.value.kind == Some("quantity");
     let is_pressure = sign.is_some_and(|sign| sign.is_pressure);
     Some(Element { fields, finding, notes, time, is_measured, is_pressure, id })
+}
+
+/// A number with its unit. What the text itself says of its unit counts before what stands beside it.
+pub(super) fn united<'a>(reader: &mut Reader<'_, 'a>, said: &Said<'a>, text: &str, unit: Option<String>) -> Value {
+    let mut value = value::typed_with_unit(text);
+    let Some(beside) = unit else { return value };
+    match &value.unit {
+        None => value.unit = Some(beside),
+        Some(own) => unit_conflict(reader, said, own, &beside),
+    }
+    value
+}
+
+/// Say so, if a text has another unit than the member beside it.
+pub(super) fn unit_conflict<'a>(reader: &mut Reader<'_, 'a>, said: &Said<'a>, own: &str, beside: &str) {
+    if value::ucum(own) != value::ucum(beside) {
+        let sentence = "The text has another unit than the member of it: that of the text was taken.";
+        reader.issue(Severity::Warning, "conflict", said.node, &said.place, sentence);
+    }
 }
 
 /// The code that a reading says itself.

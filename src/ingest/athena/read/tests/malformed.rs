@@ -29,6 +29,7 @@ fn host_of(kind: &str, field: &Field) -> Host {
                 "/vitals/0",
             ),
             "temperatureunit" => host("vitals", json!({"temp": 98}), ""),
+            "bpunit" => host("vitals", json!({"bp": "120/80"}), ""),
             "weightunit" => host("vitals", json!({"weight": 80}), ""),
             "heightunit" => host("vitals", json!({"height": 80}), ""),
             _ if field.shape == Shape::Pressure || signs::by_name(first).is_some() => host("vitals", json!({}), ""),

@@ -175,3 +175,57 @@ fn ids_that_are_joined_do_not_collide_and_times_may_be_in_lower_case() {
 fn reading_of_body(body: &str) -> Reading {
     reading(body)
 }
+
+#[test]
+fn a_unit_that_is_said_is_the_unit() {
+    for payload in [
+        json!([{"name": "Blood pressure", "value": "20/13", "unit": "kPa"}]),
+        json!({"systolic": 20, "diastolic": 13, "unit": "kPa"}),
+        json!({"systolic": 20, "diastolic": 13, "unit": "kPa", "pulse": 70}),
+        json!({"bp": {"systolic": 20, "diastolic": 13, "unit": "kPa"}}),
+        json!({"bp": "20/13", "bp_unit": "kPa"}),
+        json!({"bp": "20/13 kPa"}),
+        json!({"bp": "20/13", "unit": "kPa"}),
+    ] {
+        let reading = read_payload("vitals", &payload);
+        assert_eq!(issues(&reading), [], "{payload}");
+        assert_eq!(reading.parts[0].findings.len(), 2, "{payload}");
+        for finding in &reading.parts[0].findings {
+            let units = (finding.value.unit.as_deref(), finding.value.ucum.as_deref());
+            assert_eq!(units, (Some("kPa"), Some("kPa")), "{payload}");
+        }
+    }
+    let odd = read_payload("vitals", &json!({"bp": "120/80", "bp_unit": "cubits"}));
+    let value = &odd.parts[0].findings[0].value;
+    assert_eq!((value.unit.as_deref(), value.ucum.as_deref()), (Some("cubits"), None));
+    for (payload, pointer) in [
+        (json!({"weight": "180 lbs", "weight_unit": "kg"}), "/payload/weight"),
+        (json!([{"name": "Weight", "value": "180 lbs", "unit": "kg"}]), "/payload/0/value"),
+    ] {
+        let reading = read_payload("vitals", &payload);
+        assert_eq!(issues(&reading), [("warning", "conflict", pointer.to_owned())], "{payload}");
+        let value = &reading.parts[0].findings[0].value;
+        assert_eq!((value.text.as_deref(), value.ucum.as_deref()), (Some("180"), Some("[lb_av]")), "{payload}");
+    }
+    let both = read_payload("vitals", &json!({"bp": "120/80 mmHg", "bp_unit": "kPa"}));
+    assert_eq!(issues(&both), [("warning", "conflict", "/payload/bp".to_owned())]);
+    assert_eq!(both.parts[0].findings[0].value.ucum.as_deref(), Some("mm[Hg]"));
+    let whose = read_payload("vitals", &json!({"bp": "120/80", "weight": 80, "height": 170, "unit": "kg"}));
+    assert_eq!(issues(&whose), [("warning", "value", "/payload/unit".to_owned())]);
+    assert_eq!(details(&whose.parts[1].findings[0])["unit"], "kg");
+}
+
+#[test]
+fn an_object_of_both_pressures_keeps_its_time_and_what_else_it_says() {
+    let reading = read_payload(
+        "vitals",
+        &json!({"bp": {"systolic": 20, "diastolic": 13, "unit": "kPa", "position": "standing", "recordedat": "2020-01-01"}}),
+    );
+    assert_eq!(issues(&reading), []);
+    let part = &reading.parts[0];
+    assert_eq!((part.clinical_at, &part.identity), (Some(datetime!(2020-01-01 5:00 UTC)), &Identity::Place));
+    for finding in &part.findings {
+        assert_eq!(details(finding)["reading"], json!({"position": "standing"}));
+        assert_eq!(finding.effective.text.as_deref(), Some("2020-01-01"));
+    }
+}
