@@ -124,7 +124,7 @@ fn wrong_values(kind: &str, field: &Field) -> Vec<(Value, &'static str, Option<&
     };
     match field.shape {
         Shape::Text => {
-            all.extend([damaged(), control(), long(4_001), (json!("x".repeat(501)), "too-long", Some("warning"))])
+            all.extend([damaged(), control(), long(4_001), (json!("x".repeat(501)), "too-long", Some("warning"))]);
         }
         Shape::Long | Shape::Value => all.extend([damaged(), control(), long(4_001)]),
         Shape::Texts => all.extend([damaged(), long(4_001)]),
