@@ -135,11 +135,11 @@ impl Document {
                     State::AfterValue
                 }
             }
-            (State::ItemOrEnd | State::ItemExpected, _) => return self.begin(State::Item),
+            (State::ItemOrEnd | State::ItemExpected, _) => return Ok(self.begin(State::Item)),
             (State::AfterItem, _) => return self.fault("A comma or the end of the array was expected."),
             (State::KeyOrEnd | State::AfterValue, b'}') => State::End,
             (State::AfterValue, b',') => State::KeyExpected,
-            (State::KeyOrEnd | State::KeyExpected, b'"') => return self.begin(State::Key),
+            (State::KeyOrEnd | State::KeyExpected, b'"') => return Ok(self.begin(State::Key)),
             (State::KeyOrEnd | State::KeyExpected, _) => return self.fault("A key in double quotes was expected."),
             (State::Colon, b':') => State::ValueExpected,
             (State::Colon, _) => return self.fault("A colon was expected behind the key."),
@@ -150,7 +150,7 @@ impl Document {
                 self.has_entry = true;
                 State::ItemOrEnd
             }
-            (State::ValueExpected, _) => return self.begin(State::Value),
+            (State::ValueExpected, _) => return Ok(self.begin(State::Value)),
             (State::AfterValue, _) => return self.fault("A comma or the end of the object was expected."),
             (State::End, _) => return self.fault("There is something behind the end."),
             (State::Start, _) => return self.fault("An object or an array was expected."),
@@ -159,13 +159,14 @@ impl Document {
         Ok(1)
     }
 
-    fn begin(&mut self, state: State) -> Result<usize, PlanError> {
+    /// A value begins here: no byte of it is taken yet.
+    fn begin(&mut self, state: State) -> usize {
         self.state = state;
         self.walker = Walker::new();
         self.start = self.offset;
         self.is_too_long = false;
         self.captured.clear();
-        Ok(0)
+        0
     }
 
     fn walk(&mut self, rest: &[u8]) -> Result<super::walker::Walked, PlanError> {

@@ -53,6 +53,10 @@ fn gzip(text: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn place(bytes: &std::ops::Range<u64>) -> std::ops::Range<usize> {
+    usize::try_from(bytes.start).unwrap()..usize::try_from(bytes.end).unwrap()
+}
+
 #[track_caller]
 fn code_of(file: &[u8]) -> &'static str {
     plan(file, SMALL).0.unwrap_err().code()
@@ -68,10 +72,7 @@ fn lines_are_cut_at_their_ends_and_counted_as_editors_do() {
     let [(one, None), (two, None)] = told.chunks.as_slice() else { panic!("{told:?}") };
     // The blank lines between are in it.
     assert_eq!((one.first, one.count, one.bytes.start), (1, 2, 3));
-    assert_eq!(
-        &file[one.bytes.start as usize..one.bytes.end as usize][..36],
-        b"{\"resourceType\":\"Patient\",\"id\":\"1\"}\r"
-    );
+    assert_eq!(&file[place(&one.bytes)][..36], b"{\"resourceType\":\"Patient\",\"id\":\"1\"}\r");
     assert_eq!((two.first, two.count, two.bytes.end), (5, 1, file.len() as u64));
     assert!(told.issues.is_empty());
 }
@@ -113,7 +114,7 @@ fn the_first_line_tells_what_a_file_is() {
         (format!("{bundle}\r\n\n"), Shape::Bundle, 2),
         (pretty.clone(), Shape::Bundle, 2),
         (format!("\u{feff}\n{pretty}\n"), Shape::Bundle, 2),
-        (pretty.replace(":", "\n:").replace(',', "\n,"), Shape::Bundle, 2),
+        (pretty.replace(':', "\n:").replace(',', "\n,"), Shape::Bundle, 2),
         (bundle.replace("\"entry\"", "\"\\u0065ntry\""), Shape::Bundle, 2),
         // Lines that are Bundles are lines.
         (format!("{bundle}\n{bundle}"), Shape::Ndjson, 2),
@@ -264,6 +265,13 @@ fn check_items(text: &str, items: &[&RawValue], told: &Told) {
     assert_eq!(at, items.len());
 }
 
+/// As `serde_json` reads it.
+#[derive(serde::Deserialize)]
+struct Bundle<'a> {
+    #[serde(borrow)]
+    entry: Vec<&'a RawValue>,
+}
+
 proptest! {
     #[test]
     fn lines_cut_anywhere_are_the_lines_of_the_whole(
@@ -288,8 +296,7 @@ proptest! {
         prop_assert_eq!(told.chunks.len(), expected.chunks.len());
         for ((chunk, given), (other, _)) in told.chunks.iter().zip(&expected.chunks) {
             prop_assert_eq!(chunk, other);
-            let bytes = chunk.bytes.start as usize..chunk.bytes.end as usize;
-            prop_assert_eq!(given.as_deref(), is_packed.then_some(&text[bytes]));
+            prop_assert_eq!(given.as_deref(), is_packed.then_some(&text[place(&chunk.bytes)]));
         }
     }
 
@@ -318,11 +325,6 @@ proptest! {
         let Ok(plan) = plan else { return Err(TestCaseError::fail("no plan")) };
         if plan.shape == Shape::Bundle {
             prop_assert_eq!(plan.bundle_type.as_deref(), Some("batch"));
-            #[derive(serde::Deserialize)]
-            struct Bundle<'a> {
-                #[serde(borrow)]
-                entry: Vec<&'a RawValue>,
-            }
             check_items(&text, &serde_json::from_str::<Bundle>(&text).unwrap().entry, &told);
         } else {
             prop_assert!(is_pretty, "{}", text);

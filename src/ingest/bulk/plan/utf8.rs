@@ -35,14 +35,13 @@ impl Utf8 {
             return;
         }
         if let Err(error) = std::str::from_utf8(piece) {
-            match error.error_len() {
-                Some(_) => self.is_broken = true,
-                None => {
-                    let tail = &piece[error.valid_up_to()..];
-                    self.open[..tail.len()].copy_from_slice(tail);
-                    self.open_len = tail.len();
-                }
+            if error.error_len().is_some() {
+                self.is_broken = true;
+                return;
             }
+            let tail = &piece[error.valid_up_to()..];
+            self.open[..tail.len()].copy_from_slice(tail);
+            self.open_len = tail.len();
         }
     }
 

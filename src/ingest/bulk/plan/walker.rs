@@ -65,7 +65,6 @@ impl Walker {
                     }
                 }
                 Mode::Between => match byte {
-                    b' ' | b'\n' | b'\r' | b'\t' => {}
                     b'"' => self.mode = Mode::String,
                     b'{' | b'[' => self.open(*byte == b'{').map_err(|what| (at, what))?,
                     b'}' | b']' => {
@@ -75,7 +74,7 @@ impl Walker {
                         }
                     }
                     b',' | b':' if self.depth == 0 => return Err((at, "A value was expected.")),
-                    b',' | b':' => {}
+                    b' ' | b'\n' | b'\r' | b'\t' | b',' | b':' => {}
                     _ => self.mode = Mode::Scalar,
                 },
             }
