@@ -296,6 +296,12 @@ impl Objects {
         }
     }
 
+    /// The key as the server knows it, with the configured prefix.
+    #[must_use]
+    pub fn full_key(&self, key: &str) -> String {
+        self.full(key)
+    }
+
     fn full(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
