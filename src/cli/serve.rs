@@ -12,6 +12,7 @@ use crate::http;
 use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
 use crate::queue::{Presence, Workers};
+use crate::uploads::expiry;
 use anyhow::Context as _;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -145,6 +146,7 @@ impl Running {
             if has(ProcessRole::Sweeper) {
                 tasks.push(tokio::spawn(sweeper::run(Arc::clone(&engine), stop.clone())));
                 tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
+                tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {
@@ -154,7 +156,9 @@ impl Running {
             }
         }
         if roles.contains(&ProcessRole::Watcher) {
-            tracing::info!("role watcher: this version takes no presigned uploads, so there is nothing to watch");
+            tracing::info!(
+                "role watcher: this version gives out upload URLs, but does not take up yet what is uploaded"
+            );
         }
         let mut address = None;
         let mut credentials = None;

@@ -9,7 +9,7 @@ use crate::engine::jobs::{self, JobFilter, JobRow, JobSummary, JobView};
 use crate::engine::jobs_store::{self, Acted, PAGE_MAX};
 use crate::engine::state::JobStatus;
 use crate::engine::timeline::{TimelineEntry, timeline};
-use crate::ids::{JobId, OrganizationId};
+use crate::ids::{JobId, OrganizationId, UploadId};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -36,7 +36,9 @@ fn not_found() -> Problem {
 /// The organization in which the caller may see that job: its own, or for the platform role the job's. Unknown, foreign
 /// and malformed ids are answered alike.
 pub(super) async fn locate(app: &App, caller: &Authenticated, text: &str) -> Result<(OrganizationId, JobId), Problem> {
-    let job: JobId = text.parse().map_err(|_| not_found())?;
+    // An upload has the number of its job, so that its sender needs one id only.
+    let upload = || text.parse::<UploadId>().map(|upload| JobId(upload.0));
+    let job = text.parse().or_else(|_| upload()).map_err(|_| not_found())?;
     if let Some(organization) = caller.caller.organization {
         return Ok((organization, job));
     }

@@ -16,6 +16,7 @@ pub mod intake;
 pub mod jobs;
 pub mod problem;
 pub mod server;
+pub mod uploads;
 
 pub use description::description;
 
@@ -61,6 +62,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(athena::submit_events))
         .routes(routes!(athena::list_events))
         .routes(routes!(athena::get_stats))
+        .routes(routes!(uploads::create_upload))
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))

@@ -21,3 +21,4 @@ mod objects;
 mod support;
 mod tenancy;
 mod units_of_work;
+mod uploads;

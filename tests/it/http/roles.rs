@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 fn allowed(operation: &str) -> &'static [Role] {
     match operation {
         "live" | "ready" | "ingestHealth" | "metrics" | "openapi" | "errorPage" => &[],
-        "submitBundle" | "submitEvent" | "submitEvents" => &[Role::Sender, Role::Admin],
+        "submitBundle" | "submitEvent" | "submitEvents" | "createUpload" => &[Role::Sender, Role::Admin],
         "listJobs" | "getStats" => &[Role::Sender, Role::Reader, Role::Admin],
         "getJob" | "getTimeline" | "getIssues" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
