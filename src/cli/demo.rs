@@ -33,8 +33,24 @@ pub struct Arguments {
 ///
 /// # Errors
 /// What kept it from running.
-pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    // Whatever is configured: a demo touches only its own directory.
+pub async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = own_directory(config, arguments.data_dir, "-demo")?;
+    out::line(&format!("Starting PostgreSQL and S3 of the demo in {} …", config.data_dir.display()));
+    let started = Instant::now();
+    let running = Running::start(config.clone(), &[ProcessRole::All]).await?;
+    out::line(&format!("Ready after {:.1} s.", started.elapsed().as_secs_f64()));
+    // Stopped by Ctrl-C too: the servers end in order either way.
+    let result = tokio::select! {
+        result = show(&running, &config, arguments.bundles, arguments.events) => result,
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::FAILURE),
+    };
+    running.stop().await;
+    result
+}
+
+/// The configuration of a Chartgate that touches only a directory of its own, whatever is configured: that one, or the data
+/// directory's name with this suffix.
+pub(super) fn own_directory(mut config: Config, given: Option<PathBuf>, suffix: &str) -> anyhow::Result<Config> {
     config.database.url = None;
     config.database.migrate_url = None;
     config.s3 = crate::config::S3Config {
@@ -49,20 +65,9 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
     config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     config.s3.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut beside = config.data_dir.clone().into_os_string();
-    beside.push("-demo");
-    config.data_dir = std::path::absolute(arguments.data_dir.unwrap_or_else(|| beside.into()))?;
-
-    out::line(&format!("Starting PostgreSQL and S3 of the demo in {} …", config.data_dir.display()));
-    let started = Instant::now();
-    let running = Running::start(config.clone(), &[ProcessRole::All]).await?;
-    out::line(&format!("Ready after {:.1} s.", started.elapsed().as_secs_f64()));
-    // Stopped by Ctrl-C too: the servers end in order either way.
-    let result = tokio::select! {
-        result = show(&running, &config, arguments.bundles, arguments.events) => result,
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::FAILURE),
-    };
-    running.stop().await;
-    result
+    beside.push(suffix);
+    config.data_dir = std::path::absolute(given.unwrap_or_else(|| beside.into()))?;
+    Ok(config)
 }
 
 async fn show(running: &Running, config: &Config, bundles: u64, events: usize) -> anyhow::Result<ExitCode> {

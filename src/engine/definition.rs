@@ -103,6 +103,32 @@ impl WorkflowDefinition {
     pub fn step_index(&self, name: &str) -> Option<usize> {
         self.steps.iter().position(|step| step.name == name)
     }
+
+    /// The step after `index`: the next one, or, in a round that failed, the next that runs always.
+    #[must_use]
+    pub fn next_step(&self, index: usize, failed: bool) -> Option<i16> {
+        self.steps
+            .iter()
+            .enumerate()
+            .skip(index + 1)
+            .find(|(_, step)| !failed || step.run == RunWhen::Always)
+            .and_then(|(index, _)| i16::try_from(index).ok())
+    }
+
+    /// The steps that a first failure at `index` leaves out; they are written once a round.
+    #[must_use]
+    pub fn skipped_steps(&self, index: usize, failed_before: bool) -> Vec<(i16, String)> {
+        if failed_before {
+            return Vec::new();
+        }
+        self.steps
+            .iter()
+            .enumerate()
+            .skip(index + 1)
+            .filter(|(_, step)| step.run != RunWhen::Always)
+            .filter_map(|(index, step)| Some((i16::try_from(index).ok()?, step.name.clone())))
+            .collect()
+    }
 }
 
 /// One fault of a workflow file.

@@ -7,7 +7,7 @@
 
 use super::catalog::{Catalog, CatalogError};
 use super::committer::{self, CommitReply, CommitRequest};
-use super::definition::{RunWhen, StepDefinition, WorkflowDefinition};
+use super::definition::{StepDefinition, WorkflowDefinition};
 use super::handler::{ErrorClass, Facts, StepContext, StepError, StepOutcome, closing};
 use super::retry::{FailedAttempt, NextMove, decide};
 use super::store::{self, FailedStep, FinishedStep, Lease, TaskKey};
@@ -257,7 +257,7 @@ impl Engine {
                     if freed {
                         self.wake.signal();
                     }
-                    let Some(following) = next_step(&definition, index, failed) else {
+                    let Some(following) = definition.next_step(index, failed) else {
                         let status = match (failed, with_issues.load(Ordering::Relaxed)) {
                             (true, _) => "failed",
                             (false, true) => SUCCEEDED_WITH_ISSUES,
@@ -279,7 +279,7 @@ impl Engine {
                         return None;
                     }
                     failed = true;
-                    lease.step = next_step(&definition, index, true)?;
+                    lease.step = definition.next_step(index, true)?;
                 }
                 Err(error) => {
                     if !self.fail(&lease, &step.name, elapsed, error, &definition, Some(index), failed, claimed).await {
@@ -287,7 +287,7 @@ impl Engine {
                     }
                     // Failed for good, and an `always` step follows under the same lease.
                     failed = true;
-                    lease.step = next_step(&definition, index, true)?;
+                    lease.step = definition.next_step(index, true)?;
                 }
             }
             lease.attempts = 1;
@@ -357,7 +357,7 @@ impl Engine {
             lease: lease.clone(),
             name: definition.steps.get(index).map(|step| step.name.clone()).unwrap_or_default(),
             elapsed,
-            next: next_step(definition, index, failed),
+            next: definition.next_step(index, failed),
             output: outcome.output,
             closing: None,
             hand_off: hand_off && !self.is_draining(),
@@ -438,7 +438,7 @@ impl Engine {
         let (delay, next, skipped) = match (next_move, index) {
             (NextMove::RetryAfter(delay), _) => (Some(delay), None, Vec::new()),
             (NextMove::Fail, Some(index)) => {
-                (None, next_step(definition, index, true), skipped_steps(definition, index, failed_before))
+                (None, definition.next_step(index, true), definition.skipped_steps(index, failed_before))
             }
             (NextMove::Fail, None) => (None, None, Vec::new()),
         };
@@ -567,32 +567,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// The step after `index`: the next one, or, in a round that failed, the next that runs always.
-fn next_step(definition: &WorkflowDefinition, index: usize, failed: bool) -> Option<i16> {
-    definition
-        .steps
-        .iter()
-        .enumerate()
-        .skip(index + 1)
-        .find(|(_, step)| !failed || step.run == RunWhen::Always)
-        .and_then(|(index, _)| i16::try_from(index).ok())
-}
-
-/// The steps that a first failure at `index` leaves out; written once a round.
-fn skipped_steps(definition: &WorkflowDefinition, index: usize, failed_before: bool) -> Vec<(i16, String)> {
-    if failed_before {
-        return Vec::new();
-    }
-    definition
-        .steps
-        .iter()
-        .enumerate()
-        .skip(index + 1)
-        .filter(|(_, step)| step.run != RunWhen::Always)
-        .filter_map(|(index, step)| Some((i16::try_from(index).ok()?, step.name.clone())))
-        .collect()
 }
 
 /// How old the round is.

@@ -7,6 +7,7 @@
 
 pub mod acts;
 mod cluster;
+mod decisions_store;
 mod dependents_store;
 mod fold;
 mod questions;

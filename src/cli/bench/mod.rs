@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod engine;
 pub mod history;
 pub mod intake;
+pub mod latency;
 pub mod validate;
 
 use super::out;
@@ -25,8 +26,10 @@ use std::time::Duration;
 pub enum Command {
     /// N jobs of five no-op steps, from the first claim to the last completion.
     Engine(engine::Arguments),
-    /// Small Bundles over HTTP, each 202 durable.
+    /// Athena events over HTTP, each 202 durable.
     Intake(intake::Arguments),
+    /// One Athena event at a time on an idle system: until its first step, until it is visible, until its end.
+    Latency(latency::Arguments),
     /// The clinical view of patients with many events, idle and beside the intake.
     Chart(chart::Arguments),
     /// Claim, status and lists beside a long history and a long queue.
@@ -88,6 +91,11 @@ pub async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         print(&validate::run(arguments, &config.data_dir)?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Latency(arguments) = &command {
+        // A whole Chartgate, with servers of its own.
+        print(&latency::run(config, arguments).await?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let prepared = Prepared::start(&config).await?;
     let figures = match command {
         Command::Engine(arguments) => engine::run(&prepared, &arguments).await?,
@@ -95,6 +103,7 @@ pub async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         Command::Chart(arguments) => chart::run(&prepared, &config, &arguments).await?,
         Command::History(arguments) => history::run(&prepared, &arguments).await?,
         Command::Validate(arguments) => validate::run(&arguments, &config.data_dir)?,
+        Command::Latency(arguments) => latency::run(config, &arguments).await?,
     };
     print(&figures)?;
     drop(tokio::task::spawn_blocking(move || drop(prepared)).await);

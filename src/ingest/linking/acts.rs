@@ -4,12 +4,13 @@
 //! everything that depends on them is linked anew, and all of it is audited.
 
 use super::cluster::{Cluster, Refolded, Seeds};
+use super::decisions_store::{self, NewDecision};
 use super::dependents_store::{self as dependents, Dependent};
 use super::fold::Ruling;
 use super::questions::candidates_of;
 use super::reviews_store::{self as reviews, Review};
 use super::statement::Statement;
-use super::store::{self, NewDecision};
+use super::store;
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::DbError;
 use crate::ids::{EventId, OrganizationId, PatientId, ReviewId, StatementId};
@@ -265,7 +266,7 @@ pub async fn decide(
                 _ => ("reject", Ruling::Reject),
             };
             row.kind = kind;
-            store::record_decision(connection, organization, &by.actor.name, &row).await?;
+            decisions_store::record_decision(connection, organization, &by.actor.name, &row).await?;
             if let Some(fingerprint) = seen.fingerprint.clone().filter(|_| seen.statement_id.is_some()) {
                 cluster.rulings.by_fingerprint.insert(fingerprint, ruling);
             }
@@ -317,7 +318,7 @@ async fn merge_in(
         review,
         ..NewDecision::default()
     };
-    store::record_decision(connection, organization, &by.actor.name, &row).await?;
+    decisions_store::record_decision(connection, organization, &by.actor.name, &row).await?;
     cluster.rulings.merges.push((goes.statement, stays.statement));
     cluster.pins.extend([(goes.statement, goes.patient), (stays.statement, stays.patient)]);
     Ok(())
@@ -373,11 +374,11 @@ pub async fn unmerge(
     by: &By,
 ) -> Result<Done, ActError> {
     patients::survivor(connection, organization, patient).await?.ok_or(ActError::PatientNotFound)?;
-    let found = store::active_merge(connection, organization, patient).await?;
+    let found = decisions_store::active_merge(connection, organization, patient).await?;
     let (merge, goes, stays) = found.ok_or(ActError::MergeConflict)?;
     let mut cluster = open(connection, organization, &[goes, stays], BTreeSet::new(), &[]).await?;
     // Under the locks now: somebody may have been faster.
-    let again = store::active_merge(connection, organization, patient).await?;
+    let again = decisions_store::active_merge(connection, organization, patient).await?;
     if again.map(|(merge, _, _)| merge) != Some(merge) {
         return Err(ActError::MergeConflict);
     }
@@ -389,12 +390,12 @@ pub async fn unmerge(
         supersedes: Some(merge),
         ..NewDecision::default()
     };
-    store::record_decision(connection, organization, &by.actor.name, &row).await?;
+    decisions_store::record_decision(connection, organization, &by.actor.name, &row).await?;
     cluster.rulings.merges.retain(|merge| *merge != (goes, stays));
     let refolded = cluster.refold(connection).await?;
     let mut relinked = finish(connection, organization, refolded, by).await?;
     // What a person had given to this patient went along with the merge, and comes back with it.
-    let given = store::events_given(connection, organization, patient).await?;
+    let given = decisions_store::events_given(connection, organization, patient).await?;
     let moves: Vec<_> = given.iter().map(|event| (*event, LinkStatus::Linked(patient), true)).collect();
     dependents::relink(connection, organization, &moves).await?;
     let decisions: Vec<Decision> = given
@@ -505,7 +506,7 @@ async fn place_statement(
         event: Some(found.event),
         ..NewDecision::default()
     };
-    store::record_decision(connection, organization, &by.actor.name, &row).await?;
+    decisions_store::record_decision(connection, organization, &by.actor.name, &row).await?;
     cluster.rulings.by_fingerprint.insert(fingerprint, ruling);
     let refolded = cluster.refold(connection).await?;
     finish(connection, organization, refolded, by).await
@@ -529,7 +530,7 @@ async fn place_versions(
     moved.sort_unstable();
     // What a person says is kept also where it changes nothing now: it counts when a merge is taken back.
     let kind = if anchor.is_some() { "event_link" } else { "event_unlink" };
-    let last = store::last_placed(connection, organization, found.id).await?;
+    let last = decisions_store::last_placed(connection, organization, found.id).await?;
     let whom = anchor.map(|anchor| anchor.patient);
     let is_said = last.is_some_and(|(last, patient)| last == kind && (whom.is_none() || patient == whom));
     let mut said = moved.clone();
@@ -539,7 +540,7 @@ async fn place_versions(
     for event in &said {
         let row =
             NewDecision { kind, patient: whom.or(found.patient_id), event: Some(*event), ..NewDecision::default() };
-        store::record_decision(connection, organization, &by.actor.name, &row).await?;
+        decisions_store::record_decision(connection, organization, &by.actor.name, &row).await?;
     }
     if moved.is_empty() {
         return Ok(0);

@@ -1,5 +1,6 @@
 //! A cluster under its locks: loaded, folded, compared with what is stored, and written.
 
+use super::decisions_store;
 use super::dependents_store::{self as dependents, Affected};
 use super::fold::{self, Folded, Placement, Ruling, Rulings};
 use super::resolve::{Book, Question};
@@ -100,7 +101,7 @@ impl Cluster {
     async fn build(
         connection: &mut PgConnection,
         organization: OrganizationId,
-        (seeds, mut statements, decisions): (Seeds, Vec<Statement>, Vec<store::DecisionRow>),
+        (seeds, mut statements, decisions): (Seeds, Vec<Statement>, Vec<decisions_store::DecisionRow>),
         numbers: &BTreeSet<Mrn>,
         beside: &[String],
     ) -> Result<Self, DbError> {
@@ -365,9 +366,9 @@ async fn load(
     connection: &mut PgConnection,
     organization: OrganizationId,
     seeds: &Seeds,
-) -> Result<(Vec<Statement>, Vec<store::DecisionRow>), DbError> {
+) -> Result<(Vec<Statement>, Vec<decisions_store::DecisionRow>), DbError> {
     let mut found: BTreeMap<StatementId, Statement> = BTreeMap::new();
-    let mut decisions: BTreeMap<_, store::DecisionRow> = BTreeMap::new();
+    let mut decisions: BTreeMap<_, decisions_store::DecisionRow> = BTreeMap::new();
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut keys: BTreeSet<String> = seeds.arriving.iter().flat_map(Statement::joining_keys).collect();
     let mut ids: BTreeSet<StatementId> = seeds.statements.clone();
@@ -386,7 +387,7 @@ async fn load(
         ids.clear();
         if !fingerprints.is_empty() || !new_ids.is_empty() {
             let prints: Vec<&[u8]> = fingerprints.iter().map(Vec::as_slice).collect();
-            for decision in store::decisions(connection, organization, &prints, &new_ids).await? {
+            for decision in decisions_store::decisions(connection, organization, &prints, &new_ids).await? {
                 ids.extend(decision.statement_id.into_iter().chain(decision.anchor_id));
                 decisions.insert(decision.id, decision);
             }

@@ -1,5 +1,6 @@
 //! Whom an event means: by the statement of its subject, or by its keys.
 
+use super::decisions_store;
 use super::dependents_store::{self, Dependent};
 use super::fold::Place;
 use super::statement::{Statement, keys_fingerprint};
@@ -262,7 +263,7 @@ async fn decided(
     reason: &'static str,
 ) -> Result<Resolved, DbError> {
     let fingerprint = keys_fingerprint(keys);
-    let decision = store::decisions(connection, organization, &[&fingerprint], &[]).await?.pop();
+    let decision = decisions_store::decisions(connection, organization, &[&fingerprint], &[]).await?.pop();
     let pinned = |status| Resolved { is_pinned: true, ..Resolved::new(status, "decision") };
     match decision.as_ref().map(|decision| (decision.kind.as_str(), decision.patient_id)) {
         Some(("link", Some(patient))) => {
