@@ -261,7 +261,7 @@ begin
         array(select p_source[i] from unnest(v_again) with ordinality u(i, k) order by k),
         array(select p_source_label[i] from unnest(v_again) with ordinality u(i, k) order by k),
         array(select p_scope[i] from unnest(v_again) with ordinality u(i, k) order by k),
-        array(select 'sighting:' || encode(p_fingerprint[i], 'hex') || '@' || p_captured_key[i]
+        array(select 'sighting:' || encode(p_fingerprint[i], 'hex') || '@' || encode(sha256(convert_to(p_captured_key[i], 'UTF8')), 'hex')
               from unnest(v_again) with ordinality u(i, k) order by k),
         array(select p_fingerprint[i] from unnest(v_again) with ordinality u(i, k) order by k),
         array(select p_sha256[i] from unnest(v_again) with ordinality u(i, k) order by k),

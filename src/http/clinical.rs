@@ -212,7 +212,7 @@ async fn clinical(
         ViewStatus::NotFound => "not_found",
         ViewStatus::Ambiguous => "ambiguous",
     };
-    let answer = Json(view).into_response();
+    let answer = ([(header::CONTENT_TYPE, "application/json")], view.json()).into_response();
     telemetry::clinical_fetch(status, received.elapsed());
     Ok(private(answer))
 }

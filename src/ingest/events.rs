@@ -136,6 +136,115 @@ pub async fn set_current(
     Ok(())
 }
 
+/// Are the parts of an Athena event apart from those of the others, because a person placed it?
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn is_apart(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: EventId,
+) -> Result<bool, DbError> {
+    let query = sqlx::query_scalar(
+        "select exists (
+           select from clinical_events
+           where organization_id = $1
+             and part_of = $2
+             and starts_with(resource_key, '!'))",
+    );
+    Ok(query.bind(organization).bind(event).fetch_one(connection).await?)
+}
+
+/// Give the parts of an Athena event keys of their own (`!event|…`), or, with a prefix, the keys that they share with those of other
+/// events of the patient; then of each key concerned the version that ranks highest is current.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn rekey_parts(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: EventId,
+    shared: Option<&str>,
+) -> Result<(), DbError> {
+    #[derive(sqlx::FromRow)]
+    struct Part {
+        id: EventId,
+        source_label: String,
+        resource_type: String,
+        resource_key: String,
+    }
+    let query = sqlx::query_as(
+        "select id, source_label, resource_type, resource_key
+         from clinical_events
+         where organization_id = $1
+           and part_of = $2
+         order by id",
+    );
+    let parts: Vec<Part> = query.bind(organization).bind(event).fetch_all(&mut *connection).await?;
+    let key = |old: &str| {
+        let rest = if old.starts_with('#') { old } else { old.split_once('|').map_or(old, |(_, rest)| rest) };
+        match shared {
+            None => format!("!{event}|{rest}"),
+            Some(_) if rest.starts_with('#') => rest.to_owned(),
+            Some(prefix) => format!("{prefix}|{rest}"),
+        }
+    };
+    let moved: Vec<(&Part, String)> = parts
+        .iter()
+        .map(|part| (part, key(&part.resource_key)))
+        .filter(|(part, new)| part.resource_key != *new)
+        .collect();
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<EventId> = moved.iter().map(|(part, _)| part.id).collect();
+    let keys: Vec<&str> = moved.iter().map(|(_, new)| new.as_str()).collect();
+    // Of two versions of one key that meet, one is current at any time: first none of those that move is.
+    set_current(connection, organization, &ids, false).await?;
+    sqlx::query(
+        "update clinical_events e
+         set resource_key = k.resource_key
+         from unnest($2::uuid[], $3::text[]) as k (id, resource_key)
+         where e.organization_id = $1
+           and e.id = k.id",
+    )
+    .bind(organization)
+    .bind(&ids)
+    .bind(&keys)
+    .execute(&mut *connection)
+    .await?;
+    let concerned = || moved.iter().chain(&moved);
+    let sources: Vec<&str> = concerned().map(|(part, _)| part.source_label.as_str()).collect();
+    let types: Vec<&str> = concerned().map(|(part, _)| part.resource_type.as_str()).collect();
+    let both: Vec<&str> = moved
+        .iter()
+        .map(|(part, _)| part.resource_key.as_str())
+        .chain(moved.iter().map(|(_, new)| new.as_str()))
+        .collect();
+    let query = sqlx::query_as(
+        "select v.id, v.is_current, v.is_best
+         from (select distinct source_label, resource_type, resource_key
+               from unnest($2::text[], $3::text[], $4::text[]) as u (source_label, resource_type, resource_key)) k
+         cross join lateral (
+           select id, is_current,
+                  row_number() over (order by last_updated desc nulls last, seen_seq desc, entry desc, id desc) = 1 as is_best
+           from clinical_events
+           where organization_id = $1
+             and source_label = k.source_label
+             and resource_type = k.resource_type
+             and resource_key = k.resource_key
+           offset 0
+         ) v",
+    );
+    let versions: Vec<(EventId, bool, bool)> =
+        query.bind(organization).bind(sources).bind(types).bind(both).fetch_all(&mut *connection).await?;
+    let of = |wrong: (bool, bool)| -> Vec<EventId> {
+        versions.iter().filter(|(_, current, best)| (*current, *best) == wrong).map(|(id, ..)| *id).collect()
+    };
+    set_current(connection, organization, &of((true, false)), false).await?;
+    set_current(connection, organization, &of((false, true)), true).await
+}
+
 /// Whether and how an event belongs to a patient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkStatus {

@@ -23,6 +23,7 @@ use self::fold::Said;
 use self::resolve::Resolved;
 use self::statement::{KeyKind, Statement};
 use self::versions::Versions;
+use super::athena::parts;
 use super::demographics::Demographics;
 use super::events::{self, LinkStatus, NewEvent, Origin, StoredEvent};
 use super::fhir::split::{Bundle, Resource};
@@ -49,7 +50,7 @@ pub struct Plan {
     repeated: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Planned {
     incoming: Incoming,
     subject: Subject,
@@ -64,7 +65,7 @@ impl Planned {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Person {
     statement: Statement,
     demographics: Demographics,
@@ -183,7 +184,29 @@ impl Plan {
             numbers.extend(outside.mrns.iter().cloned());
         }
         let seeds = Seeds { arriving: self.statements(), named, ..Seeds::default() };
-        let mut cluster = Cluster::open(connection, organization, seeds, &numbers).await?;
+        let cluster = Cluster::open(connection, organization, seeds, &numbers).await?;
+        // Under the lock of its subject, which a person who places it takes too.
+        if let Some(event) = self.resources.iter().find_map(|planned| planned.incoming.part_of)
+            && events::is_apart(connection, organization, event).await?
+        {
+            return self.apart(event).apply_locked(connection, cluster).await;
+        }
+        self.apply_locked(connection, cluster).await
+    }
+
+    /// The same with the keys of an event that a person placed.
+    fn apart(&self, event: EventId) -> Self {
+        let mut resources = self.resources.clone();
+        for planned in resources.iter_mut().filter(|planned| planned.incoming.part_of.is_some()) {
+            planned.incoming.resource_key = parts::placed_key(event, &planned.incoming.resource_key);
+        }
+        resources.sort_by(|one, two| one.bytes().cmp(&two.bytes()));
+        let (origin, repeated) = (self.origin.clone(), self.repeated);
+        Self { origin, resources, patient_of_entry: HashMap::new(), repeated }
+    }
+
+    async fn apply_locked(&self, connection: &mut PgConnection, mut cluster: Cluster) -> Result<Facts, DbError> {
+        let organization = self.origin.organization;
         let incoming: Vec<&Incoming> = self.resources.iter().map(|planned| &planned.incoming).collect();
         let stored = events::stored_versions(connection, organization, &self.origin.source, &incoming).await?;
         let versions = Versions::compare(&self.origin, &self.resources, &stored);
@@ -263,7 +286,10 @@ impl Plan {
                 link.key = (!keys.is_empty()).then(|| keys.swap_remove(0));
             }
             // A person's decision about a version holds for the next one, unless that is about somebody else.
-            let before = versions.before[index].filter(|before| before.link_pinned && planned.person.is_none());
+            let before = versions.before[index]
+                // A part goes with its event, whatever was decided about other events.
+                .filter(|_| planned.incoming.part_of.is_none())
+                .filter(|before| before.link_pinned && planned.person.is_none());
             if let Some(before) = before {
                 let is_same = before.subject_key == link.key && before.statement_id == link.statement;
                 if is_same || !resolve::is_of_another(connection, organization, before, link.status).await? {

@@ -13,10 +13,11 @@ use self::whose::{Found, Whose};
 use crate::db::DbError;
 use crate::ids::{EventId, FindingId, OrganizationId};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::str::FromStr;
 
 /// Items of one category in one answer, at most and unless fewer are asked for; the next ones are behind the category's
@@ -94,7 +95,6 @@ pub enum ViewStatus {
 }
 
 /// The answer of `GET /ingest/clinical/{mrn}`.
-#[derive(Serialize)]
 pub struct ClinicalView {
     /// Whether anything is known.
     pub status: ViewStatus,
@@ -103,7 +103,6 @@ pub struct ClinicalView {
     /// Null while only unlinked events are known.
     pub patient: Option<Value>,
     /// The systems to choose from, if it is ambiguous.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub systems: Vec<String>,
     /// When the newest event was stored.
     pub last_updated: Option<String>,
@@ -114,18 +113,52 @@ pub struct ClinicalView {
     /// The labels of the systems that they came from.
     pub sources: Vec<String>,
     /// A cursor for each category that has more.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub next: BTreeMap<&'static str, String>,
 }
 
 /// What is known of somebody.
-#[derive(Serialize)]
 pub struct ClinicalData {
     /// Null while the patient is not known.
     pub demographics: Value,
     /// One array a category.
-    #[serde(flatten)]
     pub categories: BTreeMap<&'static str, Vec<Item>>,
+}
+
+impl ClinicalView {
+    /// As JSON: the answer's members, with the items in the place of their categories. The items are texts already; nothing reads
+    /// them again.
+    #[must_use]
+    pub fn json(&self) -> String {
+        let mut out = String::with_capacity(1024);
+        let member = |out: &mut String, name: &str, value: Value| {
+            out.push(if out.is_empty() { '{' } else { ',' });
+            let _ = write!(out, "\"{name}\":{value}");
+        };
+        member(&mut out, "status", json!(self.status));
+        member(&mut out, "mrn", json!(self.mrn));
+        member(&mut out, "patient", json!(self.patient));
+        if !self.systems.is_empty() {
+            member(&mut out, "systems", json!(self.systems));
+        }
+        member(&mut out, "last_updated", json!(self.last_updated));
+        let _ = write!(out, ",\"clinical_data\":{{\"demographics\":{}", self.clinical_data.demographics);
+        for (category, items) in &self.clinical_data.categories {
+            let _ = write!(out, ",\"{category}\":[");
+            for (index, item) in items.iter().enumerate() {
+                out.push_str(if index == 0 { "" } else { "," });
+                item.write(&mut out);
+            }
+            out.push(']');
+        }
+        out.push('}');
+        member(&mut out, "event_count", json!(self.event_count));
+        member(&mut out, "sources", json!(self.sources));
+        if !self.next.is_empty() {
+            member(&mut out, "next", json!(self.next));
+        }
+        out.push('}');
+        out
+    }
 }
 
 /// Everything known about a medical record number, or the next page of one category.
@@ -169,13 +202,18 @@ async fn build(
     let found = store::events(connection, organization, whose, query, after).await?;
     let events = pages(found, usize::try_from(query.limit).unwrap_or_default(), &mut view.next);
     let ids: Vec<EventId> = events.iter().map(|event| event.position.id).collect();
+    let written = store::shown(connection, organization, &ids).await?;
+    // What was not written to be shown, or is named by others, is made from its columns.
+    let mut ids: Vec<EventId> =
+        written.iter().filter(|row| row.shown.is_none() || row.refers).map(|row| row.event_id).collect();
+    ids.dedup();
     let findings = store::findings(connection, organization, &ids).await?;
-    let without = findings.iter().filter(|finding| finding.shown_evidence.is_none());
-    let ids: Vec<FindingId> = without.map(|finding| finding.id).collect();
+    let ids: Vec<FindingId> = findings.iter().map(|finding| finding.id).collect();
     let evidence = store::evidence(connection, organization, &ids).await?;
     let wanted = unnamed_medications(&events, &findings);
     let medications = store::medications(connection, organization, &wanted).await?;
-    view.clinical_data.categories.extend(item::by_category(events, item::Parts { findings, evidence, medications }));
+    let parts = item::Parts { written, findings, evidence, medications };
+    view.clinical_data.categories.extend(item::by_category(events, parts));
     Ok(view)
 }
 

@@ -264,7 +264,10 @@ async fn files_and_workflows_are_checked_without_any_server() {
 
     assert!(run(&[], &["workflows", "check"]).await.ok().contains("no faults"));
     let listed = json_lines(&run(&[], &["workflows", "list", "--json"]).await.ok());
-    assert!(listed.iter().any(|workflow| workflow["name"] == "fhir-bundle"), "{listed:?}");
+    assert_eq!(
+        listed.iter().map(|one| one["name"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["athena-event", "fhir-bundle"]
+    );
     let workflows = TestDirectory::new();
     let text = "name = \"mine\"\nversion = 0\nordering = \"sideways\"\ncolour = 1\n[[step]]\nname = \"a\"\nhandler = \"no.such\"\n";
     std::fs::write(workflows.path().join("mine.toml"), text).unwrap();
@@ -463,10 +466,11 @@ async fn the_demo_shows_the_main_job_and_ends_with_everything_it_started() {
     // Whatever is configured: a demo touches only its own directory.
     let environment = [("DATABASE_URL", "postgres://elsewhere/none"), ("UPLOAD_BUCKET", "elsewhere")];
     for _ in 0..2 {
-        let done = run(&environment, &["demo", "--bundles", "2", "--data-dir", data.to_str().unwrap()]).await;
+        let done =
+            run(&environment, &["demo", "--bundles", "2", "--events", "3", "--data-dir", data.to_str().unwrap()]).await;
         assert_eq!(done.code, 0, "{}{}", done.out, done.err);
-        assert_eq!(done.out.matches("  succeeded: ").count(), 2, "{}", done.out);
-        assert!(done.out.contains("→ found") && done.out.contains("chartgate serve"), "{}", done.out);
+        assert_eq!(done.out.matches("  succeeded: ").count(), 5, "{}", done.out);
+        assert!(done.out.matches("→ found").count() == 2 && done.out.contains("chartgate serve"), "{}", done.out);
         assert!(std::os::unix::net::UnixStream::connect(socket_of(&data)).is_err(), "PostgreSQL is still there");
     }
 }

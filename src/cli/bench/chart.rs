@@ -243,7 +243,7 @@ async fn seed(admin: &mut PgConnection, organization: OrganizationId, arguments:
           (organization_id, id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, component_of,
            value_type, value_text, value_number, unit, ucum, reference_range, interpretation, interpretation_source, status,
            clinical_status, verification_status, effective_text, effective_at, effective_precision, issued, performer,
-           encounter_reference, dosage, extractor_version, created_at, shown_evidence)
+           encounter_reference, dosage, extractor_version, created_at, shown)
           select '{organization}', id, event_id, ordinal,
                  case when kind < 8 then 'lab' when kind < 14 then 'vital' when kind < 16 then 'medication' when kind < 17 then 'problem'
                       when kind < 19 then 'encounter' else 'immunization' end,
@@ -262,11 +262,22 @@ async fn seed(admin: &mut PgConnection, organization: OrganizationId, arguments:
                  '[{{"reference": "Practitioner/7", "display": "Dr. Bench"}}]', 'Encounter/' || i / 20,
                  case when kind in (14, 15) then '[{{"text": "1 tablet by mouth twice a day", "timing": {{"repeat": {{"frequency": 2, "period": 1, "periodUnit": "d"}}}}}}]' end::json,
                  2, now(),
-                 (select json_agg(json_build_object('sha256', encode(sha256((i / 50)::text::bytea), 'hex'), 'start', i * 900 + 100 * o,
+                 json_build_object(
+                   'finding_id', 'fnd_' || replace(id::text, '-', ''), 'category', 'lab', 'kind', 'measurement',
+                   'name', 'Glucose [Mass/volume] in Serum or Plasma',
+                   'code', json_build_object('system', 'http://loinc.org', 'code', '2345-7', 'display', 'Glucose [Mass/volume] in Serum or Plasma'),
+                   'codings', '[{{"system": "http://loinc.org", "code": "2345-7", "display": "Glucose [Mass/volume] in Serum or Plasma"}}]'::json,
+                   'value', (i % 300) || '.50', 'unit', 'mg/dL', 'effective', to_char(at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                   'negated', false, 'value_type', 'quantity', 'ucum', 'mg/dL',
+                   'reference_range', '[{{"low": {{"value": 70, "unit": "mg/dL"}}, "high": {{"value": 99, "unit": "mg/dL"}}}}]'::json,
+                   'interpretation', 'H', 'interpretation_source', 'derived', 'effective_precision', 'second',
+                   'issued', to_char(at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                   'performer', '[{{"reference": "Practitioner/7", "display": "Dr. Bench"}}]'::json, 'encounter', 'Encounter/' || i / 20,
+                   'evidence', (select json_agg(json_build_object('sha256', encode(sha256((i / 50)::text::bytea), 'hex'), 'start', i * 900 + 100 * o,
                                                     'end', i * 900 + 100 * o + 90,
                                                     'pointer', '/entry/' || i % 50 || '/resource/' || case o when 0 then 'code' else 'valueQuantity' end,
                                                     'fhirpath', 'Bundle.entry[' || i % 50 || '].resource.' || case o when 0 then 'code' else 'value' end))
-                  from generate_series(0, 1) as o)
+                  from generate_series(0, 1) as o))::text
           from finding order by i;
         insert into finding_evidence
           (organization_id, finding_id, ordinal, payload_sha256, byte_start, byte_end, quote, pointer, fhirpath, rule)

@@ -193,7 +193,7 @@ async fn same_rows_rate(
                 let body = bytes::Bytes::from(template.fill(number.fetch_add(1, Ordering::Relaxed)));
                 let (workflow, actor) = (Arc::clone(&workflow), Actor::internal("bench"));
                 let event = event::open(&body)
-                    .and_then(|node| NewEvent::of(body.clone(), node, organization, workflow, "default", actor))?;
+                    .and_then(|node| NewEvent::of(body.clone(), node, organization, workflow, actor))?;
                 submit_alone(&mut connection, event).await?;
                 done += 1;
             }

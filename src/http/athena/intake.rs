@@ -144,7 +144,7 @@ impl Sender {
             return Err(EventFault::new("payload_too_large", format!("The event is over {} bytes.", self.event_max)));
         }
         let (workflow, actor) = (Arc::clone(&self.workflow), self.caller.actor.clone());
-        NewEvent::of(body, node, self.organization, workflow, &self.caller.caller.source_label, actor)
+        NewEvent::of(body, node, self.organization, workflow, actor)
     }
 }
 

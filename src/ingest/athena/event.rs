@@ -109,7 +109,7 @@ impl<'a> Captured<'a> {
         let Some(node) = object.get("captured_at").filter(|node| node.kind() != Kind::Null) else {
             return Self::Absent;
         };
-        match node.string().and_then(|text| calendar::parse_instant(text.trim())) {
+        match node.string().and_then(|text| calendar::parse_instant(&text.trim().to_ascii_uppercase())) {
             Some(at) => Self::At(node, at),
             None => Self::Unreadable(node),
         }

@@ -46,7 +46,7 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// The event at that place of a body that is JSON, with its exact bytes; from a key with that source label.
+    /// The event at that place of a body that is JSON, with its exact bytes.
     ///
     /// # Errors
     /// [`EventFault`].
@@ -55,18 +55,15 @@ impl NewEvent {
         node: Node<'_>,
         organization: OrganizationId,
         workflow: Arc<WorkflowDefinition>,
-        source_label: &str,
         actor: Actor,
     ) -> Result<Self, EventFault> {
         let event = Event::of(node)?;
-        // Events are told apart from FHIR resources of the same key by their source.
-        let source_label =
-            if source_label == "default" { SOURCE.to_owned() } else { format!("{SOURCE}:{source_label}") };
         let submission = Submission {
             organization,
             workflow,
             source: SOURCE,
-            source_label,
+            // An organization has one Athena, whichever key its events come with.
+            source_label: SOURCE.to_owned(),
             idempotency_key: None,
             ordering_key: Some(event.patient_id.clone().into_owned()),
             sha256: Sha256::digest(&body).into(),

@@ -9,6 +9,7 @@ mod medication;
 mod observation;
 pub(super) mod parts;
 mod problem;
+pub mod shown;
 pub mod store;
 mod times;
 

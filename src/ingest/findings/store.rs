@@ -1,10 +1,10 @@
 //! SQL on `findings` and `finding_evidence`.
 
-use super::{EXTRACTOR_VERSION, Evidence, Finding, QUOTE_BYTES_MAX};
+use super::shown::Shown;
+use super::{EXTRACTOR_VERSION, Finding, QUOTE_BYTES_MAX};
 use crate::db::DbError;
 use crate::ids::{EventId, FindingId, JobId, OrganizationId, PatientId};
 use crate::ingest::events::Origin;
-use serde::Serialize;
 use sqlx::PgConnection;
 use std::collections::HashSet;
 
@@ -135,7 +135,7 @@ async fn insert_rows(
             value_text, value_number, value_code, comparator, unit, ucum, reference_range, interpretation,
             interpretation_source, status, clinical_status, verification_status, severity, body_site, effective_text,
             effective_end_text, effective_at, effective_precision, issued, performer, encounter_reference, dosage,
-            reactions, negated, component_of, criticality, laterality, medication_reference, details, shown_evidence)
+            reactions, negated, component_of, criticality, laterality, medication_reference, details, shown)
          select $1, $2, $3, n.now,
                 f.id, f.event_id, f.ordinal, f.category, f.kind, f.code_system, f.code, f.display, f.codings::json,
                 f.code_text, f.value_type, f.value_text, f.value_number::numeric, f.value_code::json, f.comparator,
@@ -143,7 +143,7 @@ async fn insert_rows(
                 f.clinical_status, f.verification_status, f.severity, f.body_site::json, f.effective_text,
                 f.effective_end_text, f.effective_at, f.effective_precision, f.issued, f.performer::json,
                 f.encounter_reference, f.dosage::json, f.reactions::json, f.negated, f.component_of::json,
-                f.criticality, f.laterality, f.medication_reference, f.details::json, f.shown_evidence::json
+                f.criticality, f.laterality, f.medication_reference, f.details::json, f.shown
          from unnest(
                      $4::uuid[], $5::uuid[], $6::integer[], $7::text[], $8::text[], $9::text[], $10::text[],
                      $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
@@ -157,7 +157,7 @@ async fn insert_rows(
                   interpretation_source, status, clinical_status, verification_status, severity, body_site,
                   effective_text, effective_end_text, effective_at, effective_precision, issued, performer,
                   encounter_reference, dosage, reactions, negated, component_of, criticality, laterality,
-                  medication_reference, details, shown_evidence
+                  medication_reference, details, shown
          )
          cross join (select chartgate_now() as now) n
          -- Another job of the same resource was faster.
@@ -209,39 +209,8 @@ async fn insert_rows(
         .bind(rows.iter().map(|row| row.finding.laterality).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.medication_reference.as_deref()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.details.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| shown(body, &sha256, &row.finding.evidence)).collect::<Vec<_>>());
+        .bind(rows.iter().map(|row| Shown::of_new(row, body, &sha256).json()).collect::<Vec<_>>());
     Ok(query.fetch_all(connection).await?)
-}
-
-/// A piece of evidence, as the clinical view shows it.
-#[derive(Serialize)]
-pub struct ShownEvidence<'e> {
-    /// The payload, in lower-case hexadecimal.
-    pub sha256: &'e str,
-    /// First byte of the quote.
-    pub start: i64,
-    /// Behind its last byte.
-    pub end: i64,
-    /// JSON Pointer of the value that the quote begins.
-    pub pointer: &'e str,
-    /// FHIRPath of the same.
-    pub fhirpath: &'e str,
-}
-
-/// The evidence of a finding as JSON, so that the view need not look it up.
-fn shown(body: &[u8], sha256: &str, evidence: &[Evidence]) -> Option<String> {
-    let offset = |at: usize| i64::try_from(at).unwrap_or(i64::MAX);
-    let shown: Vec<ShownEvidence<'_>> = evidence
-        .iter()
-        .map(|one| ShownEvidence {
-            sha256,
-            start: offset(one.span.start),
-            end: offset(quote_end(body, one.span.start, one.span.end)),
-            pointer: &one.pointer,
-            fhirpath: &one.fhirpath,
-        })
-        .collect();
-    serde_json::to_string(&shown).ok()
 }
 
 async fn insert_evidence(
@@ -367,7 +336,7 @@ pub async fn provenance(
 }
 
 /// Where a quote of at most [`QUOTE_BYTES_MAX`] bytes ends: never inside a UTF-8 character.
-fn quote_end(body: &[u8], start: usize, end: usize) -> usize {
+pub(super) fn quote_end(body: &[u8], start: usize, end: usize) -> usize {
     let mut capped = end.min(start + QUOTE_BYTES_MAX);
     // A continuation byte is 10xxxxxx (RFC 3629, section 3).
     while capped < end && capped > start && body.get(capped).is_some_and(|byte| byte & 0xC0 == 0x80) {

@@ -14,8 +14,10 @@ use super::store;
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::DbError;
 use crate::ids::{EventId, OrganizationId, PatientId, ReviewId, StatementId};
-use crate::ingest::events::LinkStatus;
+use crate::ingest::athena;
+use crate::ingest::events::{self, LinkStatus};
 use crate::ingest::patients::{self, Decision, LINK_RULE_VERSION};
+use crate::ingest::subject::{self, Mrn};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -547,10 +549,28 @@ async fn place_versions(
     }
     let placed: Vec<_> = moved.iter().map(|event| (*event, status, true)).collect();
     dependents::relink(connection, organization, &placed).await?;
+    if found.resource_type == athena::parts::EVENT {
+        place_parts(connection, organization, found, whom).await?;
+    }
     let decisions: Vec<Decision> =
         moved.iter().map(|event| Decision { event: *event, status, method: "decision" }).collect();
     record(connection, organization, &decisions, by).await?;
     Ok(decisions.len())
+}
+
+/// What an Athena event says is a version of what other events of its number say only as long as it is with the patient who has that
+/// number.
+async fn place_parts(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: &Dependent,
+    whom: Option<PatientId>,
+) -> Result<(), DbError> {
+    let number = event.subject_key.as_deref().and_then(Mrn::of_key);
+    let holders = patients::by_mrn(connection, organization, &number.clone().into_iter().collect()).await?;
+    let is_home = whom.is_some() && number.as_ref().and_then(|number| holders.get(number).copied()) == whom;
+    let shared = number.filter(|_| is_home).map(|number| subject::encode(&number.key()));
+    events::rekey_parts(connection, organization, event.id, shared.as_deref()).await
 }
 
 /// The patients that a review names: those of whom somebody reads when they look at it.

@@ -95,10 +95,10 @@ async fn stored(payloads: &Payloads, context: &StepContext) -> Result<(Stored, b
         let key = event.idempotency_key().map_err(|_| not_an_event())?;
         let reading = read::read(event, context);
         let number = payload.mrn_rules.number(&payload.athena.system, &event.patient_id);
+        let (incoming, findings) = parts::incoming(event, &key, number.as_ref(), context, reading.parts);
         let subject = number.map_or(Subject::Nobody, |number| {
             Subject::Outside(Outside { mrns: [number].into(), ..Outside::default() })
         });
-        let (incoming, findings) = parts::incoming(event, &key, context, reading.parts);
         Ok((Stored { origin, incoming, findings, subject }, key))
     })
     .await?;
@@ -136,13 +136,27 @@ impl StepHandler for LinkPatient {
 impl StepHandler for ExtractFindings {
     async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
         let (stored, body) = stored(&self.payloads, context).await?;
+        let (organization, event) = (stored.origin.organization, stored.incoming.first().and_then(|own| own.id));
         // The event itself says nothing: its parts do.
-        let resources = stored.incoming.into_iter().skip(1).zip(stored.findings).collect();
-        let left_out = LeftOut::default();
-        let extraction = Arc::new(Extraction { origin: stored.origin, body, resources, left_out });
+        let resources: Vec<_> = stored.incoming.into_iter().skip(1).zip(stored.findings).collect();
+        let (origin, left_out) = (stored.origin, LeftOut::default());
+        let extraction = Arc::new(Extraction { origin, body, resources, left_out });
         Ok(StepOutcome::default().with_effect(move |connection| {
             let extraction = Arc::clone(&extraction);
-            Box::pin(async move { Ok(extraction.apply(connection).await?) })
+            Box::pin(async move {
+                let Some(event) = event else { return Err(not_an_event()) };
+                if !events::is_apart(connection, organization, event).await? {
+                    return Ok(extraction.apply(connection).await?);
+                }
+                // A person placed the event: its parts have keys of their own.
+                let apart = extraction.resources.iter().cloned().map(|(mut incoming, findings)| {
+                    incoming.resource_key = parts::placed_key(event, &incoming.resource_key);
+                    (incoming, findings)
+                });
+                let (origin, body) = (extraction.origin.clone(), extraction.body.clone());
+                let apart = Extraction { origin, body, resources: apart.collect(), left_out: LeftOut::default() };
+                Ok(apart.apply(connection).await?)
+            })
         }))
     }
 }

@@ -308,3 +308,121 @@ async fn what_cannot_be_read_is_said_and_kept() {
     assert_eq!(chart(&app, "UNKNOWN").await["status"], "not_found");
     assert_eq!(events(&app, "UNKNOWN").await[0]["link_status"], "none");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newer_capture_is_current_whatever_comes_when() {
+    let app = TestApp::start().await;
+    let said = |patient: &str, status: &str, captured: Option<&str>| {
+        let list = json!({"medications": [[{"medicationentryid": 1, "medication": "Warfarin", "status": status}]]});
+        event(patient, "medications", captured, list)
+    };
+    // A, B, A again, and then B as it was before the last A.
+    ingest(
+        &app,
+        &[
+            said("950", "Active", Some("2026-03-01T00:00:00Z")),
+            said("950", "Discontinued", Some("2026-03-02T00:00:00Z")),
+            said("950", "Active", Some("2026-03-04T00:00:00Z")),
+            said("950", "Discontinued", Some("2026-03-03T00:00:00Z")),
+        ],
+    )
+    .await;
+    let shown = async |patient: &str| {
+        let view = chart(&app, patient).await;
+        items(&view, "medications").iter().map(|item| item["status"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown("950").await, [json!("active")]);
+    // The time of receipt stands in for a capture that is not said, cannot be read, or has not come yet.
+    ingest(&app, &[said("951", "Active", Some("2026-03-01T00:00:00Z")), said("951", "Discontinued", None)]).await;
+    assert_eq!(shown("951").await, [json!("stopped")]);
+    ingest(&app, &[said("952", "Active", Some("2099-01-01T00:00:00Z")), said("952", "Discontinued", None)]).await;
+    assert_eq!(shown("952").await, [json!("stopped")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_taken_away_takes_what_it_says_and_nothing_else() {
+    let app = TestApp::start().await;
+    let system = format!("urn:chartgate:{}:athena", app.organization.id);
+    let people = ["960", "961"].map(|number| {
+        json!({"resource": {"resourceType": "Patient", "id": format!("p{number}"),
+        "identifier": [{"system": system, "value": number}], "name": [{"family": number}]}})
+    });
+    let workers = app.workers();
+    let (_, accepted) =
+        app.submit(json!({"resourceType": "Bundle", "type": "collection", "entry": people}).to_string()).await;
+    app.wait_for(accepted["jobId"].as_str().unwrap(), "succeeded").await;
+    workers.stop().await;
+    let said = |aspirin: &str, captured: &str| {
+        let list = json!({"medications": [
+            [{"medicationentryid": 1, "medication": "Aspirin", "status": aspirin}],
+            [{"medicationentryid": 2, "medication": "Bisoprolol", "status": "Active"}],
+        ]});
+        event("960", "medications", Some(captured), list)
+    };
+    ingest(&app, &[said("Active", "2026-03-01T00:00:00Z"), said("Discontinued", "2026-03-02T00:00:00Z")]).await;
+    let listed = events(&app, "960").await;
+    let act = async |event: &Value, act: &str, body: Value| {
+        let path = format!("/v1/admin/events/{}/{act}", event["event_id"].as_str().unwrap());
+        let (status, done) = app.post(&app.organization.admin, &path, &body).await;
+        assert_eq!(status, 200, "{done}");
+    };
+    let medications = async |patient: &str| {
+        let view = chart(&app, patient).await;
+        let mut shown: Vec<String> = items(&view, "medications")
+            .iter()
+            .map(|item| format!("{} {}", item["name"].as_str().unwrap(), item["status"].as_str().unwrap()))
+            .collect();
+        shown.sort_unstable();
+        shown
+    };
+    let other = chart(&app, "961").await["patient"]["id"].clone();
+    let home = chart(&app, "960").await["patient"]["id"].clone();
+    assert_eq!(medications("960").await, ["Aspirin stopped", "Bisoprolol active"]);
+    // The newer event is somebody else's: the older one's statements stand again.
+    act(&listed[0], "link", json!({"patient": other, "reason": "wrong chart"})).await;
+    assert_eq!(medications("960").await, ["Aspirin active", "Bisoprolol active"]);
+    assert_eq!(medications("961").await, ["Aspirin stopped", "Bisoprolol active"]);
+    // What the patient's own events say next is the patient's.
+    ingest(&app, &[said("On hold", "2026-03-03T00:00:00Z")]).await;
+    assert_eq!(medications("960").await.len(), 2);
+    assert_eq!(medications("961").await, ["Aspirin stopped", "Bisoprolol active"]);
+    // Its job again changes nothing.
+    let retry = json!({"from": "start", "reason": "again"});
+    let job = listed[0]["job_id"].as_str().unwrap();
+    assert_eq!(app.post(&app.organization.admin, &format!("/v1/admin/jobs/{job}/retry"), &retry).await.0, 202);
+    let workers = app.workers();
+    app.wait_until(job, "done again", |view| view["round"] == 2 && view["status"] == "succeeded").await;
+    workers.stop().await;
+    assert_eq!(medications("961").await, ["Aspirin stopped", "Bisoprolol active"]);
+    // It comes back: a version among the others.
+    act(&listed[0], "link", json!({"patient": home, "reason": "it was right"})).await;
+    assert_eq!(medications("961").await, Vec::<String>::new());
+    assert_eq!(medications("960").await.len(), 2);
+    // Taking the first event away takes nothing that later ones say too.
+    act(&listed[1], "unlink", json!({"reason": "nobody's"})).await;
+    assert_eq!(medications("960").await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_athena_speaks_through_every_key_of_the_organization() {
+    let app = TestApp::start().await;
+    let body = json!({"role": "sender", "organization": app.organization.id.to_string(), "source": "clinic2"});
+    let (status, key) = app.post(&app.platform, "/v1/admin/keys", &body).await;
+    assert_eq!(status, 201, "{key}");
+    let said = |status: &str, captured: &str| {
+        let list = json!({"medications": [[{"medicationentryid": 1, "medication": "Warfarin", "status": status}]]});
+        event("970", "medications", Some(captured), list)
+    };
+    let first = ingest(&app, &[said("Active", "2026-03-01T00:00:00Z")]).await;
+    assert_eq!(first[0]["status"], "succeeded");
+    let workers = app.workers();
+    for event in [said("Active", "2026-03-02T00:00:00Z"), said("Discontinued", "2026-03-03T00:00:00Z")] {
+        let (status, answer) = app.post(key["key"].as_str().unwrap(), "/ingest/athena", &event).await;
+        assert_eq!(status, 202, "{answer}");
+        app.wait_for(answer["job_id"].as_str().unwrap(), "succeeded").await;
+    }
+    workers.stop().await;
+    let view = chart(&app, "970").await;
+    assert_eq!(items(&view, "medications").len(), 1);
+    assert_eq!((&items(&view, "medications")[0]["status"], &view["sources"]), (&json!("stopped"), &json!(["athena"])));
+}

@@ -154,7 +154,7 @@ async fn numbers_are_shown_as_written_wherever_they_stand() {
     let body = body.replace("\"ONE\"", "1.20E+2").replace("\"TWO\"", "0.10").replace("\"THREE\"", "5.00e-1");
     clinic.ingest_from(body.as_bytes(), "default").await.unwrap();
     let view = clinic.view("1").await;
-    let answer = serde_json::to_string(&view).unwrap();
+    let answer = view.json();
     for written in [r#""value":"1.20E+2""#, r#"[{"low":{"unit":"mg","value":0.10}}]"#, r#"{"value":5.00e-1}"#] {
         assert!(answer.contains(written), "{written} is not in {answer}");
     }

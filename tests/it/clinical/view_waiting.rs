@@ -246,12 +246,14 @@ async fn evidence_is_shown_as_its_rows_say_it() {
         "medicationReference": {"reference": "Medication/m"}});
     clinic.ingest(&bundle("batch", &[medication])).await;
     clinic.ingest(&bundle("batch", &[patient("p", "1", "1987"), order])).await;
-    let beside = [clinic.view(&mrn).await, clinic.view("1").await].map(|view| serde_json::to_value(view).unwrap());
+    let beside = [clinic.view(&mrn).await, clinic.view("1").await]
+        .map(|view| serde_json::from_str::<serde_json::Value>(&view.json()).unwrap());
     let ordered = &beside[1]["clinical_data"]["medications"][0];
     assert_eq!((&ordered["name"], ordered["evidence"].as_array().unwrap().len()), (&json!("Metformin"), 2));
-    assert_eq!(clinic.count("select count(*) from findings where shown_evidence is null").await, 0);
+    assert_eq!(clinic.count("select count(*) from findings where shown is null").await, 0);
     // As in findings that are older than the column.
-    sqlx::query("update findings set shown_evidence = null").execute(&mut clinic.owner().await).await.unwrap();
-    let rows = [clinic.view(&mrn).await, clinic.view("1").await].map(|view| serde_json::to_value(view).unwrap());
+    sqlx::query("update findings set shown = null").execute(&mut clinic.owner().await).await.unwrap();
+    let rows = [clinic.view(&mrn).await, clinic.view("1").await]
+        .map(|view| serde_json::from_str::<serde_json::Value>(&view.json()).unwrap());
     assert!(beside == rows, "the copy says what the rows say");
 }

@@ -28,6 +28,18 @@ const GIVEN: Field = Field::new(
 );
 const VACCINE_STATUS: Field =
     Field::new(Shape::Text, &["status"], "`status`: completed, not-done (a negation), …; details as written");
+const REFUSED: Field = Field::new(
+    Shape::Time,
+    &["refuseddate", "refuseddatetime", "declineddate"],
+    "`status` not-done, a negation; details as written",
+);
+const REFUSAL: Field = Field::new(
+    Shape::Text,
+    &["refusedreason", "refusalreason", "declinedreason"],
+    "`status` not-done, a negation; details as written",
+);
+const DELETED: Field =
+    Field::new(Shape::Time, &["deleteddate", "deleteddatetime"], "`status` entered-in-error; details as written");
 const AMOUNT: Field = Field::new(Shape::Value, &["amount", "dose", "doseamount"], "`dosage.amount`");
 const AMOUNT_UNIT: Field = Field::new(Shape::Text, &["units", "unit", "doseunit"], "`dosage.unit`");
 const ROUTE: Field = Field::new(Shape::Text, &["administerroute", "route"], "`dosage.route`");
@@ -37,7 +49,7 @@ const GIVER: Field =
 const ENTERED: Field = Field::new(Shape::Time, &["entereddate", "enteredbydate", "createddate"], "`issued`");
 const ENCOUNTER: Field = Field::new(Shape::Id, &["encounterid"], "encounter");
 
-pub const IMMUNIZATION_FIELDS: [&Field; 14] = [
+pub const IMMUNIZATION_FIELDS: [&Field; 17] = [
     &VACCINES,
     &VACCINE_ID,
     &VACCINE,
@@ -45,6 +57,9 @@ pub const IMMUNIZATION_FIELDS: [&Field; 14] = [
     &NDC_CODE,
     &GIVEN,
     &VACCINE_STATUS,
+    &REFUSED,
+    &REFUSAL,
+    &DELETED,
     &AMOUNT,
     &AMOUNT_UNIT,
     &ROUTE,
@@ -161,6 +176,19 @@ fn immunization<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<
     let given = reader.past(fields, &GIVEN);
     let when = reader.when(given, None);
     done(reader, fields, &mut finding, &VACCINE_STATUS);
+    let refused = reader.end(fields, &REFUSED).has_come;
+    let refusal = reader.text(fields, &REFUSAL).is_some_and(|reason| !status::is_placeholder(&reason));
+    let is_deleted = reader.end(fields, &DELETED).has_come;
+    for field in [&REFUSED, &REFUSAL, &DELETED] {
+        fields.keep(field);
+    }
+    if refused || refusal {
+        finding.status = Some("not-done".to_owned());
+        finding.negate();
+    }
+    if is_deleted {
+        finding.status = Some("entered-in-error".to_owned());
+    }
     seal(&mut finding, fields, &[], &when);
     Some(Draft {
         resource_type: "AthenaImmunization",

@@ -119,7 +119,7 @@ fn allergy<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft
     finding.severity = reader.text(fields, &SEVERITY).or_else(|| status::worst(severities.into_iter()));
     finding.criticality = reader.text(fields, &CRITICALITY);
     let onset = reader.time(fields, &ONSET);
-    let end = reader.time(fields, &END);
+    let end = reader.end(fields, &END);
     let declared = reader.text(fields, &STATUS);
     fields.keep(&STATUS);
     let clinical = declared.as_deref().map(status::of_statement);
@@ -130,14 +130,17 @@ fn allergy<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft
         }
         Some("entered-in-error") => finding.verification_status = clinical,
         Some(_) => finding.clinical_status = clinical,
-        None if end.is_some() => finding.clinical_status = Some("inactive".to_owned()),
+        None if end.has_come => finding.clinical_status = Some("inactive".to_owned()),
         None => {}
+    }
+    if finding.code.text.as_deref().is_some_and(status::denies) {
+        finding.negate();
     }
     finding.status = finding.verification_status.clone().or_else(|| finding.clinical_status.clone());
     finding.performer = named(reader.text(fields, &NOTER));
     finding.encounter = encounter(reader.text(fields, &ENCOUNTER));
     finding.issued = reader.time(fields, &RECORDED).map(|time| time.text);
-    let when = reader.when(onset, end.as_ref());
+    let when = reader.when(onset, end.time.as_ref());
     let id = reader.text(fields, &ID);
     seal(&mut finding, fields, &[], &when);
     Some(Draft {

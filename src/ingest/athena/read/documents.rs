@@ -101,7 +101,7 @@ fn document<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draf
         finding.evidence.push(parts::evidence(body.node, &body.place, "athena.document.text"));
         finding.value = Value { kind: Some("string"), text: Some(body.text), ..Value::default() };
     }
-    let is_deleted = reader.time(fields, &DELETED).is_some();
+    let is_deleted = reader.end(fields, &DELETED).has_come;
     fields.keep(&DELETED);
     let declared = reader.text(fields, &STATUS);
     fields.keep(&STATUS);

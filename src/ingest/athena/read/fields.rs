@@ -13,8 +13,17 @@ use std::collections::HashMap;
 /// Bytes of a member's name that may mean something here. Longer ones are kept as details, and never stand in a place.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Characters of a text that goes into a field of its own.
+/// Characters of a text; a longer one is not taken.
 pub const TEXT_CHARS_MAX: usize = 4_000;
+
+/// Characters of a name, a unit, a status in a field of its own: what is longer is cut, and stands among the details whole.
+pub const NAME_CHARS_MAX: usize = 500;
+
+/// Characters of a text that several parts or components share.
+pub const SHARED_CHARS_MAX: usize = 200;
+
+/// What is said of a text that was cut.
+const CUT: &str = "Is longer than its field takes: cut, as written it is among the details.";
 
 /// Characters of an id: it becomes part of a key.
 pub const ID_CHARS_MAX: usize = 200;
@@ -24,6 +33,8 @@ pub const ID_CHARS_MAX: usize = 200;
 pub enum Shape {
     /// A string.
     Text,
+    /// A string that may say more than a name: directions.
+    Long,
     /// A string of any length: the text of a document.
     Body,
     /// A string, or a whole number.
@@ -51,7 +62,7 @@ impl Shape {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Text | Self::Body => "text",
+            Self::Text | Self::Long | Self::Body => "text",
             Self::Id => "text or whole number",
             Self::Value => "number or text",
             Self::Pressure => "text `120/80` or object",
@@ -68,7 +79,7 @@ impl Shape {
     #[must_use]
     pub fn fault(self) -> &'static str {
         match self {
-            Self::Text | Self::Body => "Must be a text.",
+            Self::Text | Self::Long | Self::Body => "Must be a text.",
             Self::Id => "Must be a text or a whole number.",
             Self::Value => "Must be a number or a text.",
             Self::Pressure => "Must be a text of systolic and diastolic pressure, or an object with both.",
@@ -87,7 +98,7 @@ impl Shape {
             (Self::Flag, kind) => matches!(kind, Kind::String | Kind::Boolean),
             (Self::Pressure, kind) => matches!(kind, Kind::String | Kind::Object),
             (Self::Id, Kind::Number) => node.text().bytes().all(|byte| byte.is_ascii_digit()),
-            (Self::Text | Self::Body | Self::Time | Self::Clock | Self::Id, kind) => kind == Kind::String,
+            (Self::Text | Self::Long | Self::Body | Self::Time | Self::Clock | Self::Id, kind) => kind == Kind::String,
             (Self::Object, kind) => kind == Kind::Object,
             (Self::Array, kind) => kind == Kind::Array,
             (Self::Texts, kind) => matches!(kind, Kind::String | Kind::Object | Kind::Array),
@@ -246,7 +257,26 @@ impl<'a> Fields<'a> {
 
     /// The value of a field, if it is of the right type; an issue, if it is not.
     pub fn get(&self, reader: &mut Reader<'_, 'a>, field: &Field) -> Option<Said<'a>> {
+        self.within(reader, field, NAME_CHARS_MAX)
+    }
+
+    /// The text of a field that several parts or components share.
+    pub fn shared(&self, reader: &mut Reader<'_, 'a>, field: &Field) -> Option<String> {
+        self.within(reader, field, SHARED_CHARS_MAX).map(|said| said.text)
+    }
+
+    /// Each value of a field, by all of its names.
+    pub fn each(&self, reader: &mut Reader<'_, 'a>, field: &Field) -> Vec<Said<'a>> {
+        let places: Vec<usize> = field.names.iter().filter_map(|name| self.by_name.get(*name).copied()).collect();
+        places.into_iter().filter_map(|at| self.checked(reader, field, at, NAME_CHARS_MAX)).collect()
+    }
+
+    fn within(&self, reader: &mut Reader<'_, 'a>, field: &Field, chars_max: usize) -> Option<Said<'a>> {
         let at = self.find(field)?;
+        self.checked(reader, field, at, chars_max)
+    }
+
+    fn checked(&self, reader: &mut Reader<'_, 'a>, field: &Field, at: usize, chars_max: usize) -> Option<Said<'a>> {
         let found = &self.members[at];
         if !field.shape.admits(&found.node) {
             let place = member(&self.place, &found.name);
@@ -254,7 +284,7 @@ impl<'a> Fields<'a> {
             reader.issue(field.severity(), "structure", found.node, &place, field.shape.fault());
             return None;
         }
-        let said = self.said(at);
+        let mut said = self.said(at);
         if found.is_ambiguous {
             let sentence =
                 "Another member has the same meaning: this one was taken, the other one is among the details.";
@@ -264,6 +294,14 @@ impl<'a> Fields<'a> {
         if !reader.is_sound(&said, field) {
             found.is_taken.set(false);
             return None;
+        }
+        if field.shape == Shape::Text
+            && said.text.len() > chars_max
+            && let Some((end, _)) = said.text.char_indices().nth(chars_max)
+        {
+            said.text.truncate(end);
+            found.is_taken.set(false);
+            reader.issue(Severity::Warning, "too-long", said.node, &said.place, CUT);
         }
         Some(said)
     }

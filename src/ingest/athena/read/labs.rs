@@ -153,12 +153,12 @@ fn result<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) {
     }
     let shared = Shared {
         result_id: reader.text(fields, &RESULT_ID),
-        panel: reader.text(fields, &PANEL),
-        status: reader.text(fields, &STATUS),
+        panel: fields.shared(reader, &PANEL),
+        status: fields.shared(reader, &STATUS),
         taken: reader.past(fields, &TAKEN),
         issued: reader.time(fields, &ISSUED),
         encounter: reader.text(fields, &ENCOUNTER),
-        performer: reader.text(fields, &PROVIDER),
+        performer: fields.shared(reader, &PROVIDER),
     };
     for (index, item) in items.into_iter().enumerate() {
         if reader.is_over() {
@@ -220,12 +220,13 @@ fn analyte<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>, shared: &Shared
     let when = reader.when(taken, None);
     let own = reader.text(fields, &ANALYTE_ID);
     let result_id = reader.text(fields, &RESULT_ID).or_else(|| shared.result_id.clone());
+    let (result_id, own) = (result_id.map(|id| value::joined(&id)), own.map(|id| value::joined(&id)));
     let id = match (result_id, own) {
         (Some(result), Some(analyte)) => Some(format!("{result}/{analyte}")),
         (None, Some(analyte)) => Some(format!("analyte:{analyte}")),
         // The name tells the analytes of a result apart; a result without analytes is itself.
         (Some(result), None) => Some(match fields.any(&NAME).filter(|name| name.text.len() <= 200) {
-            Some(name) => format!("{result}/{}", name.text),
+            Some(name) => format!("{result}/{}", value::joined(&name.text)),
             None => result,
         }),
         (None, None) => None,

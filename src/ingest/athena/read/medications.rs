@@ -25,7 +25,7 @@ const NAME: Field = Field::new(
 .essential();
 const RXNORM_CODE: Field = Field::new(Shape::Id, &["rxnormcode", "rxnorm", "rxcui"], "`code`, RxNorm");
 const NDC_CODE: Field = Field::new(Shape::Id, &["ndc", "ndccode"], "`code`, NDC");
-const SIG: Field = Field::new(Shape::Text, &["unstructuredsig", "sig", "directions", "instructions"], "`dosage.sig`");
+const SIG: Field = Field::new(Shape::Long, &["unstructuredsig", "sig", "directions", "instructions"], "`dosage.sig`");
 const STRUCTURED_SIG: Field = Field::new(Shape::Object, &["structuredsig"], "`dosage.structuredsig`, as written");
 const DOSE: Field = Field::new(Shape::Value, &["dose", "dosage", "strength"], "`dosage.dose`");
 const ROUTE: Field = Field::new(Shape::Text, &["route", "dosageroute"], "`dosage.route`");
@@ -132,11 +132,12 @@ fn medication<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Dr
         (Some(false), None) => Some("active".to_owned()),
         (None, None) => None,
     };
-    if finding.status.as_deref() == Some("not-taken") {
+    let denies = finding.code.text.as_deref().is_some_and(status::denies);
+    if denies || finding.status.as_deref() == Some("not-taken") {
         finding.negate();
     }
     let events = events(reader, fields);
-    let end = reader.time(fields, &END).or(events.end);
+    let end = reader.end(fields, &END).time.or(events.end);
     let start = reader.time(fields, &START).or(events.start).or(events.order);
     finding.issued = events.enter.as_ref().map(|time| time.text.clone());
     let when = reader.when(start.or(events.enter), end.as_ref());
@@ -189,7 +190,7 @@ fn events<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Events {
             continue;
         };
         let event = Fields::of(&object, place);
-        let time = reader.time(&event, &EVENT_DATE);
+        let time = reader.time(&event, &EVENT_DATE).filter(|time| time.at.is_some());
         let kind = reader.text(&event, &EVENT_TYPE).map(|kind| fold(&kind));
         let slot = match kind.as_deref() {
             Some("start") => &mut found.start,

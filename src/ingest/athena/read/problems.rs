@@ -115,9 +115,8 @@ fn problem<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft
     finding.code = value::concept(&codings, name.map(|name| name.text));
     let (onset, side) = events(reader, fields);
     let own_onset = reader.time(fields, &ONSET);
-    let end = fields.get(reader, &END);
-    let is_resolved = end.as_ref().is_some_and(|end| fold(&end.name).starts_with("resol"));
-    let end = end.map(|said| reader.time_of(&said, &said.text, &END));
+    let end = reader.end(fields, &END);
+    let is_resolved = fold(&end.name).starts_with("resol");
     let declared = reader.text(fields, &STATUS);
     fields.keep(&STATUS);
     let clinical = declared.as_deref().map(status::of_statement);
@@ -128,9 +127,12 @@ fn problem<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft
         }
         Some("entered-in-error") => finding.verification_status = clinical,
         Some(_) => finding.clinical_status = clinical,
-        None if is_resolved => finding.clinical_status = Some("resolved".to_owned()),
-        None if end.is_some() => finding.clinical_status = Some("inactive".to_owned()),
+        None if end.has_come && is_resolved => finding.clinical_status = Some("resolved".to_owned()),
+        None if end.has_come => finding.clinical_status = Some("inactive".to_owned()),
         None => {}
+    }
+    if finding.code.text.as_deref().is_some_and(status::denies) {
+        finding.negate();
     }
     finding.status = finding.verification_status.clone().or_else(|| finding.clinical_status.clone());
     finding.severity = reader.text(fields, &SEVERITY);
@@ -140,7 +142,7 @@ fn problem<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft
     finding.performer = named(reader.text(fields, &NOTER));
     finding.encounter = encounter(reader.text(fields, &ENCOUNTER));
     finding.issued = reader.time(fields, &RECORDED).map(|time| time.text);
-    let when = reader.when(own_onset.or(onset), end.as_ref());
+    let when = reader.when(own_onset.or(onset), end.time.as_ref());
     let id = reader.text(fields, &ID);
     seal(&mut finding, fields, &notes, &when);
     Some(Draft {

@@ -16,6 +16,12 @@ use time::{Duration, OffsetDateTime};
 /// Parts that one event may have: what one transaction stores.
 pub const PARTS_MAX: u32 = 5_000;
 
+/// Findings of one event, parts and components together.
+pub const FINDINGS_MAX: usize = 10_000;
+
+/// Bytes of text in all findings of one event together.
+pub const FINDINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// What is said of characters that no sender means.
 pub const DAMAGED: &str = "Has control characters or U+FFFD: the text was damaged before it was sent.";
 /// What is said of a text that has no place in a column.
@@ -38,6 +44,17 @@ pub struct Time {
     pub precision: Option<&'static str>,
     /// Where it stands.
     pub evidence: Evidence,
+}
+
+/// The end of something.
+#[derive(Default)]
+pub struct End {
+    /// When, if it could be read.
+    pub time: Option<Time>,
+    /// It lies not after the receipt of the event.
+    pub has_come: bool,
+    /// The member that says it.
+    pub name: String,
 }
 
 /// When something was, and who says so.
@@ -79,6 +96,8 @@ pub struct Reader<'e, 'a> {
     entry: Option<u32>,
     ids: HashSet<(&'static str, String)>,
     is_over: bool,
+    findings: usize,
+    findings_bytes: usize,
     reading: Reading,
 }
 
@@ -95,6 +114,8 @@ impl<'e, 'a> Reader<'e, 'a> {
             entry: None,
             ids: HashSet::new(),
             is_over: false,
+            findings: 0,
+            findings_bytes: 0,
             reading: Reading::default(),
         };
         if !is_known {
@@ -167,6 +188,12 @@ impl<'e, 'a> Reader<'e, 'a> {
         let draft = read(self);
         let is_rejected = self.reading.report.rejected.contains(&entry);
         match draft {
+            Some(draft) if !is_rejected && !self.has_room(&draft) => {
+                self.is_over = true;
+                let sentence =
+                    "The event says more than is read: this part and the rest are kept as received, without findings.";
+                self.issue(Severity::Error, "too-costly", node, place, sentence);
+            }
             Some(draft) if !is_rejected => {
                 let part = self.identified(draft, node, place);
                 self.reading.parts.push(part);
@@ -176,6 +203,14 @@ impl<'e, 'a> Reader<'e, 'a> {
             None => self.issue(Severity::Error, "structure", node, place, "Says nothing that can be read."),
         }
         self.entry = None;
+    }
+
+    /// Whether the findings of one more part are within the bounds; they are counted.
+    fn has_room(&mut self, draft: &Draft) -> bool {
+        self.findings += draft.findings.len();
+        self.findings_bytes +=
+            draft.findings.iter().map(weight).sum::<usize>() + draft.beside.as_ref().map_or(0, String::len);
+        self.findings <= FINDINGS_MAX && self.findings_bytes <= FINDINGS_BYTES_MAX
     }
 
     /// Something that stands where a part should and is none.
@@ -308,6 +343,23 @@ impl<'e, 'a> Reader<'e, 'a> {
         Some(time)
     }
 
+    /// The time of an end, and whether it has come: only a time that was read, and that does not lie ahead, ends something.
+    /// One that cannot be read is not taken; it is among the details as written.
+    pub fn end(&mut self, fields: &Fields<'a>, field: &Field) -> End {
+        let Some(said) = fields.get(self, field) else { return End::default() };
+        let time = self.time_of(&said, &said.text, field);
+        let Some(at) = time.at else {
+            fields.keep(field);
+            return End::default();
+        };
+        let has_come = at <= self.received_at.saturating_add(Duration::DAY);
+        if !has_come {
+            let sentence = "Lies more than a day after the receipt of the event: it has ended nothing yet.";
+            self.issue(Severity::Information, "value", said.node, &said.place, sentence);
+        }
+        End { time: Some(time), has_come, name: said.name }
+    }
+
     /// When something was: as the payload says, else when it was captured, else when the event was received.
     #[must_use]
     pub fn when(&self, start: Option<Time>, end: Option<&Time>) -> When {
@@ -362,6 +414,41 @@ pub fn seal<'a>(finding: &mut Finding, fields: impl Into<Option<&'a Fields<'a>>>
     finding.evidence.extend(when.evidence.clone());
 }
 
+/// Bytes of text in a finding.
+pub fn weight(finding: &Finding) -> usize {
+    let texts = [
+        &finding.code.system,
+        &finding.code.code,
+        &finding.code.display,
+        &finding.code.codings,
+        &finding.code.text,
+        &finding.component_of,
+        &finding.value.text,
+        &finding.value.number,
+        &finding.value.json,
+        &finding.value.unit,
+        &finding.value.ucum,
+        &finding.reference_range,
+        &finding.interpretation,
+        &finding.status,
+        &finding.clinical_status,
+        &finding.verification_status,
+        &finding.severity,
+        &finding.criticality,
+        &finding.body_site,
+        &finding.effective.text,
+        &finding.effective.end_text,
+        &finding.issued,
+        &finding.performer,
+        &finding.encounter,
+        &finding.dosage,
+        &finding.reactions,
+        &finding.details,
+    ];
+    let evidence = finding.evidence.iter().map(|evidence| evidence.pointer.len() + evidence.fhirpath.len());
+    texts.into_iter().flatten().map(String::len).sum::<usize>() + evidence.sum::<usize>()
+}
+
 /// A word on how something was read, under its name among the details.
 pub type Note = (&'static str, String);
 
@@ -383,7 +470,9 @@ pub fn encounter(id: Option<String>) -> Option<String> {
     id.map(|id| format!("AthenaEncounter/{id}"))
 }
 
-fn truth(text: &str) -> Option<bool> {
+/// What a text or a truth value says.
+#[must_use]
+pub fn truth(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "y" | "yes" => Some(true),
         "false" | "n" | "no" => Some(false),

@@ -1,8 +1,10 @@
 //! Statements that a whole list is empty on purpose: no known drug allergies, no known problems, no medications.
 
 use super::fields::{Field, Fields, Said};
-use super::reader::{Draft, Reader, note, payload, seal};
+use super::reader::{Draft, Reader, note, payload, seal, truth};
 use super::value::{self, Coding, SNOMED};
+use crate::ingest::fhir::node::Node;
+use crate::ingest::fhir::path::Place;
 use crate::ingest::findings::{Finding, parts};
 
 /// What is denied.
@@ -51,14 +53,29 @@ pub struct Stated<'a> {
     pub denial: Option<Said<'a>>,
 }
 
+/// Objects that the payload may be wrapped in, and how many of one level are looked into.
+const WRAPPERS_MAX: usize = 2;
+const SIBLINGS_MAX: usize = 8;
+
+/// The object that has the member: the payload, or one that it is wrapped in.
+fn stating<'a>(reader: &Reader<'_, 'a>, field: &Field) -> Option<Fields<'a>> {
+    let mut level = vec![Fields::of(&reader.event().payload.object()?, payload())];
+    for depth in 0..=WRAPPERS_MAX {
+        if let Some(place) = level.iter().position(|fields| fields.has(field)) {
+            return Some(level.swap_remove(place));
+        }
+        if depth < WRAPPERS_MAX {
+            let opened = |(node, place): (Node<'a>, Place)| Some(Fields::of(&node.object()?, place));
+            level = level.iter().flat_map(Fields::nested).filter_map(opened).take(SIBLINGS_MAX).collect();
+        }
+    }
+    None
+}
+
 /// Read the member. True is a negation, false says nothing.
 pub fn read<'a>(reader: &mut Reader<'_, 'a>, field: &'static Field, section: &'static Section) -> Stated<'a> {
-    let Some(object) = reader.event().payload.object() else { return Stated::default() };
-    let fields = Fields::of(&object, payload());
-    if !fields.has(field) {
-        return Stated::default();
-    }
-    let denial = reader.flag(&fields, field).filter(|is_empty| *is_empty).and_then(|_| fields.any(field));
+    let Some(fields) = stating(reader, field) else { return Stated::default() };
+    let denial = fields.each(reader, field).into_iter().find(|said| truth(&said.text) == Some(true));
     let Some(said) = denial.clone() else { return Stated { is_there: true, denial } };
     reader.part(said.node, &said.place, |reader| {
         let mut finding = Finding::new(section.category, "assertion");

@@ -1,6 +1,6 @@
 //! Where the parts of a payload stand: in athenahealth's lists, in lists of lists, or in the simpler shapes.
 
-use super::fields::{Field, Fields};
+use super::fields::{Field, Fields, fold};
 use super::reader::{PARTS_MAX, Reader};
 use crate::ingest::fhir::node::{Kind, Node};
 use crate::ingest::fhir::path::Place;
@@ -63,13 +63,14 @@ fn collect<'a>(
         let arrays: Vec<_> = fields.nested().filter(|(node, _)| node.kind() == Kind::Array).take(2).collect();
         if let [(only, place)] = &arrays[..]
             && only.items().iter().any(|item| matches!(item.kind(), Kind::Object | Kind::Array))
+            && (fields.len() == 1 || only.items().iter().any(|item| is_of_kind(*item, place, spec)))
         {
             return collect(reader, *only, place, spec, depth, found);
         }
         let nested: Vec<_> = fields.nested().take(2).collect();
         if let [(only, place)] = &nested[..]
             && only.kind() == Kind::Object
-            && fields.len() == 1
+            && (fields.len() == 1 || is_list(only, place, spec))
             && depth < WRAPPERS_MAX
         {
             return collect(reader, *only, place, spec, depth + 1, found);
@@ -81,6 +82,25 @@ fn collect<'a>(
     }
     list(reader, node, place, 0, found);
     true
+}
+
+/// Names that members of any object may have: they do not tell what the object is.
+const COMMON: [&str; 9] = ["name", "description", "title", "type", "code", "value", "date", "class", "text"];
+
+/// Whether an item of a list that has no name of the kind has a member that only a part of the kind has.
+fn is_of_kind(item: Node<'_>, place: &Place, spec: &Spec) -> bool {
+    let one = match item.kind() {
+        Kind::Array => item.items().into_iter().next(),
+        _ => Some(item),
+    };
+    let Some(object) = one.and_then(|item| item.object()) else { return false };
+    let fields = Fields::of(&object, place.clone());
+    spec.marks.iter().any(|field| fields.any(field).is_some_and(|said| !COMMON.contains(&fold(&said.name).as_str())))
+}
+
+/// Whether an object has the list of the kind.
+fn is_list(node: &Node<'_>, place: &Place, spec: &Spec) -> bool {
+    node.object().is_some_and(|object| Fields::of(&object, place.clone()).has(spec.list))
 }
 
 /// The objects of a list, and of lists in it.

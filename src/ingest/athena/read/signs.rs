@@ -32,6 +32,11 @@ pub const PRESSURE: Field = Field::new(
 )
 .essential();
 
+pub const PRESSURE_UNIT: Field = Field::new(
+    Shape::Text,
+    &["bpunit", "bpunits", "bloodpressureunit", "bloodpressureunits"],
+    "`unit` of both pressures",
+);
 pub const TEMPERATURE_UNIT: Field =
     Field::new(Shape::Text, &["temperatureunit", "tempunit", "temperatureunits", "tempunits"], "`unit` of temperature");
 pub const WEIGHT_UNIT: Field = Field::new(Shape::Text, &["weightunit", "weightunits", "wtunit"], "`unit` of weight");
@@ -171,6 +176,7 @@ pub fn by_name(name: &str) -> Option<&'static Sign> {
 /// What a value may be in a unit; without a known unit, what it may be in any.
 pub fn range(sign: &Sign, ucum: Option<&str>) -> (&'static str, &'static str) {
     match ucum {
+        Some("kPa") => ("0", "50"),
         Some("[degF]") => ("70", "115"),
         Some("Cel") => ("20", "46"),
         Some("kg") => ("0.1", "700"),

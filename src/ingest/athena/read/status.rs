@@ -22,6 +22,48 @@ fn meant(text: &str, words: &[(&[&str], &'static str)]) -> String {
     found.map_or_else(|| text.to_owned(), |(_, meant)| (*meant).to_owned())
 }
 
+/// What people write into a list to say that it is empty.
+const DENIALS: [&str; 26] = [
+    "none",
+    "nil",
+    "noneknown",
+    "nonereported",
+    "nka",
+    "nkda",
+    "nkfa",
+    "noallergies",
+    "nodrugallergies",
+    "noknownallergy",
+    "noknownallergies",
+    "noknowndrugallergy",
+    "noknowndrugallergies",
+    "noknownmedicationallergies",
+    "noknownfoodallergies",
+    "noknownenvironmentalallergies",
+    "noproblems",
+    "noactiveproblems",
+    "noknownproblem",
+    "noknownproblems",
+    "noknownactiveproblems",
+    "noknownconditions",
+    "nomedications",
+    "noknownmedications",
+    "nocurrentmedications",
+    "nomedicationsreported",
+];
+
+/// Whether the name of an entry says that there is none.
+pub fn denies(name: &str) -> bool {
+    let folded: String = fold(name).chars().filter(|c| c.is_alphanumeric()).collect();
+    DENIALS.contains(&folded.as_str())
+        || folded.strip_suffix("nkda").or(folded.strip_suffix("nka")).is_some_and(|rest| DENIALS.contains(&rest))
+}
+
+/// Whether a text stands where nothing is to be said.
+pub fn is_placeholder(text: &str) -> bool {
+    matches!(fold(text).as_str(), "n/a" | "na" | "none" | "no" | "null" | "-" | "unknown" | "notapplicable")
+}
+
 /// Of a medication.
 pub fn of_medication(text: &str) -> String {
     known(

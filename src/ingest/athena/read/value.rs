@@ -23,10 +23,11 @@ pub const CPT: &str = "http://www.ama-assn.org/go/cpt";
 pub const HCPCS: &str = "http://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets";
 
 /// Units that people write, in UCUM.
-const UNITS: [(&str, &str); 52] = [
+const UNITS: [(&str, &str); 53] = [
     ("%", "%"),
     ("mmhg", "mm[Hg]"),
     ("mm[hg]", "mm[Hg]"),
+    ("kpa", "kPa"),
     ("bpm", "/min"),
     ("beats/min", "/min"),
     ("breaths/min", "/min"),
@@ -126,6 +127,12 @@ pub fn is_within(value: &Value, (low, high): (&str, &str)) -> Option<bool> {
     let number = value.text.as_deref().filter(|_| value.kind == Some("quantity"))?;
     let (low, high) = (decimal::compare(number, low)?, decimal::compare(number, high)?);
     Some(low != Ordering::Less && high != Ordering::Greater)
+}
+
+/// A part of an id that is joined of several: a slash in it is none between them.
+#[must_use]
+pub fn joined(id: &str) -> String {
+    id.replace('%', "%25").replace('/', "%2F")
 }
 
 /// One code of a concept.

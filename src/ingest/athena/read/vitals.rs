@@ -1,9 +1,11 @@
 //! Vital signs: athenahealth's groups of readings, single readings, and flat objects with a member for each sign.
 
-use super::fields::{Field, Fields, Said, Shape, fold};
+use super::fields::{Field, Fields, SHARED_CHARS_MAX, Said, Shape, fold};
 use super::reader::{Draft, Note, Reader, Time, When, encounter, named, note, payload, seal};
 use super::shape::{self, Spec};
-use super::signs::{self, HEIGHT_UNIT, PRESSURE, PRESSURE_LOINCS, SIGNS, Sign, TEMPERATURE_UNIT, WEIGHT_UNIT};
+use super::signs::{
+    self, HEIGHT_UNIT, PRESSURE, PRESSURE_LOINCS, PRESSURE_UNIT, SIGNS, Sign, TEMPERATURE_UNIT, WEIGHT_UNIT,
+};
 use super::value::{self, Coding, LOINC};
 use super::{flat, other, status};
 use crate::ingest::fhir::issue::Severity;
@@ -32,7 +34,7 @@ const NAME: Field = Field::new(
 const CODE: Field = Field::new(Shape::Id, &["code", "loinc", "loinccode"], "`code`; else derived from element or name");
 const CODESET: Field = Field::new(Shape::Text, &["codeset", "codesystem"], "system of the code");
 const VALUE: Field = Field::new(Shape::Value, &["value", "result", "reading"], "`value`").essential();
-const UNIT: Field = Field::new(Shape::Text, &["unit", "units", "uom"], "`unit`, and UCUM where it is known");
+pub const UNIT: Field = Field::new(Shape::Text, &["unit", "units", "uom"], "`unit`, and UCUM where it is known");
 pub const TAKEN: Field = Field::new(
     Shape::Time,
     &[
@@ -55,7 +57,7 @@ pub const ENCOUNTER: Field = Field::new(Shape::Id, &["encounterid"], "encounter"
 pub const CREATED_BY: Field = Field::new(Shape::Text, &["createdby", "takenby", "recordedby"], "performer");
 const CREATED: Field = Field::new(Shape::Time, &["createddate", "createddatetime"], "`issued`");
 
-pub const FIELDS: [&Field; 33] = [
+pub const FIELDS: [&Field; 34] = [
     &LIST,
     &READINGS,
     &KEY,
@@ -86,6 +88,7 @@ pub const FIELDS: [&Field; 33] = [
     &SIGNS[8].field,
     &SIGNS[9].field,
     &SIGNS[10].field,
+    &PRESSURE_UNIT,
     &TEMPERATURE_UNIT,
     &WEIGHT_UNIT,
     &HEIGHT_UNIT,
@@ -136,7 +139,7 @@ fn group<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) {
         reader.refuse(readings.node, &readings.place, READINGS.shape.fault());
         return;
     }
-    let label = reader.text(fields, &ABBREVIATION).or_else(|| reader.text(fields, &KEY));
+    let label = fields.shared(reader, &ABBREVIATION).or_else(|| fields.shared(reader, &KEY));
     for (index, item) in readings.node.items().into_iter().enumerate() {
         if reader.is_over() {
             return;
@@ -209,7 +212,7 @@ fn inner<'a>(reader: &mut Reader<'_, 'a>, elements: Vec<Fields<'a>>, label: Opti
         false
     };
     let site = read.iter().find(|element| !element.is_measured && is_site(element));
-    let site = site.and_then(|element| element.finding.value.text.clone());
+    let site = site.and_then(|element| element.finding.value.text.as_deref().map(cut));
     let panel =
         if own { read.first().map(|first| concept_json(&first.finding)) } else { Some(panel(label, is_pressure)) };
     let mut findings = Vec::with_capacity(read.len());
@@ -259,10 +262,11 @@ fn pair<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft> {
     let name = fields.get(reader, &NAME).map(|name| name.text);
     let id = reader.text(fields, &VITAL_ID);
     let visit = encounter(reader.text(fields, &ENCOUNTER));
-    let performer = named(reader.text(fields, &CREATED_BY));
+    let performer = named(fields.shared(reader, &CREATED_BY));
     let issued = reader.time(fields, &CREATED).map(|time| time.text);
     let said = fields.get(reader, &VALUE)?;
-    let mut findings = flat::pressures(reader, &said, name.as_deref().unwrap_or("Blood pressure"))?;
+    let unit = fields.shared(reader, &UNIT);
+    let mut findings = flat::pressures(reader, &said, unit, name.as_deref().unwrap_or("Blood pressure"))?;
     for (finding, notes) in &mut findings {
         finding.encounter.clone_from(&visit);
         finding.performer.clone_from(&performer);
@@ -289,12 +293,18 @@ fn side_spelt(site: &str) -> String {
 fn concept_json(finding: &Finding) -> String {
     let codings: serde_json::Value =
         finding.code.codings.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_else(|| json!([]));
-    json!({ "coding": codings, "text": finding.code.text }).to_string()
+    json!({ "coding": codings, "text": finding.code.text.as_deref().map(cut) }).to_string()
+}
+
+/// As much of a text as several findings share; the one that says it has it whole.
+fn cut(text: &str) -> String {
+    text.chars().take(SHARED_CHARS_MAX).collect()
 }
 
 pub(super) fn panel(label: Option<&str>, is_pressure: bool) -> String {
+    let label = label.map(cut);
     let coding = if is_pressure { json!([{ "system": LOINC, "code": PRESSURE_LOINCS[0] }]) } else { json!([]) };
-    json!({ "coding": coding, "text": label.unwrap_or(if is_pressure { "Blood pressure" } else { "Vital signs" }) })
+    json!({ "coding": coding, "text": label.as_deref().unwrap_or(if is_pressure { "Blood pressure" } else { "Vital signs" }) })
         .to_string()
 }
 
@@ -316,7 +326,9 @@ fn element<'a>(reader: &mut Reader<'_, 'a>, fields: Fields<'a>, label: Option<&s
     let id = vital_id.or_else(|| {
         let (reading, source) = (reading_id?, source_id.as_deref()?);
         let element = element_id.as_deref().unwrap_or_default();
-        Some(format!("reading:{source}/{reading}/{element}/{}", time.as_ref().map_or("", |time| time.text.as_str())))
+        let time = time.as_ref().map_or("", |time| time.text.as_str());
+        let [source, reading, element] = [source, &reading, element].map(value::joined);
+        Some(format!("reading:{source}/{reading}/{element}/{time}"))
     });
     let name = fields.get(reader, &NAME);
     let mut notes = Vec::new();
@@ -357,8 +369,7 @@ fn element<'a>(reader: &mut Reader<'_, 'a>, fields: Fields<'a>, label: Option<&s
         return None;
     };
     let unit = reader.text(&fields, &UNIT);
-    finding.value = if unit.is_none() { value::typed_with_unit(&said.text) } else { value::typed(&said.text) };
-    finding.value.unit = unit.or(finding.value.unit.take());
+    finding.value = united(reader, &said, &said.text, unit);
     let source_of_unit = if by_element.is_some() { Some("element") } else { by_code.map(|_| "code") };
     set_ucum(&mut finding.value, sign, source_of_unit, &mut notes);
     check(reader, &finding.value, sign, &said);
@@ -380,6 +391,25 @@ fn element<'a>(reader: &mut Reader<'_, 'a>, fields: Fields<'a>, label: Option<&s
     let is_measured = sign.is_some() || finding.value.kind == Some("quantity");
     let is_pressure = sign.is_some_and(|sign| sign.is_pressure);
     Some(Element { fields, finding, notes, time, is_measured, is_pressure, id })
+}
+
+/// A number with its unit. What the text itself says of its unit counts before what stands beside it.
+pub(super) fn united<'a>(reader: &mut Reader<'_, 'a>, said: &Said<'a>, text: &str, unit: Option<String>) -> Value {
+    let mut value = value::typed_with_unit(text);
+    let Some(beside) = unit else { return value };
+    match &value.unit {
+        None => value.unit = Some(beside),
+        Some(own) => unit_conflict(reader, said, own, &beside),
+    }
+    value
+}
+
+/// Say so, if a text has another unit than the member beside it.
+pub(super) fn unit_conflict<'a>(reader: &mut Reader<'_, 'a>, said: &Said<'a>, own: &str, beside: &str) {
+    if value::ucum(own) != value::ucum(beside) {
+        let sentence = "The text has another unit than the member of it: that of the text was taken.";
+        reader.issue(Severity::Warning, "conflict", said.node, &said.place, sentence);
+    }
 }
 
 /// The code that a reading says itself.

@@ -29,6 +29,7 @@ fn host_of(kind: &str, field: &Field) -> Host {
                 "/vitals/0",
             ),
             "temperatureunit" => host("vitals", json!({"temp": 98}), ""),
+            "bpunit" => host("vitals", json!({"bp": "120/80"}), ""),
             "weightunit" => host("vitals", json!({"weight": 80}), ""),
             "heightunit" => host("vitals", json!({"height": 80}), ""),
             _ if field.shape == Shape::Pressure || signs::by_name(first).is_some() => host("vitals", json!({}), ""),
@@ -115,14 +116,17 @@ fn wrong_values(kind: &str, field: &Field) -> Vec<(Value, &'static str, Option<&
         Shape::Value => types(&[truth, object, array]),
         Shape::Pressure => types(&[number, truth, array]),
         Shape::Flag => types(&[number, object, array]),
-        Shape::Text | Shape::Body | Shape::Time | Shape::Clock => types(&[number, truth, object, array]),
+        Shape::Text | Shape::Long | Shape::Body | Shape::Time | Shape::Clock => types(&[number, truth, object, array]),
         Shape::Object => types(&[number, truth, json!("x"), array]),
         Shape::Array if is_list => types(&[number, truth, json!("x")]),
         Shape::Array => types(&[number, truth, json!("x"), object]),
         Shape::Texts => types(&[number, truth]),
     };
     match field.shape {
-        Shape::Text | Shape::Value => all.extend([damaged(), control(), long(4_001)]),
+        Shape::Text => {
+            all.extend([damaged(), control(), long(4_001), (json!("x".repeat(501)), "too-long", Some("warning"))]);
+        }
+        Shape::Long | Shape::Value => all.extend([damaged(), control(), long(4_001)]),
         Shape::Texts => all.extend([damaged(), long(4_001)]),
         Shape::Id => all.extend([damaged(), control(), long(201)]),
         Shape::Body => all.extend([damaged(), (json!("x".repeat(70_000)), "too-long", Some("information"))]),

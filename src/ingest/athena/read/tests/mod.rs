@@ -1,6 +1,7 @@
 //! Readings of whole events.
 
 mod malformed;
+mod mended;
 mod random;
 mod shapes;
 
@@ -134,14 +135,15 @@ fn check_quote(finding: &Finding, rule: &str, quoted: &str) {
     if last == "value" || rule == "athena.document.text" || rule == "athena.encounter.class" {
         assert!(said.contains(&text(&finding.value.text)), "{rule}: {said}");
     } else if matches!(last, "name" | "title") || rule == "athena.encounter.type" {
-        assert_eq!(finding.code.text.as_deref(), Some(said.as_str()), "{rule}");
+        let cut: String = said.chars().take(500).collect();
+        assert_eq!(finding.code.text.as_deref(), Some(cut.as_str()), "{rule}");
     } else if rule == "athena.time" {
         assert!(text(&finding.effective.text).starts_with(&said), "{rule}: {said}");
     } else if rule == "athena.captured_at" {
         assert_eq!(text(&finding.effective.text), said);
     } else if rule == "athena.lab.range" {
         let range: serde_json::Value = serde_json::from_str(&text(&finding.reference_range)).unwrap();
-        assert_eq!(range[0]["text"], said);
+        assert_eq!(range[0]["text"], said.chars().take(500).collect::<String>());
     } else {
         assert!(matches!(rule, "athena.section.negation" | "athena.other"), "{rule} says a single value");
     }
