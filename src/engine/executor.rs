@@ -329,6 +329,7 @@ impl Engine {
             attempt: u16::try_from(lease.attempts).unwrap_or(1),
             failed_before,
             params: Arc::clone(&step.params),
+            chunk: lease.chunk,
         };
         let run = AssertUnwindSafe(handler.run(&context)).catch_unwind();
         match tokio::time::timeout(step.timeout, run).await {

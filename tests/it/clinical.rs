@@ -134,6 +134,7 @@ impl Clinic {
             attempt: 1,
             failed_before: false,
             params: Arc::new(params),
+            chunk: 0,
         };
         let outcome = self.handlers[STEPS[position].1].run(&context).await?;
         let mut output = outcome.output;
