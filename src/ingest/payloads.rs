@@ -226,7 +226,7 @@ pub fn storage_error(error: ObjectError) -> StepError {
         ObjectError::Denied { .. } | ObjectError::Refused { .. } => {
             StepError::ours("object_store_denied", "Object storage denied or refused the request.")
         }
-        ObjectError::NotFound => missing(),
+        ObjectError::NotFound | ObjectError::Changed => missing(),
     };
     step_error.caused_by(error)
 }

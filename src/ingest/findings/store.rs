@@ -209,7 +209,7 @@ async fn insert_rows(
         .bind(rows.iter().map(|row| row.finding.laterality).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.medication_reference.as_deref()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.details.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| Shown::of_new(row, body, &sha256).json()).collect::<Vec<_>>());
+        .bind(rows.iter().map(|row| Shown::of_new(row, origin, body, &sha256).json()).collect::<Vec<_>>());
     Ok(query.fetch_all(connection).await?)
 }
 
@@ -229,8 +229,8 @@ async fn insert_evidence(
             let end = quote_end(body, evidence.span.start, evidence.span.end);
             findings.push(row.id);
             ordinals.push(i32::try_from(ordinal).unwrap_or(i32::MAX));
-            starts.push(i64::try_from(evidence.span.start).unwrap_or(i64::MAX));
-            ends.push(i64::try_from(end).unwrap_or(i64::MAX));
+            starts.push(origin.position(evidence.span.start));
+            ends.push(origin.position(end));
             quotes.push(&body[evidence.span.start..end]);
             pointers.push(evidence.pointer.as_str());
             fhirpaths.push(evidence.fhirpath.as_str());

@@ -44,6 +44,7 @@ fn origin(context: &StepContext, payload: &JobPayload) -> Origin {
         seq: context.seq,
         source: payload.source.clone(),
         payload_sha256: payload.sha256.clone(),
+        base: 0,
     }
 }
 
