@@ -68,6 +68,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(jobs::get_timeline))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(clinical::get_issues))
+        .routes(routes!(clinical::get_outcomes))
         .routes(routes!(clinical::get_clinical))
         .routes(routes!(clinical::search_clinical))
         .routes(routes!(clinical::get_evidence))

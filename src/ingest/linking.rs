@@ -138,8 +138,7 @@ impl Plan {
     ) -> Self {
         let mut resources = Vec::new();
         for entry in entries.iter().filter(|entry| !skip.contains(&entry.index)) {
-            let (Some(resource), Some(incoming)) = (&entry.resource, Incoming::of(body, &origin, entry))
-            else {
+            let (Some(resource), Some(incoming)) = (&entry.resource, Incoming::of(body, &origin, entry)) else {
                 continue;
             };
             let person = (incoming.resource_type == "Patient")

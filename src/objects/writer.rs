@@ -26,12 +26,7 @@ pub struct ObjectWriter {
 impl Objects {
     /// Begin an object; it replaces one of the same key when it is finished.
     #[must_use]
-    pub fn writer(
-        &self,
-        key: &str,
-        content_type: &'static str,
-        metadata: Vec<(&'static str, String)>,
-    ) -> ObjectWriter {
+    pub fn writer(&self, key: &str, content_type: &'static str, metadata: Vec<(&'static str, String)>) -> ObjectWriter {
         ObjectWriter {
             objects: self.clone(),
             key: key.to_owned(),
@@ -87,8 +82,7 @@ impl ObjectWriter {
     }
 
     async fn send(&mut self, part: Bytes) -> Result<(), ObjectError> {
-        let (client, bucket, key) =
-            (&self.objects.client, self.objects.bucket(), self.objects.full_key(&self.key));
+        let (client, bucket, key) = (&self.objects.client, self.objects.bucket(), self.objects.full_key(&self.key));
         let upload = match &self.upload {
             Some(upload) => upload.clone(),
             None => {

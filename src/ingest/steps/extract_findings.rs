@@ -1,10 +1,10 @@
 //! `fhir.extract_findings`: what the stored events say, with the bytes that say it.
 
+use super::super::fhir::path::Place;
+use super::super::fhir::split::{self, Entry};
 use super::super::findings::store::{self, Stored};
 use super::super::findings::{self, EXTRACTOR_VERSION, Finding, Medications};
 use super::super::resource::Incoming;
-use super::super::fhir::path::Place;
-use super::super::fhir::split::{self, Entry};
 use super::super::{events, fhir::validate, payloads::Payloads};
 use super::{compute, not_a_bundle, origin};
 use crate::audit::{self, Action, Actor, Record};
