@@ -7,6 +7,7 @@
 
 pub mod expiry;
 pub mod store;
+pub mod watcher;
 
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::{Db, DbError, Scope};
