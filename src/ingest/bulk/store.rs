@@ -3,6 +3,7 @@
 use super::plan::Shape;
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId};
+use crate::uploads::watcher::store::{self as watcher, JobObject};
 use serde_json::Value;
 use sqlx::PgConnection;
 use std::ops::Range;
@@ -13,24 +14,24 @@ use time::OffsetDateTime;
 pub struct Upload {
     /// Source label of the sender's key.
     pub source_label: String,
-    /// Key of the object, without the configured prefix.
-    pub storage_key: Option<String>,
-    /// As it was signed.
-    pub content_type: Option<String>,
-    /// As it was signed, if the sender told it.
-    pub declared_size_bytes: Option<i64>,
-    /// As it was signed, if the sender told it.
-    pub declared_sha256: Option<Vec<u8>>,
+    /// The object that was taken up.
+    #[sqlx(skip)]
+    pub object: Option<JobObject>,
     /// SHA-256 of the object, once it was read to its end.
     pub payload_sha256: Option<Vec<u8>>,
-    /// Its size.
+    /// Size of the object as it is stored.
     pub size_bytes: Option<i64>,
     /// Key of the raw copy, once it is there.
     pub raw_key: Option<String>,
-    /// The object that was read: its ETag.
-    pub etag: Option<String>,
-    /// The job whose file has the same bytes.
-    pub duplicate_of: Option<JobId>,
+}
+
+impl Upload {
+    /// As the object says it.
+    #[must_use]
+    pub fn content_type(&self) -> String {
+        let said = self.object.as_ref().and_then(|object| object.content_type.clone());
+        said.unwrap_or_else(|| "application/octet-stream".to_owned())
+    }
 }
 
 /// A job's object, and what is known of it.
@@ -43,16 +44,16 @@ pub async fn upload_of(
     job: JobId,
 ) -> Result<Option<Upload>, DbError> {
     let query = sqlx::query_as(
-        "select j.source_label, u.storage_key, u.content_type, u.declared_size_bytes, u.declared_sha256,
-                j.payload_sha256, j.size_bytes, p.storage_key as raw_key, b.etag, j.duplicate_of
+        "select j.source_label, j.payload_sha256, j.size_bytes, p.storage_key as raw_key
          from jobs j
-         left join uploads u on u.organization_id = $1 and u.job_id = $2
          left join payloads p on p.organization_id = $1 and p.sha256 = j.payload_sha256
-         left join bulk_plans b on b.organization_id = $1 and b.job_id = $2
          where j.organization_id = $1
            and j.id = $2",
     );
-    Ok(query.bind(organization).bind(job).fetch_optional(connection).await?)
+    let found: Option<Upload> = query.bind(organization).bind(job).fetch_optional(&mut *connection).await?;
+    let Some(mut upload) = found else { return Ok(None) };
+    upload.object = watcher::of_job(connection, organization, job).await?;
+    Ok(Some(upload))
 }
 
 /// What is known of a file as a whole.

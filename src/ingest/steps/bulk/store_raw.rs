@@ -1,6 +1,6 @@
 //! `bulk.store_raw`: the uploaded object copied to its name by content, within object storage.
 
-use super::super::super::bulk::source::{object_changed, object_error, object_gone};
+use super::super::super::bulk::source::{object_error, object_gone};
 use super::super::super::bulk::store;
 use super::super::super::payloads::{Payloads, storage_error};
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
@@ -33,20 +33,10 @@ impl StepHandler for StoreRaw {
         };
         // An earlier attempt, or another job with the same bytes.
         let is_there = holds(objects.head(&raw).await.map_err(storage_error)?);
-        let content_type = upload.content_type.unwrap_or_else(|| "application/octet-stream".to_owned());
+        let content_type = upload.content_type();
         if !is_there {
-            let key = upload.storage_key.ok_or_else(object_gone)?;
-            let etag = match upload.etag {
-                Some(etag) => etag,
-                // Planning failed, so that no plan names it: it is the one whose size was read, or another one.
-                None => {
-                    let head = objects.head(&key).await.map_err(storage_error)?.ok_or_else(object_gone)?;
-                    if u64::try_from(size).ok() != Some(head.size) {
-                        return Err(object_changed());
-                    }
-                    head.etag
-                }
-            };
+            let object = upload.object.ok_or_else(object_gone)?;
+            let (key, etag) = (object.storage_key, object.etag);
             let metadata = [
                 ("job_id", context.job.to_string()),
                 ("organization_id", organization.to_string()),

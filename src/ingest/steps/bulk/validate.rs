@@ -12,6 +12,7 @@ use super::super::validate::OnError;
 use super::planning::{self, Planned};
 use crate::db::{DbError, Scope};
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
+use crate::uploads::watcher::store::generation_of;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -28,8 +29,7 @@ impl StepHandler for Validate {
         let (key, etag) = self.object(&upload).await?;
         let Planned { sha256, size_bytes, plan, chunks, too_long } =
             planning::plan(self.payloads.objects(), &key, &etag, organization, job).await?;
-        let content_type = upload.content_type.clone().unwrap_or_else(|| "application/octet-stream".to_owned());
-        let identity = Identity { sha256, size_bytes, content_type };
+        let identity = Identity { sha256, size_bytes, content_type: upload.content_type() };
         let plan = match verdict(&upload, &identity, plan) {
             Ok(plan) => plan,
             Err((error, issues)) => {
@@ -143,13 +143,13 @@ impl Validate {
             let head = head.ok_or_else(|| StepError::ours("payload_missing", "The job's payload is not there."))?;
             return Ok((raw.clone(), head.etag));
         }
-        let key = upload.storage_key.clone();
-        let key = key.ok_or_else(|| StepError::ours("payload_missing", "The job's object is not known."))?;
-        let head = objects.head(&key).await.map_err(storage_error)?.ok_or_else(object_gone)?;
-        if upload.etag.as_ref().is_some_and(|etag| *etag != head.etag) {
+        let object = upload.object.as_ref();
+        let object = object.ok_or_else(|| StepError::ours("payload_missing", "The job's object is not known."))?;
+        let head = objects.head(&object.storage_key).await.map_err(storage_error)?.ok_or_else(object_gone)?;
+        if generation_of(&head) != object.generation {
             return Err(object_changed());
         }
-        Ok((key, head.etag))
+        Ok((object.storage_key.clone(), object.etag.clone()))
     }
 }
 
@@ -163,10 +163,13 @@ fn verdict(
         let message = format!("The file has another {what} than was declared for it.");
         Err((StepError::sender(code, message), Vec::new()))
     };
-    if upload.declared_size_bytes.is_some_and(|size| u64::try_from(size).ok() != Some(identity.size_bytes)) {
+    let declared = upload.object.as_ref();
+    let (size, sha256) =
+        (declared.and_then(|one| one.declared_size_bytes), declared.and_then(|one| one.declared_sha256.clone()));
+    if size.is_some_and(|size| u64::try_from(size).ok() != Some(identity.size_bytes)) {
         return differs("declared_size_differs", "size");
     }
-    if upload.declared_sha256.as_ref().is_some_and(|sha256| *sha256 != identity.sha256) {
+    if sha256.is_some_and(|sha256| sha256 != identity.sha256) {
         return differs("declared_hash_differs", "SHA-256");
     }
     let plan = plan.map_err(|error| (file_error(&error), Vec::new()))?;
