@@ -13,6 +13,7 @@ pub mod error_pages;
 pub mod extract;
 pub mod health;
 pub mod intake;
+mod issues;
 pub mod jobs;
 pub mod problem;
 pub mod server;
@@ -67,8 +68,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))
         .routes(routes!(jobs::cancel_job))
-        .routes(routes!(clinical::get_issues))
-        .routes(routes!(clinical::get_outcomes))
+        .routes(routes!(issues::get_issues))
+        .routes(routes!(issues::get_outcomes))
         .routes(routes!(clinical::get_clinical))
         .routes(routes!(clinical::search_clinical))
         .routes(routes!(clinical::get_evidence))

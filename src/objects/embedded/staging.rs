@@ -132,14 +132,14 @@ where
 impl Staged {
     /// The bytes of an object once more, as they were verified when they came. Blocks.
     pub fn copy_of(path: PathBuf, mut source: File, record: &Record) -> io::Result<Self> {
-        let mut guard = RemoveOnDrop(Some(path.clone()));
+        let guard = RemoveOnDrop(Some(path.clone()));
         let mut file = OpenOptions::new().create_new(true).read(true).write(true).open(&path)?;
         source.seek(SeekFrom::Start(0))?;
         let copied = io::copy(&mut (&source).take(record.size), &mut file)?;
         if copied != record.size {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "shorter than its record says"));
         }
-        guard.0 = None;
+        guard.disarm();
         let checksums = Checksum { checksum_sha256: Some(record.sha256.clone()), ..Checksum::default() };
         // Its ETag stands in the record that it is published with; nobody asks for it here.
         Ok(Self { path, file: Some(file), size: copied, md5: [0; 16], sha256: record.sha256.clone(), checksums })

@@ -3,6 +3,7 @@
 
 mod bad_files;
 mod corpus;
+mod engine;
 mod order;
 
 use crate::clinical::Clinic;
