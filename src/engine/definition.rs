@@ -124,7 +124,7 @@ impl WorkflowDefinition {
             return index..index;
         }
         let start = (0..index).rev().take_while(|before| is_each(*before)).last().unwrap_or(index);
-        let end = (index..).find(|after| !is_each(*after)).unwrap_or(index + 1);
+        let end = (index..self.steps.len()).find(|after| !is_each(*after)).unwrap_or(self.steps.len());
         start..end
     }
 

@@ -30,8 +30,8 @@ pub struct Issues {
     /// In the order of the payload.
     #[schema(value_type = Vec<Object>)]
     pub issues: Vec<StoredIssue>,
-    /// Give it as `cursor` for the next page; null on the last.
-    #[serde(rename = "nextCursor")]
+    /// Give it as `cursor` for the next page; not there on the last.
+    #[serde(rename = "nextCursor", skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }
 

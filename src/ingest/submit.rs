@@ -247,7 +247,7 @@ impl Submitter {
             && status == JobStatus::Failed
             && matches!(class, Some(ErrorClass::Transient | ErrorClass::Ours))
         {
-            let (job, next) = (row.job_id, NextRound::at(&workflow, row.round, 0, ChunksAgain::All));
+            let (job, next) = (row.job_id, NextRound::at(workflow, row.round, 0, ChunksAgain::All));
             let acted = self
                 .db
                 .unit(crate::db::Scope::Organization(organization), move |connection| {

@@ -159,18 +159,16 @@ fn verdict(
     identity: &Identity,
     plan: Result<FilePlan, PlanError>,
 ) -> Result<FilePlan, (StepError, Vec<Issue>)> {
-    let differs = |code: &'static str, what: &str| {
-        let message = format!("The file has another {what} than was declared for it.");
-        Err((StepError::sender(code, message), Vec::new()))
-    };
     let declared = upload.object.as_ref();
     let (size, sha256) =
         (declared.and_then(|one| one.declared_size_bytes), declared.and_then(|one| one.declared_sha256.clone()));
     if size.is_some_and(|size| u64::try_from(size).ok() != Some(identity.size_bytes)) {
-        return differs("declared_size_differs", "size");
+        let message = "The file has another size than was declared for it.";
+        return Err((StepError::sender("declared_size_differs", message), Vec::new()));
     }
     if sha256.is_some_and(|sha256| sha256 != identity.sha256) {
-        return differs("declared_hash_differs", "SHA-256");
+        let message = "The file has another SHA-256 than was declared for it.";
+        return Err((StepError::sender("declared_hash_differs", message), Vec::new()));
     }
     let plan = plan.map_err(|error| (file_error(&error), Vec::new()))?;
     let is_ingested = plan.bundle_type.as_deref().and_then(BundleType::from_code).is_some();
