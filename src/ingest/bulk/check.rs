@@ -193,19 +193,18 @@ fn entries(piece: &Piece, bundle_type: Option<&str>, has_first: bool, found: &mu
     let number_of = |index: u32| usize::try_from(index).ok().and_then(|index| piece.items.get(index));
     found.is_unusable = report.unusable;
     // What was said of those that are blanked out is said already.
-    let kept_total = report.issues.len();
-    let issues: Vec<(Option<u32>, Issue)> = report
+    let (told, repeated): (Vec<_>, Vec<_>) = report
         .issues
         .into_iter()
         .map(|issue| (issue.entry.and_then(number_of).map(|item| item.number), issue))
-        .filter(|(number, _)| number.is_none_or(|number| !broken.contains(&number)))
-        .collect();
-    let said_already = u64::try_from(kept_total - issues.len()).unwrap_or(0);
-    found.total += report.total.saturating_sub(said_already);
-    found.errors += report.errors.saturating_sub(said_already);
+        .partition(|(number, _)| number.is_none_or(|number| !broken.contains(&number)));
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    found.total += report.total.saturating_sub(count(repeated.len()));
+    let repeated_errors = repeated.iter().filter(|(_, issue)| issue.severity.rejects()).count();
+    found.errors += report.errors.saturating_sub(count(repeated_errors));
     found.rejected.extend(report.rejected.iter().filter_map(|index| number_of(*index)).map(|item| item.number));
     let base = piece.cut.base;
-    found.keep(issues.into_iter().map(|(number, issue)| match number {
+    found.keep(told.into_iter().map(|(number, issue)| match number {
         Some(number) => placed(issue, number, base, head.len()),
         None => Issue { byte_offset: None, ..issue },
     }));
@@ -282,6 +281,7 @@ mod tests {
         let places: Vec<_> =
             found.issues.iter().map(|issue| (issue.entry.unwrap(), issue.expression.as_deref())).collect();
         assert!(places.contains(&(42, Some("Bundle.entry[42].resource"))), "{places:?}");
-        assert_eq!(found.errors, 3);
+        let errors = found.issues.iter().filter(|issue| issue.severity.rejects()).count();
+        assert_eq!((found.errors, found.total), (errors as u64, found.issues.len() as u64), "{:?}", found.issues);
     }
 }
