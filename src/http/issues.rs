@@ -78,7 +78,7 @@ pub async fn get_issues(
         .await?;
     let (found, next) = found.ok_or_else(|| Problem::new("job_not_found", "There is no such job."))?;
     if is_stream {
-        let body = Body::from_stream(lines_of(Arc::clone(&app), organization, job, found, next));
+        let body = Body::from_stream(lines_of(Arc::clone(&app), organization, job, &found, next));
         return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response());
     }
     if accept.contains("application/fhir+json") {
@@ -100,9 +100,9 @@ fn lines_of(
     app: Arc<App>,
     organization: OrganizationId,
     job: JobId,
-    first: Vec<StoredIssue>,
+    first: &[StoredIssue],
     next: Option<IssuePlace>,
-) -> impl Stream<Item = Result<Bytes, DbError>> {
+) -> impl Stream<Item = Result<Bytes, DbError>> + use<> {
     let text = |issues: &[StoredIssue]| {
         let mut lines = Vec::with_capacity(issues.len() * 256);
         for issue in issues {
@@ -123,7 +123,7 @@ fn lines_of(
             .await?;
         Ok(Some((text(&found), (app, next))))
     });
-    stream::once(std::future::ready(Ok(text(&first)))).chain(rest)
+    stream::once(std::future::ready(Ok(text(first)))).chain(rest)
 }
 
 /// Query of the issues.

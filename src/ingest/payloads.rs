@@ -119,7 +119,7 @@ impl Payloads {
         sha256: Vec<u8>,
     ) -> Result<Option<(String, Opened)>, StepError> {
         let wanted = sha256.clone();
-        let row: Option<(String, Option<Vec<u8>>, Option<String>, i64)> = self
+        let row: Option<Kept> = self
             .db
             .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
                 Box::pin(async move {
@@ -184,6 +184,9 @@ impl Payloads {
         }
     }
 }
+
+/// Media type, body, key in object storage, size.
+type Kept = (String, Option<Vec<u8>>, Option<String>, i64);
 
 /// A payload that is to be read.
 pub enum Opened {

@@ -29,6 +29,7 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::ops::Range;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -224,7 +225,7 @@ impl Objects {
         Ok(answer.body.into_async_read())
     }
 
-    /// As [`Objects::get_range`], of the object with this ETag only.
+    /// As [`Objects::get_range`], of the object with this `ETag` only.
     ///
     /// # Errors
     /// [`ObjectError`]; `Changed` when another object has the key by now.
@@ -238,7 +239,7 @@ impl Objects {
         collect(answer.body).await
     }
 
-    /// As [`Objects::read`], of the object with this ETag only.
+    /// As [`Objects::read`], of the object with this `ETag` only.
     ///
     /// # Errors
     /// [`ObjectError`]; `Changed` when another object has the key by now.
@@ -251,7 +252,7 @@ impl Objects {
         Ok(request.send().await.map_err(changed)?.body.into_async_read())
     }
 
-    /// Copy the object with this ETag (up to 5 GB) to another key, within the server; replaces what is there. Durable when
+    /// Copy the object with this `ETag` (up to 5 GB) to another key, within the server; replaces what is there. Durable when
     /// this returns. It takes as long as it takes, up to [`COPY_TIMEOUT`].
     ///
     /// # Errors
@@ -398,7 +399,8 @@ fn percent_encoded(key: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
             text.push(char::from(byte));
         } else {
-            text.push_str(&format!("%{byte:02X}"));
+            // Writing to a String does not fail.
+            let _ = write!(text, "%{byte:02X}");
         }
         text
     })

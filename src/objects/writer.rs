@@ -83,16 +83,15 @@ impl ObjectWriter {
 
     async fn send(&mut self, part: Bytes) -> Result<(), ObjectError> {
         let (client, bucket, key) = (&self.objects.client, self.objects.bucket(), self.objects.full_key(&self.key));
-        let upload = match &self.upload {
-            Some(upload) => upload.clone(),
-            None => {
-                let mut request = client.create_multipart_upload().bucket(bucket).key(&key);
-                for (name, value) in &self.metadata {
-                    request = request.metadata(*name, value);
-                }
-                let answer = request.content_type(self.content_type).send().await?;
-                self.upload.insert(answer.upload_id.unwrap_or_default()).clone()
+        let upload = if let Some(upload) = &self.upload {
+            upload.clone()
+        } else {
+            let mut request = client.create_multipart_upload().bucket(bucket).key(&key);
+            for (name, value) in &self.metadata {
+                request = request.metadata(*name, value);
             }
+            let answer = request.content_type(self.content_type).send().await?;
+            self.upload.insert(answer.upload_id.unwrap_or_default()).clone()
         };
         let number = i32::try_from(self.parts.len() + 1).unwrap_or(i32::MAX);
         let sha256 = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(&part));

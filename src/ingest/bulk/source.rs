@@ -1,4 +1,4 @@
-//! Where the bytes of a bulk file are fetched: the object that was taken up, by its ETag, until the raw copy is there.
+//! Where the bytes of a bulk file are fetched: the object that was taken up, by its `ETag`, until the raw copy is there.
 
 use super::piece::{Cut, Piece};
 use super::plan::Shape;

@@ -61,7 +61,7 @@ pub async fn upload_of(
 pub struct PlanRow {
     /// What was read.
     pub storage_key: String,
-    /// Its ETag.
+    /// Its `ETag`.
     pub etag: String,
     shape: String,
     /// Of a Bundle, if it is one that is ingested.

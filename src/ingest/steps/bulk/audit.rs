@@ -137,7 +137,7 @@ impl Outcomes {
                     Box::pin(async move { issues::page(connection, organization, job, after, PAGE).await })
                 })
                 .await?;
-            self.errors.extend(page.into_iter().filter(|issue| issue.rejects()));
+            self.errors.extend(page.into_iter().filter(StoredIssue::rejects));
             self.errors_after = next;
         }
         while let Some(after) = self.rejected_after.filter(|_| self.rejected.is_empty()) {

@@ -49,7 +49,7 @@ impl Sink for Out {
     }
 }
 
-/// Plan the object with that ETag.
+/// Plan the object with that `ETag`.
 pub(super) async fn plan(
     objects: &Objects,
     key: &str,

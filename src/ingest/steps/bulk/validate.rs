@@ -12,6 +12,7 @@ use super::super::validate::OnError;
 use super::planning::{self, Planned};
 use crate::db::{DbError, Scope};
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
+use crate::ids::JobId;
 use crate::uploads::watcher::store::generation_of;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ impl StepHandler for Validate {
         let upload = super::upload(&self.payloads, context).await?;
         let (key, etag) = self.object(&upload).await?;
         let Planned { sha256, size_bytes, plan, chunks, too_long } =
-            planning::plan(self.payloads.objects(), &key, &etag, organization, job).await?;
+            Box::pin(planning::plan(self.payloads.objects(), &key, &etag, organization, job)).await?;
         let identity = Identity { sha256, size_bytes, content_type: upload.content_type() };
         let plan = match verdict(&upload, &identity, plan) {
             Ok(plan) => plan,
@@ -64,7 +65,7 @@ impl StepHandler for Validate {
                         store::ingested_before(connection, organization, job, source, &identity.sha256).await?;
                     if let Some(before) = before {
                         store::identify(connection, organization, job, identity, 0, Some(before)).await?;
-                        return Ok(duplicate(before.to_string()));
+                        return Ok(duplicate(before));
                     }
                 }
                 store::identify(connection, organization, job, identity, row.chunks, None).await?;
@@ -233,9 +234,9 @@ fn opened(plan: &FilePlan, chunks: usize, too_long: usize) -> Facts {
     facts.as_object().cloned().unwrap_or_default()
 }
 
-fn duplicate(job: String) -> Facts {
+fn duplicate(job: JobId) -> Facts {
     let facts = json!({
-        "duplicateOf": job, "chunks": 0, "resources": 0, "accepted": 0, "rejected": 0, "issues": 0, "errors": 0,
+        "duplicateOf": job.to_string(), "chunks": 0, "resources": 0, "accepted": 0, "rejected": 0, "issues": 0, "errors": 0,
     });
     facts.as_object().cloned().unwrap_or_default()
 }
