@@ -77,8 +77,9 @@ impl Watcher {
         for known in &known {
             generations.entry(&known.storage_key).or_default().push(known);
         }
-        let listed = page.len();
         let mut unknown: Vec<ObjectEntry> = page;
+        unknown.retain(|entry| super::is_watched(&entry.key));
+        let watched = unknown.len();
         unknown.retain(|entry| {
             let same = |known: &&store::KnownObject| {
                 // Some servers leave these out of a listing.
@@ -87,8 +88,8 @@ impl Watcher {
                     && i64::try_from(entry.size) == Ok(known.size_bytes)
             };
             let known = generations.get(entry.key.as_str());
-            super::is_watched(&entry.key) && !known.is_some_and(|known| known.iter().any(same))
+            !known.is_some_and(|known| known.iter().any(same))
         });
-        Ok((listed - unknown.len(), unknown))
+        Ok((watched - unknown.len(), unknown))
     }
 }
