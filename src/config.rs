@@ -64,6 +64,12 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "Web origins that may call for every organization, beside the organizations' own: a list, or separated by commas.",
     ),
     ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
+    (
+        "workers.chunks",
+        &[],
+        "2",
+        "Chunks of bulk files under way at once in one process, beside the jobs; each may take some 60 MB.",
+    ),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
     ("telemetry.log_level", &["LOG_LEVEL"], "info", "error, warn, info, debug or trace, or a tracing filter."),
@@ -129,6 +135,8 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Jobs at once.
     pub workers_concurrency: usize,
+    /// Chunks at once.
+    pub workers_chunks: usize,
     /// Lease.
     pub lease: Duration,
     /// Own workflow files.
@@ -306,6 +314,8 @@ impl Config {
                 whole(10_000),
             ))
             .unwrap_or(256),
+            workers_chunks: usize::try_from(reader.parse("workers.chunks", 2, "a number from 1 to 1000", whole(1_000)))
+                .unwrap_or(2),
             lease: Duration::from_secs_f64(lease),
             workflows_dir: reader.text("workflows.dir").map(PathBuf::from),
             log_level: reader.text("telemetry.log_level").unwrap_or_else(|| "info".to_owned()),

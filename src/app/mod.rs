@@ -94,6 +94,7 @@ impl App {
         let options = EngineOptions {
             lease: self.config.lease,
             concurrency: self.config.workers_concurrency,
+            chunks: self.config.workers_chunks,
             ..EngineOptions::default()
         };
         self.start_engine_with(options)

@@ -120,7 +120,7 @@ pub struct Running {
     /// Where HTTP listens, if it does.
     pub address: Option<SocketAddr>,
     credentials: Option<PathBuf>,
-    servers: Servers,
+    pub(super) servers: Servers,
     workers: Option<Workers>,
     /// A sweeper without workers reports itself too.
     presence: Option<Presence>,

@@ -151,10 +151,10 @@ pub fn job_ids() -> Array {
 
 /// A text, or a whole number.
 pub fn athena_patient_id() -> Schema {
-    let text = text().min_length(Some(1)).max_length(Some(200)).pattern(Some("\\S"));
+    let sound = r"^[^\u0000-\u001f\u007f-\u009f\ufffd]*[^\s\u0000-\u001f\u007f-\u009f\ufffd][^\u0000-\u001f\u007f-\u009f\ufffd]*$";
+    let text = text().min_length(Some(1)).max_length(Some(200)).pattern(Some(sound));
     let number = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer)).minimum(Some(0));
-    let description =
-        "The patient's number in the organization's Athena system: 1 to 200 characters, or a whole number.";
+    let description = "The patient's number in the organization's Athena system: 1 to 200 characters that are no control characters, or a whole number.";
     Schema::OneOf(OneOfBuilder::new().item(text).item(number).description(Some(description)).build())
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::str::FromStr;
 
 /// Items of one category in one answer, at most and unless fewer are asked for; the next ones are behind the category's
@@ -128,10 +128,11 @@ impl ClinicalView {
     /// As JSON: the answer's members, with the items in the place of their categories. The items are texts already; nothing reads
     /// them again.
     #[must_use]
-    pub fn json(&self) -> String {
-        let mut out = String::with_capacity(1024);
-        let member = |out: &mut String, name: &str, value: Value| {
-            out.push(if out.is_empty() { '{' } else { ',' });
+    pub fn json(&self) -> Vec<u8> {
+        let items: usize = self.clinical_data.categories.values().flatten().map(Item::size).sum();
+        let mut out = Vec::with_capacity(items + 4096);
+        let member = |out: &mut Vec<u8>, name: &str, value: Value| {
+            out.push(if out.is_empty() { b'{' } else { b',' });
             let _ = write!(out, "\"{name}\":{value}");
         };
         member(&mut out, "status", json!(self.status));
@@ -145,18 +146,20 @@ impl ClinicalView {
         for (category, items) in &self.clinical_data.categories {
             let _ = write!(out, ",\"{category}\":[");
             for (index, item) in items.iter().enumerate() {
-                out.push_str(if index == 0 { "" } else { "," });
+                if index > 0 {
+                    out.push(b',');
+                }
                 item.write(&mut out);
             }
-            out.push(']');
+            out.push(b']');
         }
-        out.push('}');
+        out.push(b'}');
         member(&mut out, "event_count", json!(self.event_count));
         member(&mut out, "sources", json!(self.sources));
         if !self.next.is_empty() {
             member(&mut out, "next", json!(self.next));
         }
-        out.push('}');
+        out.push(b'}');
         out
     }
 }
@@ -201,18 +204,15 @@ async fn build(
     let Some(after) = after else { return Ok(view) };
     let found = store::events(connection, organization, whose, query, after).await?;
     let events = pages(found, usize::try_from(query.limit).unwrap_or_default(), &mut view.next);
-    let ids: Vec<EventId> = events.iter().map(|event| event.position.id).collect();
-    let written = store::shown(connection, organization, &ids).await?;
-    // What was not written to be shown, or is named by others, is made from its columns.
-    let mut ids: Vec<EventId> =
-        written.iter().filter(|row| row.shown.is_none() || row.refers).map(|row| row.event_id).collect();
-    ids.dedup();
+    // What does not stand beside its event is made from the findings' columns.
+    let ids: Vec<EventId> =
+        events.iter().filter(|event| event.shown.is_none()).map(|event| event.position.id).collect();
     let findings = store::findings(connection, organization, &ids).await?;
     let ids: Vec<FindingId> = findings.iter().map(|finding| finding.id).collect();
     let evidence = store::evidence(connection, organization, &ids).await?;
     let wanted = unnamed_medications(&events, &findings);
     let medications = store::medications(connection, organization, &wanted).await?;
-    let parts = item::Parts { written, findings, evidence, medications };
+    let parts = item::Parts { findings, evidence, medications };
     view.clinical_data.categories.extend(item::by_category(events, parts));
     Ok(view)
 }
@@ -222,9 +222,7 @@ async fn build(
 fn pages(found: Vec<EventRow>, limit: usize, next: &mut BTreeMap<&'static str, String>) -> Vec<EventRow> {
     let mut by_category: HashMap<&'static str, Vec<EventRow>> = HashMap::new();
     for event in found {
-        if let Some(category) = CATEGORIES.into_iter().find(|category| *category == event.category) {
-            by_category.entry(category).or_default().push(event);
-        }
+        by_category.entry(event.category).or_default().push(event);
     }
     let mut shown = Vec::new();
     for (category, mut events) in by_category {

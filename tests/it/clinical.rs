@@ -241,7 +241,7 @@ impl Clinic {
 
 /// Items of a category, as a reader gets them. They live until the test ends.
 pub fn items(view: &ClinicalView, category: &str) -> &'static Vec<Value> {
-    let mut view: Value = serde_json::from_str(&view.json()).unwrap();
+    let mut view: Value = serde_json::from_slice(&view.json()).unwrap();
     let items: Vec<Value> = serde_json::from_value(view["clinical_data"][category].take()).unwrap();
     Box::leak(Box::new(items))
 }

@@ -316,10 +316,13 @@ fn every_table_is_described() {
 fn checked_words(table: &str, column: &str) -> BTreeSet<String> {
     let migration = read("migrations/0003_jobs_and_queue.sql");
     let body = migration.split(&format!("create table {table} (")).nth(1).unwrap().split("\n)").next().unwrap();
-    // On the column itself, or first in the table's one constraint.
+    // On the column itself, or first in the table's one constraint, which a later migration may have replaced.
     let after = format!("{column} in (");
+    let replaced = format!("alter table {table} add constraint {table}_states check (");
+    let later = read("migrations/0015_chunks.sql");
     let place = body.find("_states check (").unwrap_or(0);
-    let words = body[place..].split(&after).nth(1).unwrap().split(')').next().unwrap();
+    let body = later.split(&replaced).nth(1).unwrap_or(&body[place..]);
+    let words = body.split(&after).nth(1).unwrap().split(')').next().unwrap();
     words.split('\'').skip(1).step_by(2).map(str::to_owned).collect()
 }
 

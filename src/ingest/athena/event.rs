@@ -269,14 +269,18 @@ fn trimmed(text: Cow<'_, str>) -> Cow<'_, str> {
 
 /// A text, or a whole number: some senders write ids as numbers.
 fn patient_id<'a>(object: &Object<'a>) -> Result<Cow<'a, str>, EventFault> {
-    let fault = || EventFault::member("athena_patient_id", "must be a text of 1 to 200 characters, or a whole number");
+    let what = "must be a text of 1 to 200 characters without control characters, or a whole number";
+    let fault = || EventFault::member("athena_patient_id", what);
     let node = object.get("athena_patient_id").ok_or_else(fault)?;
     let text = match node.kind() {
-        Kind::String => trimmed(node.string().ok_or_else(fault)?),
+        Kind::String => node.string().ok_or_else(fault)?,
         Kind::Number if node.text().bytes().all(|byte| byte.is_ascii_digit()) => Cow::Borrowed(node.text()),
         _ => return Err(fault()),
     };
-    if (1..=PATIENT_ID_MAX).contains(&text.chars().count()) { Ok(text) } else { Err(fault()) }
+    // As where the view is asked for it: no number holds such a character, something broke the text on its way.
+    let is_broken = text.chars().any(|one| one.is_control() || one == char::REPLACEMENT_CHARACTER);
+    let text = trimmed(text);
+    if !is_broken && (1..=PATIENT_ID_MAX).contains(&text.chars().count()) { Ok(text) } else { Err(fault()) }
 }
 
 #[cfg(test)]
@@ -316,6 +320,16 @@ mod tests {
             ("{".to_owned(), "invalid_json", None),
             ("[]".to_owned(), "invalid_event", None),
             (r#"{"event_type":"lab","payload":{}}"#.to_owned(), "invalid_event", Some("/athena_patient_id")),
+            (
+                r#"{"athena_patient_id":"7\u00018","event_type":"lab","payload":{}}"#.to_owned(),
+                "invalid_event",
+                Some("/athena_patient_id"),
+            ),
+            (
+                r#"{"athena_patient_id":"7\ufffd8","event_type":"lab","payload":{}}"#.to_owned(),
+                "invalid_event",
+                Some("/athena_patient_id"),
+            ),
             (
                 format!(r#"{{"athena_patient_id":"{long}","event_type":"lab","payload":{{}}}}"#),
                 "invalid_event",

@@ -82,7 +82,7 @@ pub struct EventFilter {
     pub patient_id: String,
     /// Only of this kind.
     pub kind: Option<&'static str>,
-    /// Only of this type, as sent.
+    /// Only of this type, which is of no kind that is known; large and small letters mean the same.
     pub event_type: Option<String>,
     /// Older than this one.
     pub before: Option<EventId>,
@@ -156,7 +156,7 @@ pub async fn list(
     // Apart, so that each has the plan of its own index.
     let query = match (filter.kind, &filter.event_type) {
         (Some(_), _) => sqlx::query_as(list!("and kind = $5")),
-        (None, Some(_)) => sqlx::query_as(list!("and event_type = $5")),
+        (None, Some(_)) => sqlx::query_as(list!("and kind = 'other' and lower(event_type) = lower($5)")),
         (None, None) => sqlx::query_as(list!("and $5::text is null")),
     };
     let narrow = filter.kind.map(str::to_owned).or_else(|| filter.event_type.clone());

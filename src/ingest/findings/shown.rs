@@ -1,8 +1,10 @@
-//! A finding as the clinical view shows it: made once, when it is stored, and again only for what was stored before that.
+//! A finding, and all findings of an event, as the clinical view shows them: made once, when they are stored, and again only for
+//! what was stored before that.
 
 use super::store::{NewFinding, quote_end};
 use crate::ids::FindingId;
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// A piece of evidence.
@@ -148,4 +150,51 @@ impl<'f> Shown<'f> {
     pub fn json(&self) -> Option<String> {
         serde_json::to_string(self).ok()
     }
+}
+
+/// A finding of an event, as JSON, and what a panel is named by.
+pub struct Statement<'s> {
+    /// 0 is the resource itself.
+    pub ordinal: i32,
+    /// A JSON object.
+    pub json: String,
+    /// Of components: the concept of the panel, as JSON.
+    pub panel: Option<&'s str>,
+    /// The time that it speaks of.
+    pub effective: Option<&'s str>,
+}
+
+/// A panel without a value of its own has a name all the same.
+#[derive(Serialize)]
+struct Panel<'s> {
+    name: Option<&'s str>,
+    code: &'s Value,
+    effective: Option<&'s str>,
+}
+
+/// All findings of an event as one JSON object: the members of its own finding, or of the panel that has none, and its components.
+#[must_use]
+pub fn of_event(statements: &[Statement<'_>]) -> String {
+    let mut text = String::with_capacity(statements.iter().map(|one| one.json.len() + 1).sum::<usize>() + 128);
+    let mut components = statements.iter().filter(|one| one.ordinal != 0).peekable();
+    if let Some(own) = statements.iter().rfind(|one| one.ordinal == 0) {
+        text.push_str(own.json.strip_suffix('}').unwrap_or("{"));
+    } else {
+        let panel = components.peek().and_then(|first| panel(first.panel?, first.effective));
+        text.push_str(panel.as_deref().and_then(|panel| panel.strip_suffix('}')).unwrap_or("{"));
+    }
+    text.push_str(if text.len() > 1 { ",\"components\":[" } else { "\"components\":[" });
+    for (index, component) in components.enumerate() {
+        text.push_str(if index == 0 { "" } else { "," });
+        text.push_str(&component.json);
+    }
+    text.push_str("]}");
+    text
+}
+
+fn panel(concept: &str, effective: Option<&str>) -> Option<String> {
+    let concept: Value = serde_json::from_str(concept).ok()?;
+    let code = &concept["coding"][0];
+    let name = [&concept["text"], &code["display"], &code["code"]].into_iter().find_map(Value::as_str);
+    serde_json::to_string(&Panel { name, code, effective }).ok()
 }

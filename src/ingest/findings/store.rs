@@ -1,12 +1,12 @@
 //! SQL on `findings` and `finding_evidence`.
 
-use super::shown::Shown;
+use super::shown::{Shown, Statement, of_event};
 use super::{EXTRACTOR_VERSION, Finding, QUOTE_BYTES_MAX};
 use crate::db::DbError;
 use crate::ids::{EventId, FindingId, JobId, OrganizationId, PatientId};
 use crate::ingest::events::Origin;
 use sqlx::PgConnection;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// Rows of one statement: a few megabytes of arguments at most.
 const ROWS_MAX: usize = 2_000;
@@ -48,13 +48,16 @@ pub async fn insert(
     let outdated: Vec<EventId> =
         versions.iter().filter(|(_, version)| *version < EXTRACTOR_VERSION).map(|(event, _)| *event).collect();
     let rows: Vec<NewFinding<'_>> = findings.into_iter().filter(|row| !done.contains(&row.event)).collect();
-    let mut new = 0;
+    let (mut new, mut stored_ids) = (0, HashSet::with_capacity(rows.len()));
     for rows in rows.chunks(ROWS_MAX) {
-        let stored: HashSet<FindingId> = insert_rows(connection, origin, body, rows).await?.into_iter().collect();
+        let stored: HashSet<FindingId> = insert_rows(connection, origin, rows).await?.into_iter().collect();
         new += u64::try_from(stored.len()).unwrap_or(u64::MAX);
         let fresh: Vec<&NewFinding<'_>> = rows.iter().filter(|row| stored.contains(&row.id)).collect();
         insert_evidence(connection, origin, body, &fresh).await?;
+        stored_ids.extend(stored);
     }
+    let shown = rows.iter().filter(|row| stored_ids.contains(&row.id));
+    set_shown(connection, origin, body, shown).await?;
     let superseded = supersede(connection, origin.organization, &outdated).await?;
     Ok(Stored { new, superseded })
 }
@@ -122,10 +125,56 @@ async fn supersede(
     Ok(done.rows_affected())
 }
 
-async fn insert_rows(
+/// What the view shows of the events that these new findings are of, beside the events; nothing, where another resource names the
+/// medication: that is looked up when it is read.
+async fn set_shown<'f>(
     connection: &mut PgConnection,
     origin: &Origin,
     body: &[u8],
+    rows: impl Iterator<Item = &'f NewFinding<'f>>,
+) -> Result<(), DbError> {
+    let sha256 = hex::encode(&origin.payload_sha256);
+    let mut by_event: BTreeMap<EventId, Vec<&NewFinding<'_>>> = BTreeMap::new();
+    for row in rows {
+        by_event.entry(row.event).or_default().push(row);
+    }
+    let texts = by_event.into_iter().map(|(event, mut rows)| {
+        rows.sort_by_key(|row| row.finding.ordinal);
+        let statements = rows.iter().map(|row| {
+            let finding = row.finding;
+            let json = Shown::of_new(row, body, &sha256).json().filter(|_| finding.medication_reference.is_none())?;
+            let (panel, effective) = (finding.component_of.as_deref(), finding.effective.text.as_deref());
+            Some(Statement { ordinal: finding.ordinal, json, panel, effective })
+        });
+        (event, statements.collect::<Option<Vec<_>>>().map(|statements| of_event(&statements)))
+    });
+    let texts: Vec<(EventId, Option<String>)> = texts.collect();
+    for texts in texts.chunks(ROWS_MAX) {
+        let (events, texts): (Vec<EventId>, Vec<Option<&str>>) =
+            texts.iter().map(|(event, text)| (*event, text.as_deref())).unzip();
+        let query = sqlx::query(
+            "update clinical_events e
+             set shown = k.shown, shown_version = $2
+             from unnest($3::uuid[], $4::text[]) as k (id, shown)
+             where e.organization_id = $1
+               and e.id = k.id
+               -- A program of a newer version may have been here in between.
+               and (e.shown_version is null or e.shown_version < $2)",
+        );
+        query
+            .bind(origin.organization)
+            .bind(EXTRACTOR_VERSION)
+            .bind(events)
+            .bind(texts)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn insert_rows(
+    connection: &mut PgConnection,
+    origin: &Origin,
     rows: &[NewFinding<'_>],
 ) -> Result<Vec<FindingId>, DbError> {
     let query = sqlx::query_scalar(
@@ -135,7 +184,7 @@ async fn insert_rows(
             value_text, value_number, value_code, comparator, unit, ucum, reference_range, interpretation,
             interpretation_source, status, clinical_status, verification_status, severity, body_site, effective_text,
             effective_end_text, effective_at, effective_precision, issued, performer, encounter_reference, dosage,
-            reactions, negated, component_of, criticality, laterality, medication_reference, details, shown)
+            reactions, negated, component_of, criticality, laterality, medication_reference, details)
          select $1, $2, $3, n.now,
                 f.id, f.event_id, f.ordinal, f.category, f.kind, f.code_system, f.code, f.display, f.codings::json,
                 f.code_text, f.value_type, f.value_text, f.value_number::numeric, f.value_code::json, f.comparator,
@@ -143,28 +192,27 @@ async fn insert_rows(
                 f.clinical_status, f.verification_status, f.severity, f.body_site::json, f.effective_text,
                 f.effective_end_text, f.effective_at, f.effective_precision, f.issued, f.performer::json,
                 f.encounter_reference, f.dosage::json, f.reactions::json, f.negated, f.component_of::json,
-                f.criticality, f.laterality, f.medication_reference, f.details::json, f.shown
+                f.criticality, f.laterality, f.medication_reference, f.details::json
          from unnest(
                      $4::uuid[], $5::uuid[], $6::integer[], $7::text[], $8::text[], $9::text[], $10::text[],
                      $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
                      $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[],
                      $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[], $31::timestamptz[],
                      $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::text[], $38::boolean[],
-                     $39::text[], $40::text[], $41::text[], $42::text[], $43::text[], $44::text[]
+                     $39::text[], $40::text[], $41::text[], $42::text[], $43::text[]
          ) as f (
                   id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, value_type,
                   value_text, value_number, value_code, comparator, unit, ucum, reference_range, interpretation,
                   interpretation_source, status, clinical_status, verification_status, severity, body_site,
                   effective_text, effective_end_text, effective_at, effective_precision, issued, performer,
                   encounter_reference, dosage, reactions, negated, component_of, criticality, laterality,
-                  medication_reference, details, shown
+                  medication_reference, details
          )
          cross join (select chartgate_now() as now) n
          -- Another job of the same resource was faster.
          on conflict (organization_id, event_id, extractor_version, ordinal) do nothing
          returning id",
     );
-    let sha256 = hex::encode(&origin.payload_sha256);
     let query = query
         .bind(origin.organization)
         .bind(EXTRACTOR_VERSION)
@@ -208,8 +256,7 @@ async fn insert_rows(
         .bind(rows.iter().map(|row| row.finding.criticality.as_deref()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.laterality).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.medication_reference.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.finding.details.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| Shown::of_new(row, body, &sha256).json()).collect::<Vec<_>>());
+        .bind(rows.iter().map(|row| row.finding.details.as_deref()).collect::<Vec<_>>());
     Ok(query.fetch_all(connection).await?)
 }
 

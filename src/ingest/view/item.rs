@@ -2,13 +2,10 @@
 //!
 //! JSON of a payload goes into the answer as it was written, unread: a dose of `1.20` stays `1.20`.
 
-use super::CATEGORIES;
-use super::store::{EventRow, EvidenceRow, FindingRow, MedicationRow, Raw, ShownRow};
+use super::store::{EventRow, EvidenceRow, FindingRow, MedicationRow};
 use crate::ids::{EventId, FindingId};
-use crate::ingest::findings::shown::{Coding, Shown, ShownEvidence};
+use crate::ingest::findings::shown::{Coding, Shown, ShownEvidence, Statement, of_event};
 use serde::Serialize;
-use serde_json::Value;
-use sqlx::types::Json;
 use std::collections::{BTreeMap, HashMap};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -21,10 +18,8 @@ pub fn timestamp(at: OffsetDateTime) -> Option<String> {
 /// A resource in the view: what is known of the resource, the members of its own finding, and its components.
 pub struct Item {
     head: Head,
-    /// A JSON object.
-    own: Option<String>,
-    /// JSON objects.
-    components: Vec<String>,
+    /// A JSON object whose members follow those of the head.
+    shown: String,
 }
 
 #[derive(Serialize)]
@@ -43,25 +38,22 @@ struct Head {
     last_updated: Option<String>,
     received_at: Option<String>,
     resource: Bytes,
-    #[serde(flatten)]
-    panel: Option<Panel>,
 }
 
 impl Item {
-    /// Write it as JSON. The statements are JSON already: their members follow those of the head.
-    pub fn write(&self, out: &mut String) {
-        let head = serde_json::to_string(&self.head).unwrap_or_default();
-        out.push_str(head.strip_suffix('}').unwrap_or_default());
-        if let Some(own) = &self.own {
-            out.push(',');
-            out.push_str(own.strip_prefix('{').and_then(|own| own.strip_suffix('}')).unwrap_or_default());
+    /// So many bytes, about.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.shown.len() + 512
+    }
+
+    /// Write it as JSON.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        if serde_json::to_writer(&mut *out, &self.head).is_ok() && out.last() == Some(&b'}') {
+            out.pop();
         }
-        out.push_str(",\"components\":[");
-        for (index, component) in self.components.iter().enumerate() {
-            out.push_str(if index == 0 { "" } else { "," });
-            out.push_str(component);
-        }
-        out.push_str("]}");
+        out.push(b',');
+        out.extend_from_slice(self.shown.strip_prefix('{').unwrap_or_default().as_bytes());
     }
 }
 
@@ -74,19 +66,9 @@ struct Bytes {
     pointer: Option<String>,
 }
 
-/// A panel without a value of its own has a name all the same.
-#[derive(Serialize)]
-struct Panel {
-    name: Option<String>,
-    code: Value,
-    effective: Option<String>,
-}
-
-/// What the items of an answer are made of.
+/// What is shown of events beside which it does not stand.
 pub struct Parts {
-    /// Every finding, as it was written to be shown.
-    pub written: Vec<ShownRow>,
-    /// The findings of events of which one was not, or speaks of a medication that others name.
+    /// Their findings.
     pub findings: Vec<FindingRow>,
     /// The evidence of those.
     pub evidence: Vec<EvidenceRow>,
@@ -94,57 +76,58 @@ pub struct Parts {
     pub medications: HashMap<(String, String), MedicationRow>,
 }
 
-/// A finding in its place.
-struct Statement {
-    ordinal: i32,
-    extractor_version: i32,
-    /// A JSON object.
-    json: String,
-    panel: Option<Json<Raw>>,
-    effective: Option<String>,
-}
-
 /// The items of each category, in the order of the events.
 pub fn by_category(events: Vec<EventRow>, parts: Parts) -> BTreeMap<&'static str, Vec<Item>> {
-    let Parts { written, findings, evidence, medications } = parts;
+    let Parts { findings, evidence, medications } = parts;
     let mut evidence_of: HashMap<FindingId, Vec<EvidenceRow>> = HashMap::with_capacity(evidence.len());
     for row in evidence {
         evidence_of.entry(row.finding_id).or_default().push(row);
     }
-    let mut by_event: HashMap<EventId, Vec<Statement>> = HashMap::with_capacity(events.len());
-    let mut to_be_made: HashMap<EventId, Vec<FindingRow>> = HashMap::new();
+    let mut findings_of: HashMap<EventId, Vec<FindingRow>> = HashMap::new();
     for finding in findings {
-        to_be_made.entry(finding.event_id).or_default().push(finding);
-    }
-    for row in written.into_iter().filter(|row| !to_be_made.contains_key(&row.event_id)) {
-        let Some(json) = row.shown else { continue };
-        let ShownRow { event_id, ordinal, extractor_version, component_of: panel, effective_text: effective, .. } = row;
-        let statement = Statement { ordinal, extractor_version, json, panel, effective };
-        by_event.entry(event_id).or_default().push(statement);
+        findings_of.entry(finding.event_id).or_default().push(finding);
     }
     let mut categories: BTreeMap<&'static str, Vec<Item>> = BTreeMap::new();
-    for event in events {
-        let Some(category) = CATEGORIES.into_iter().find(|category| *category == event.category) else { continue };
-        let made = to_be_made.remove(&event.position.id).into_iter().flatten().map(|mut finding| {
-            let mut evidence = evidence_of.remove(&finding.id).unwrap_or_default();
-            if let Some(medication) = finding.medication(&event.source_label).and_then(|key| medications.get(&key)) {
-                finding.name_by(medication);
-                evidence.extend(medication.evidence.iter().cloned());
-            }
-            made(finding, &evidence)
+    for mut event in events {
+        let shown = event.shown.take().unwrap_or_else(|| {
+            let findings = findings_of.remove(&event.position.id).unwrap_or_default();
+            made(findings, &event.source_label, &mut evidence_of, &medications)
         });
-        let mut statements: Vec<Statement> = made.collect();
-        statements.extend(by_event.remove(&event.position.id).into_iter().flatten());
-        // Two programs of different versions may have extracted an event at the same instant: the newer one is believed.
-        let newest = statements.iter().map(|statement| statement.extractor_version).max();
-        statements.retain(|statement| Some(statement.extractor_version) == newest);
-        categories.entry(category).or_default().push(item(event, statements));
+        categories.entry(event.category).or_default().push(Item { head: head(event), shown });
     }
     categories
 }
 
-/// A finding, from its columns and the rows of its evidence.
-fn made(finding: FindingRow, evidence: &[EvidenceRow]) -> Statement {
+/// What is shown of an event, from its findings' columns and the rows of their evidence.
+fn made(
+    mut findings: Vec<FindingRow>,
+    source: &str,
+    evidence_of: &mut HashMap<FindingId, Vec<EvidenceRow>>,
+    medications: &HashMap<(String, String), MedicationRow>,
+) -> String {
+    // Two programs of different versions may have extracted an event at the same instant: the newer one is believed.
+    let newest = findings.iter().map(|finding| finding.extractor_version).max();
+    findings.retain(|finding| Some(finding.extractor_version) == newest);
+    let mut texts = Vec::with_capacity(findings.len());
+    for finding in &mut findings {
+        let mut evidence = evidence_of.remove(&finding.id).unwrap_or_default();
+        if let Some(medication) = finding.medication(source).and_then(|key| medications.get(&key)) {
+            finding.name_by(medication);
+            evidence.extend(medication.evidence.iter().cloned());
+        }
+        texts.push(text(finding, &evidence));
+    }
+    let statements = findings.iter().zip(texts).map(|(finding, json)| Statement {
+        ordinal: finding.ordinal,
+        json,
+        panel: finding.component_of.as_deref().map(|concept| concept.get()),
+        effective: finding.effective_text.as_deref(),
+    });
+    of_event(&statements.collect::<Vec<_>>())
+}
+
+/// A finding as JSON, from its columns and the rows of its evidence.
+fn text(finding: &FindingRow, evidence: &[EvidenceRow]) -> String {
     let hashes: Vec<String> = evidence.iter().map(|row| hex::encode(&row.payload_sha256)).collect();
     let evidence = evidence.iter().zip(&hashes).map(|(row, sha256)| ShownEvidence {
         sha256,
@@ -153,24 +136,11 @@ fn made(finding: FindingRow, evidence: &[EvidenceRow]) -> Statement {
         pointer: &row.pointer,
         fhirpath: &row.fhirpath,
     });
-    let json = of_row(&finding, evidence.collect()).json().unwrap_or_else(|| "{}".to_owned());
-    let FindingRow { ordinal, extractor_version, component_of: panel, effective_text: effective, .. } = finding;
-    Statement { ordinal, extractor_version, json, panel, effective }
+    of_row(finding, evidence.collect()).json().unwrap_or_else(|| "{}".to_owned())
 }
 
-fn item(event: EventRow, statements: Vec<Statement>) -> Item {
-    let (mut own, mut components, mut panel) = (None, Vec::new(), None);
-    for statement in statements {
-        if statement.ordinal == 0 {
-            own = Some(statement.json);
-        } else {
-            if panel.is_none() {
-                panel = statement.panel.as_ref().and_then(|concept| self::panel(concept, statement.effective.clone()));
-            }
-            components.push(statement.json);
-        }
-    }
-    let head = Head {
+fn head(event: EventRow) -> Head {
+    Head {
         event_id: event.part_of.unwrap_or(event.position.id),
         part_id: event.part_of.map(|_| event.position.id),
         resource_type: event.resource_type,
@@ -187,9 +157,7 @@ fn item(event: EventRow, statements: Vec<Statement>) -> Item {
             end: event.byte_end,
             pointer: event.pointer.or_else(|| event.entry.map(|entry| format!("/entry/{entry}/resource"))),
         },
-        panel: panel.filter(|_| own.is_none()),
-    };
-    Item { head, own, components }
+    }
 }
 
 /// What the sender calls it. Without an id of its own it has a key that only means something inside; the key of a part
@@ -206,13 +174,6 @@ fn resource_id(mut key: String, is_part: bool) -> Option<String> {
         return None;
     }
     Some(key)
-}
-
-fn panel(concept: &Raw, effective: Option<String>) -> Option<Panel> {
-    let concept: Value = serde_json::from_str(concept.get()).ok()?;
-    let coding = &concept["coding"][0];
-    let name = [&concept["text"], &coding["display"], &coding["code"]].into_iter().find_map(Value::as_str);
-    Some(Panel { name: name.map(str::to_owned), code: coding.clone(), effective })
 }
 
 /// A finding that is stored, with its evidence.

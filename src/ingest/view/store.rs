@@ -6,8 +6,9 @@ use crate::db::DbError;
 use crate::ids::{EventId, FindingId, OrganizationId, PatientId};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
 use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection, Row as _};
 use std::collections::HashMap;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -163,11 +164,9 @@ pub async fn position(
 }
 
 /// An event to be shown.
-#[derive(sqlx::FromRow)]
 pub struct EventRow {
-    #[sqlx(flatten)]
     pub position: Position,
-    pub category: String,
+    pub category: &'static str,
     pub resource_type: String,
     pub resource_key: String,
     /// The Athena event that it is a part of.
@@ -183,8 +182,36 @@ pub struct EventRow {
     pub byte_start: i64,
     pub byte_end: i64,
     pub entry: Option<i32>,
+    /// Its findings as JSON, if they stand beside it.
+    pub shown: Option<String>,
     /// The current version of the resource, if this is an older one.
     pub superseded_by: Option<EventId>,
+}
+
+/// By number: a chart has thousands of rows, and looking up each column's name took longer than reading its value.
+impl FromRow<'_, PgRow> for EventRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let category: &str = row.try_get(2)?;
+        Ok(Self {
+            position: Position { id: row.try_get(0)?, at: row.try_get(1)? },
+            category: CATEGORIES.into_iter().find(|one| *one == category).ok_or(sqlx::Error::RowNotFound)?,
+            resource_type: row.try_get(3)?,
+            resource_key: row.try_get(4)?,
+            part_of: row.try_get(5)?,
+            pointer: row.try_get(6)?,
+            status: row.try_get(7)?,
+            source_label: row.try_get(8)?,
+            last_updated: row.try_get(9)?,
+            created_at: row.try_get(10)?,
+            is_current: row.try_get(11)?,
+            payload_sha256: row.try_get(12)?,
+            byte_start: row.try_get(13)?,
+            byte_end: row.try_get(14)?,
+            entry: row.try_get(15)?,
+            shown: row.try_get(16)?,
+            superseded_by: row.try_get(17)?,
+        })
+    }
 }
 
 /// The newest events of each category, one more than a page; or those of one category behind a position. With history
@@ -202,7 +229,7 @@ pub async fn events(
         ($whose:literal, $shown:literal) => {
             concat!(
                 "select id, clinical_at, category, resource_type, resource_key, part_of, pointer, status, source_label,
-                        last_updated, created_at, is_current, payload_sha256, byte_start, byte_end, entry
+                        last_updated, created_at, is_current, payload_sha256, byte_start, byte_end, entry, shown
                  from clinical_events
                  where organization_id = $1 ",
                 $whose,
@@ -338,51 +365,15 @@ pub struct FindingRow {
     pub extractor_version: i32,
 }
 
-/// A finding as it was written to be shown.
-#[derive(sqlx::FromRow)]
-pub struct ShownRow {
-    pub event_id: EventId,
-    pub ordinal: i32,
-    pub extractor_version: i32,
-    /// None in findings that are older than the column.
-    pub shown: Option<String>,
-    /// It speaks of a medication that others name.
-    pub refers: bool,
-    /// Of components: the panel.
-    pub component_of: Option<Json<Raw>>,
-    pub effective_text: Option<String>,
-}
-
-/// The findings of these events, as they were written to be shown.
-pub async fn shown(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    events: &[EventId],
-) -> Result<Vec<ShownRow>, DbError> {
-    let query = sqlx::query_as(
-        "select f.*
-         from unnest($2::uuid[]) as k (event_id)
-         cross join lateral (
-           select event_id, ordinal, extractor_version, shown, medication_reference is not null as refers,
-                  component_of, case when component_of is not null then effective_text end as effective_text
-           from findings
-           where organization_id = $1
-             and event_id = k.event_id
-             and superseded_by is null
-           -- One index lookup an event, whatever the planner believes of the table's size; in that index's order.
-           order by extractor_version, ordinal
-           offset 0
-         ) f",
-    );
-    Ok(query.bind(organization).bind(events).fetch_all(connection).await?)
-}
-
 /// The findings of these events, column by column.
 pub async fn findings(
     connection: &mut PgConnection,
     organization: OrganizationId,
     events: &[EventId],
 ) -> Result<Vec<FindingRow>, DbError> {
+    if events.is_empty() {
+        return Ok(Vec::new());
+    }
     let query = sqlx::query_as(
         "select f.*
          from unnest($2::uuid[]) as k (event_id)

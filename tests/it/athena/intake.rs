@@ -204,6 +204,7 @@ async fn events_are_listed_newest_first_page_by_page_and_by_type() {
     };
     assert_eq!(of("event_type=vital_signs").await.len(), 5);
     assert_eq!(of("event_type=lab").await.len(), 0);
+    assert_eq!(of("event_type=INSURANCE").await.len(), 1, "large and small letters mean the same");
     let insurance = of("event_type=insurance").await;
     assert_eq!(insurance.len(), 1);
     let shown = &insurance[0];

@@ -27,7 +27,12 @@ async fn set_version(clinic: &Clinic, version: i32) {
     clinic
         .unit(move |connection| {
             Box::pin(async move {
-                sqlx::query("update findings set extractor_version = $1").bind(version).execute(connection).await?;
+                sqlx::query("update findings set extractor_version = $1")
+                    .bind(version)
+                    .execute(&mut *connection)
+                    .await?;
+                let events = "update clinical_events set shown_version = $1 where shown_version is not null";
+                sqlx::query(events).bind(version).execute(connection).await?;
                 Ok(())
             })
         })
@@ -154,7 +159,7 @@ async fn numbers_are_shown_as_written_wherever_they_stand() {
     let body = body.replace("\"ONE\"", "1.20E+2").replace("\"TWO\"", "0.10").replace("\"THREE\"", "5.00e-1");
     clinic.ingest_from(body.as_bytes(), "default").await.unwrap();
     let view = clinic.view("1").await;
-    let answer = view.json();
+    let answer = String::from_utf8(view.json()).unwrap();
     for written in [r#""value":"1.20E+2""#, r#"[{"low":{"unit":"mg","value":0.10}}]"#, r#"{"value":5.00e-1}"#] {
         assert!(answer.contains(written), "{written} is not in {answer}");
     }

@@ -42,7 +42,7 @@ async fn a_patient_is_shown_by_category_with_evidence() {
     let organization = clinic.organization;
     let stored = clinic.unit(move |connection| Box::pin(findings::evidence(connection, organization, finding))).await;
     assert_eq!((stored.len(), stored[0].quote.as_slice()), (1, slice));
-    let answer = serde_json::from_str::<Value>(&view.json()).unwrap();
+    let answer = serde_json::from_slice::<Value>(&view.json()).unwrap();
     assert_eq!(answer["sources"], json!(["default"]));
     assert_eq!(answer["event_count"], 52);
     assert!(

@@ -1,7 +1,7 @@
 //! Immunizations and procedures.
 
 use super::fields::{Field, Fields, Shape};
-use super::reader::{Draft, Reader, encounter, named, note, payload, seal};
+use super::reader::{CLOCK, Draft, Reader, encounter, named, note, payload, seal};
 use super::shape::{self, Spec};
 use super::value::{self, CPT, CVX, Coding, HCPCS, NDC, SNOMED};
 use super::{other, status};
@@ -49,13 +49,14 @@ const GIVER: Field =
 const ENTERED: Field = Field::new(Shape::Time, &["entereddate", "enteredbydate", "createddate"], "`issued`");
 const ENCOUNTER: Field = Field::new(Shape::Id, &["encounterid"], "encounter");
 
-pub const IMMUNIZATION_FIELDS: [&Field; 17] = [
+pub const IMMUNIZATION_FIELDS: [&Field; 18] = [
     &VACCINES,
     &VACCINE_ID,
     &VACCINE,
     &CVX_CODE,
     &NDC_CODE,
     &GIVEN,
+    &CLOCK,
     &VACCINE_STATUS,
     &REFUSED,
     &REFUSAL,
@@ -99,7 +100,7 @@ const PERFORMER: Field =
     Field::new(Shape::Text, &["performedby", "provider", "surgeon", "providerusername", "createdby"], "performer");
 const CREATED: Field = Field::new(Shape::Time, &["createddate", "createddatetime", "entereddate"], "`issued`");
 
-pub const PROCEDURE_FIELDS: [&Field; 13] = [
+pub const PROCEDURE_FIELDS: [&Field; 14] = [
     &PROCEDURES,
     &PROCEDURE_ID,
     &PROCEDURE,
@@ -107,6 +108,7 @@ pub const PROCEDURE_FIELDS: [&Field; 13] = [
     &CODESET,
     &SNOMED_CODE,
     &PERFORMED,
+    &CLOCK,
     &PROCEDURE_STATUS,
     &BODY_SITE,
     &LATERALITY,
@@ -119,12 +121,12 @@ const PROCEDURE_MARKS: [&Field; 4] = [&PROCEDURE_ID, &PROCEDURE, &PROCEDURE_CODE
 
 /// Whether the payload's shape is one of immunizations.
 pub fn read_immunizations(reader: &mut Reader<'_, '_>) -> bool {
-    read(reader, &Spec { list: &VACCINES, marks: &VACCINE_MARKS }, immunization)
+    read(reader, &Spec { list: &VACCINES, marks: &VACCINE_MARKS, beside: &[] }, immunization)
 }
 
 /// Whether the payload's shape is one of procedures.
 pub fn read_procedures(reader: &mut Reader<'_, '_>) -> bool {
-    read(reader, &Spec { list: &PROCEDURES, marks: &PROCEDURE_MARKS }, procedure)
+    read(reader, &Spec { list: &PROCEDURES, marks: &PROCEDURE_MARKS, beside: &[] }, procedure)
 }
 
 fn read<'a>(
@@ -234,7 +236,7 @@ fn procedure<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Dra
     finding.performer = named(reader.text(fields, &PERFORMER));
     finding.issued = reader.time(fields, &CREATED).map(|time| time.text);
     let id = reader.text(fields, &PROCEDURE_ID);
-    let performed = reader.time(fields, &PERFORMED);
+    let performed = reader.moment(fields, &PERFORMED);
     let when = reader.when(performed, None);
     done(reader, fields, &mut finding, &PROCEDURE_STATUS);
     seal(&mut finding, fields, &notes, &when);

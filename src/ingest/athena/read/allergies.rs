@@ -82,7 +82,7 @@ const MARKS: [&Field; 5] = [&ID, &NAME, &RXNORM_CODE, &SNOMED_CODE, &REACTIONS];
 /// Whether the payload's shape is one of allergies.
 pub fn read(reader: &mut Reader<'_, '_>) -> bool {
     let stated = sections::read(reader, &NONE_KNOWN, &sections::ALLERGIES);
-    let spec = Spec { list: &LIST, marks: &MARKS };
+    let spec = Spec { list: &LIST, marks: &MARKS, beside: &[&NONE_KNOWN] };
     let Some(items) = shape::items(reader, reader.event().payload, &payload(), &spec) else { return stated.is_there };
     if let Some(said) = stated.denial.filter(|_| !items.is_empty()) {
         let sentence = "Says that no allergies are known, and allergies are listed: both are kept.";

@@ -67,7 +67,7 @@ const MARKS: [&Field; 5] = [&ID, &TITLE, &CLASS, &SUBCLASS, &BODY];
 
 /// Whether the payload's shape is one of documents.
 pub fn read(reader: &mut Reader<'_, '_>) -> bool {
-    let spec = Spec { list: &LIST, marks: &MARKS };
+    let spec = Spec { list: &LIST, marks: &MARKS, beside: &[] };
     let Some(items) = shape::items(reader, reader.event().payload, &payload(), &spec) else { return false };
     for item in items {
         if item.has_any(&MARKS) {

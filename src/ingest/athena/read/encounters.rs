@@ -1,7 +1,7 @@
 //! Encounters and appointments.
 
 use super::fields::{Field, Fields, Shape};
-use super::reader::{Draft, Reader, Time, encounter, named, payload, seal};
+use super::reader::{CLOCK, Draft, Reader, encounter, named, payload, seal};
 use super::shape::{self, Spec};
 use super::{other, status, value};
 use crate::ingest::findings::{Finding, Value, parts};
@@ -32,8 +32,6 @@ const DATE: Field = Field::new(
     &["encounterdate", "appointmentdate", "visitdate", "startdate", "startdatetime", "start", "date"],
     "`effective`, with the time of day",
 );
-const TIME: Field =
-    Field::new(Shape::Clock, &["starttime", "appointmenttime", "time"], "`effective`, where the date has no time");
 const END: Field =
     Field::new(Shape::Time, &["enddate", "enddatetime", "end", "closeddate", "dischargedate"], "end of `effective`");
 const STATUS: Field = Field::new(
@@ -56,7 +54,7 @@ pub const FIELDS: [&Field; 12] = [
     &NAME,
     &CLASS,
     &DATE,
-    &TIME,
+    &CLOCK,
     &END,
     &STATUS,
     &PROVIDER,
@@ -68,7 +66,7 @@ const MARKS: [&Field; 5] = [&ENCOUNTER_ID, &APPOINTMENT_ID, &NAME, &CLASS, &DATE
 
 /// Whether the payload's shape is one of encounters.
 pub fn read(reader: &mut Reader<'_, '_>) -> bool {
-    let spec = Spec { list: &LIST, marks: &MARKS };
+    let spec = Spec { list: &LIST, marks: &MARKS, beside: &[] };
     let Some(items) = shape::items(reader, reader.event().payload, &payload(), &spec) else { return false };
     for item in items {
         if item.has_any(&MARKS) {
@@ -108,7 +106,7 @@ fn visit<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft> 
     let _ = fields.get(reader, &DIAGNOSES);
     fields.keep(&DIAGNOSES);
     finding.issued = reader.time(fields, &UPDATED).map(|time| time.text);
-    let start = start(reader, fields);
+    let start = reader.moment(fields, &DATE);
     let end = reader.time(fields, &END);
     let when = reader.when(start, end.as_ref());
     seal(&mut finding, fields, &[], &when);
@@ -122,16 +120,4 @@ fn visit<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Draft> 
         when,
         findings: vec![finding],
     })
-}
-
-/// The date, with the time of day that stands apart from it.
-fn start<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) -> Option<Time> {
-    let clock = reader.text(fields, &TIME);
-    let said = fields.get(reader, &DATE)?;
-    let has_clock = said.text.contains(':');
-    let text = match clock {
-        Some(clock) if !has_clock => format!("{} {clock}", said.text),
-        _ => said.text.clone(),
-    };
-    Some(reader.time_of(&said, &text, &DATE))
 }

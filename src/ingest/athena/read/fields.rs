@@ -139,11 +139,47 @@ impl Field {
     }
 }
 
+/// Members, folded, that tell of the answer and not of the patient: nobody misses them among the findings.
+pub const BOOKKEEPING: [&str; 27] = [
+    "totalcount",
+    "total",
+    "count",
+    "next",
+    "previous",
+    "limit",
+    "offset",
+    "page",
+    "pagesize",
+    "ordering",
+    "lastupdated",
+    "lastmodified",
+    "lastmodifieddatetime",
+    "lastmodifiedby",
+    "lastmodifieddate",
+    "fetchedat",
+    "patient",
+    "patientid",
+    "athenapatientid",
+    "enterpriseid",
+    "mrn",
+    "practiceid",
+    "departmentid",
+    "chartid",
+    "attachmentexists",
+    "success",
+    "resourcetype",
+];
+
+/// Members beside a list that are named, object by object.
+pub const UNREAD_MAX: usize = 20;
+
 struct Member<'a> {
     name: String,
     node: Node<'a>,
     /// It went into a field of its own.
     is_taken: Cell<bool>,
+    /// It was looked at: it has a field, or an issue of its own.
+    is_read: Cell<bool>,
     /// Another member means the same.
     is_ambiguous: bool,
 }
@@ -205,7 +241,13 @@ impl<'a> Fields<'a> {
         let mut fields = Self { node: object.node(), place, members: Vec::new(), by_name: HashMap::new() };
         for (name, node) in object.members().filter(|(_, node)| !is_blank(node)) {
             let at = fields.members.len();
-            let member = Member { name: name.to_owned(), node, is_taken: Cell::new(false), is_ambiguous: false };
+            let member = Member {
+                name: name.to_owned(),
+                node,
+                is_taken: Cell::new(false),
+                is_read: Cell::new(false),
+                is_ambiguous: false,
+            };
             fields.members.push(member);
             if name.len() > NAME_BYTES_MAX {
                 continue;
@@ -278,6 +320,7 @@ impl<'a> Fields<'a> {
 
     fn checked(&self, reader: &mut Reader<'_, 'a>, field: &Field, at: usize, chars_max: usize) -> Option<Said<'a>> {
         let found = &self.members[at];
+        found.is_read.set(true);
         if !field.shape.admits(&found.node) {
             let place = member(&self.place, &found.name);
             found.is_taken.set(false);
@@ -331,6 +374,19 @@ impl<'a> Fields<'a> {
             matches!(member.node.kind(), Kind::Array | Kind::Object) && member.name.len() <= NAME_BYTES_MAX
         };
         self.members.iter().filter(nested).map(|found| (found.node, member(&self.place, &found.name)))
+    }
+
+    /// Members that nothing reads: not the list, none of these fields, and nothing that tells only of the answer itself. Their places,
+    /// as far as their names are not too long for one.
+    pub fn unread(&self, list: Node<'a>, read: &[&Field]) -> Vec<(Node<'a>, Place)> {
+        let is_read = |name: &str| read.iter().any(|field| field.names.contains(&name));
+        let unread = self.members.iter().filter(|member| !member.is_read.get()).filter(|member| {
+            let name = fold(&member.name);
+            member.node.span() != list.span() && !is_read(&name) && !BOOKKEEPING.contains(&name.as_str())
+        });
+        let place =
+            |name: &str| if name.len() > NAME_BYTES_MAX { self.place.clone() } else { member(&self.place, name) };
+        unread.take(UNREAD_MAX + 1).map(|member| (member.node, place(&member.name))).collect()
     }
 
     /// How many members say something.

@@ -1,7 +1,7 @@
 //! Laboratory results: athenahealth's results with their analytes, and flat results.
 
 use super::fields::{Field, Fields, Shape};
-use super::reader::{Draft, Note, Reader, Time, encounter, named, note, payload, seal};
+use super::reader::{CLOCK, Draft, Note, Reader, Time, encounter, named, note, payload, seal};
 use super::shape::{self, Spec};
 use super::value::{self, Coding, LOINC};
 use super::{analytes, other, status};
@@ -70,7 +70,7 @@ const PROVIDER: Field = Field::new(
     "performer",
 );
 
-pub const FIELDS: [&Field; 17] = [
+pub const FIELDS: [&Field; 18] = [
     &LIST,
     &ANALYTES,
     &RESULT_ID,
@@ -85,6 +85,7 @@ pub const FIELDS: [&Field; 17] = [
     &FLAG,
     &STATUS,
     &TAKEN,
+    &CLOCK,
     &ISSUED,
     &ENCOUNTER,
     &PROVIDER,
@@ -122,7 +123,7 @@ impl Shared {
 
 /// Whether the payload's shape is one of laboratory results.
 pub fn read(reader: &mut Reader<'_, '_>) -> bool {
-    let spec = Spec { list: &LIST, marks: &MARKS };
+    let spec = Spec { list: &LIST, marks: &MARKS, beside: &[] };
     let Some(items) = shape::items(reader, reader.event().payload, &payload(), &spec) else { return false };
     for item in items {
         if item.has(&ANALYTES) {
@@ -160,6 +161,7 @@ fn result<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) {
         encounter: reader.text(fields, &ENCOUNTER),
         performer: fields.shared(reader, &PROVIDER),
     };
+    reader.unread(fields, analytes.node, &[]);
     for (index, item) in items.into_iter().enumerate() {
         if reader.is_over() {
             return;

@@ -85,7 +85,7 @@ const MARKS: [&Field; 7] = [&ID, &NAME, &RXNORM_CODE, &NDC_CODE, &SIG, &STRUCTUR
 /// Whether the payload's shape is one of medications.
 pub fn read(reader: &mut Reader<'_, '_>) -> bool {
     let stated = super::sections::read(reader, &NONE_REPORTED, &super::sections::MEDICATIONS);
-    let spec = Spec { list: &LIST, marks: &MARKS };
+    let spec = Spec { list: &LIST, marks: &MARKS, beside: &[&NONE_REPORTED] };
     let Some(items) = shape::items(reader, reader.event().payload, &payload(), &spec) else { return stated.is_there };
     for item in items {
         if item.has_any(&MARKS) {

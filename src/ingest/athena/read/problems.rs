@@ -84,7 +84,7 @@ const MARKS: [&Field; 5] = [&ID, &NAME, &CODE, &SNOMED_CODE, &ICD_CODE];
 /// Whether the payload's shape is one of problems.
 pub fn read(reader: &mut Reader<'_, '_>) -> bool {
     let stated = sections::read(reader, &NONE_KNOWN, &sections::PROBLEMS);
-    let spec = Spec { list: &LIST, marks: &MARKS };
+    let spec = Spec { list: &LIST, marks: &MARKS, beside: &[&NONE_KNOWN] };
     let Some(items) = shape::items(reader, reader.event().payload, &payload(), &spec) else { return stated.is_there };
     for item in items {
         if item.has_any(&MARKS) {

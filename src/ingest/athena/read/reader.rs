@@ -1,6 +1,6 @@
 //! The state of one reading: parts, issues, and what stands in for a time that the payload does not say.
 
-use super::fields::{Field, Fields, ID_CHARS_MAX, Said, Shape, TEXT_CHARS_MAX};
+use super::fields::{Field, Fields, ID_CHARS_MAX, Said, Shape, TEXT_CHARS_MAX, UNREAD_MAX};
 use super::moment;
 use super::{Context, Identity, Part, Reading};
 use crate::clock;
@@ -27,6 +27,33 @@ pub const DAMAGED: &str = "Has control characters or U+FFFD: the text was damage
 /// What is said of a text that has no place in a column.
 pub const TOO_LONG: &str = "Is too long for this field.";
 
+/// The time of day that stands apart from a date.
+pub const CLOCK: Field = Field::new(
+    Shape::Clock,
+    &[
+        "starttime",
+        "appointmenttime",
+        "readingtime",
+        "timetaken",
+        "recordedtime",
+        "observationtime",
+        "collectiontime",
+        "collectedtime",
+        "resulttime",
+        "administertime",
+        "administeredtime",
+        "proceduretime",
+        "performedtime",
+        "time",
+    ],
+    "`effective`, where the date has no time",
+);
+
+/// What is said of a member that nothing reads.
+const BESIDE: &str = "Stands beside the list and is not read: kept as received, not among the findings.";
+const BESIDE_TOO: &str =
+    "This and further members beside the list are not read: kept as received, not among the findings.";
+
 /// Characters of a time, readable or not.
 const TIME_CHARS_MAX: usize = 100;
 
@@ -44,6 +71,24 @@ pub struct Time {
     pub precision: Option<&'static str>,
     /// Where it stands.
     pub evidence: Evidence,
+}
+
+impl Time {
+    /// Whether all that is stated lies before the start of another one: a day is over when the next one begins.
+    fn is_before(&self, other: &Self) -> bool {
+        let (Some(at), Some(start)) = (self.at, other.at) else { return false };
+        if self.precision == other.precision {
+            return at < start;
+        }
+        let period = match self.precision {
+            Some("year") => Duration::days(366),
+            Some("month") => Duration::days(31),
+            // An hour more, for the day on which the clocks go back.
+            Some("day") => Duration::hours(25),
+            _ => Duration::ZERO,
+        };
+        at.saturating_add(period) <= start
+    }
 }
 
 /// The end of something.
@@ -153,14 +198,25 @@ impl<'e, 'a> Reader<'e, 'a> {
         place: &Place,
         message: &'static str,
     ) {
+        self.issue_at(severity, code, (&place.expression, &place.pointer, node.span().start), message);
+    }
+
+    /// The same, by expression, pointer and offset.
+    fn issue_at(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        (expression, pointer, offset): (&str, &str, usize),
+        message: &'static str,
+    ) {
         let issue = |entry: Option<u32>| Issue {
             severity,
             code,
             entry,
             line: None,
-            expression: Some(place.expression.clone()),
-            pointer: Some(place.pointer.clone()),
-            byte_offset: u64::try_from(node.span().start).ok(),
+            expression: Some(expression.to_owned()),
+            pointer: Some(pointer.to_owned()),
+            byte_offset: u64::try_from(offset).ok(),
             message: message.to_owned(),
         };
         let report = &mut self.reading.report;
@@ -211,6 +267,14 @@ impl<'e, 'a> Reader<'e, 'a> {
         self.findings_bytes +=
             draft.findings.iter().map(weight).sum::<usize>() + draft.beside.as_ref().map_or(0, String::len);
         self.findings <= FINDINGS_MAX && self.findings_bytes <= FINDINGS_BYTES_MAX
+    }
+
+    /// Members that stand beside a list of parts and that nothing reads: each is named, so that none is dropped in silence.
+    pub fn unread(&mut self, fields: &Fields<'a>, list: Node<'a>, read: &[&Field]) {
+        for (index, (node, place)) in fields.unread(list, read).into_iter().enumerate() {
+            let sentence = if index < UNREAD_MAX { BESIDE } else { BESIDE_TOO };
+            self.issue(Severity::Information, "informational", node, &place, sentence);
+        }
     }
 
     /// Something that stands where a part should and is none.
@@ -332,10 +396,35 @@ impl<'e, 'a> Reader<'e, 'a> {
         }
     }
 
+    /// The time of a field, with the time of day that stands apart from it.
+    fn clocked(&mut self, fields: &Fields<'a>, field: &Field) -> Option<(Said<'a>, Time)> {
+        let said = fields.get(self, field)?;
+        // A date that says its time of day needs no other; what stands beside it is among the details.
+        let clock = if said.text.contains(':') { None } else { fields.get(self, &CLOCK) };
+        let Some(clock) = clock else {
+            let time = self.time_of(&said, &said.text, field);
+            return Some((said, time));
+        };
+        let both = format!("{} {}", said.text, clock.text);
+        if moment::parse(&said.text, &self.zone).is_ok() && moment::parse(&both, &self.zone).is_err() {
+            let sentence = "Is no time of day of the date beside it: the date alone was taken.";
+            self.issue(Severity::Warning, "value", clock.node, &clock.place, sentence);
+            fields.keep(&CLOCK);
+            let time = self.time_of(&said, &said.text, field);
+            return Some((said, time));
+        }
+        let time = self.time_of(&said, &both, field);
+        Some((said, time))
+    }
+
+    /// The time of a field, with the time of day that stands apart from it.
+    pub fn moment(&mut self, fields: &Fields<'a>, field: &Field) -> Option<Time> {
+        self.clocked(fields, field).map(|(_, time)| time)
+    }
+
     /// The time of something that has happened.
     pub fn past(&mut self, fields: &Fields<'a>, field: &Field) -> Option<Time> {
-        let said = fields.get(self, field)?;
-        let time = self.time_of(&said, &said.text, field);
+        let (said, time) = self.clocked(fields, field)?;
         if time.at.is_some_and(|at| at > self.received_at.saturating_add(Duration::DAY)) {
             let sentence = "Lies more than a day after the receipt of the event.";
             self.issue(Severity::Warning, "value", said.node, &said.place, sentence);
@@ -362,7 +451,14 @@ impl<'e, 'a> Reader<'e, 'a> {
 
     /// When something was: as the payload says, else when it was captured, else when the event was received.
     #[must_use]
-    pub fn when(&self, start: Option<Time>, end: Option<&Time>) -> When {
+    pub fn when(&mut self, start: Option<Time>, end: Option<&Time>) -> When {
+        if let (Some(start), Some(end)) = (&start, end)
+            && end.is_before(start)
+        {
+            let (at, sentence) = (&end.evidence, "Ends before it starts: both are kept.");
+            let place = (at.fhirpath.as_str(), at.pointer.as_str(), at.span.start);
+            self.issue_at(Severity::Warning, "conflict", place, sentence);
+        }
         let end_text = end.map(|end| end.text.clone());
         if let Some(start) = start {
             return When {

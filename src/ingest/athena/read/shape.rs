@@ -14,6 +14,8 @@ pub struct Spec {
     pub list: &'static Field,
     /// A member that only such a part has.
     pub marks: &'static [&'static Field],
+    /// Members beside the list that are read as well.
+    pub beside: &'static [&'static Field],
 }
 
 /// The objects that may be parts, in the order of the payload; nothing, if the payload's shape is not known. What stands
@@ -34,6 +36,10 @@ fn collect<'a>(
     if let Some(object) = node.object() {
         let fields = Fields::of(&object, place.clone());
         if let Some(list) = fields.any(spec.list) {
+            let is_list = list.node.kind() == Kind::Array || (list.node.kind() == Kind::Object && depth < WRAPPERS_MAX);
+            if is_list {
+                reader.unread(&fields, list.node, spec.beside);
+            }
             return match list.node.kind() {
                 Kind::Object if depth < WRAPPERS_MAX => {
                     // A list of one may be written as its item.
@@ -65,6 +71,7 @@ fn collect<'a>(
             && only.items().iter().any(|item| matches!(item.kind(), Kind::Object | Kind::Array))
             && (fields.len() == 1 || only.items().iter().any(|item| is_of_kind(*item, place, spec)))
         {
+            reader.unread(&fields, *only, spec.beside);
             return collect(reader, *only, place, spec, depth, found);
         }
         let nested: Vec<_> = fields.nested().take(2).collect();
@@ -73,6 +80,7 @@ fn collect<'a>(
             && (fields.len() == 1 || is_list(only, place, spec))
             && depth < WRAPPERS_MAX
         {
+            reader.unread(&fields, *only, spec.beside);
             return collect(reader, *only, place, spec, depth + 1, found);
         }
         return false;

@@ -1,7 +1,7 @@
 //! Vital signs: athenahealth's groups of readings, single readings, and flat objects with a member for each sign.
 
 use super::fields::{Field, Fields, SHARED_CHARS_MAX, Said, Shape, fold};
-use super::reader::{Draft, Note, Reader, Time, When, encounter, named, note, payload, seal};
+use super::reader::{CLOCK, Draft, Note, Reader, Time, When, encounter, named, note, payload, seal};
 use super::shape::{self, Spec};
 use super::signs::{
     self, HEIGHT_UNIT, PRESSURE, PRESSURE_LOINCS, PRESSURE_UNIT, SIGNS, Sign, TEMPERATURE_UNIT, WEIGHT_UNIT,
@@ -57,7 +57,7 @@ pub const ENCOUNTER: Field = Field::new(Shape::Id, &["encounterid"], "encounter"
 pub const CREATED_BY: Field = Field::new(Shape::Text, &["createdby", "takenby", "recordedby"], "performer");
 const CREATED: Field = Field::new(Shape::Time, &["createddate", "createddatetime"], "`issued`");
 
-pub const FIELDS: [&Field; 34] = [
+pub const FIELDS: [&Field; 35] = [
     &LIST,
     &READINGS,
     &KEY,
@@ -71,6 +71,7 @@ pub const FIELDS: [&Field; 34] = [
     &VALUE,
     &UNIT,
     &TAKEN,
+    &CLOCK,
     &SOURCE,
     &SOURCE_ID,
     &ENCOUNTER,
@@ -115,7 +116,7 @@ const MARKS: [&Field; 16] = [
 
 /// Whether the payload's shape is one of vital signs.
 pub fn read(reader: &mut Reader<'_, '_>) -> bool {
-    let spec = Spec { list: &LIST, marks: &MARKS };
+    let spec = Spec { list: &LIST, marks: &MARKS, beside: &[] };
     let Some(items) = shape::items(reader, reader.event().payload, &payload(), &spec) else { return false };
     for item in items {
         if item.has(&READINGS) {
@@ -140,6 +141,7 @@ fn group<'a>(reader: &mut Reader<'_, 'a>, fields: &Fields<'a>) {
         return;
     }
     let label = fields.shared(reader, &ABBREVIATION).or_else(|| fields.shared(reader, &KEY));
+    reader.unread(fields, readings.node, &[&ABBREVIATION, &KEY]);
     for (index, item) in readings.node.items().into_iter().enumerate() {
         if reader.is_over() {
             return;

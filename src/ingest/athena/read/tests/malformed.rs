@@ -44,6 +44,11 @@ fn host_of(kind: &str, field: &Field) -> Host {
             ("description", _) => {
                 host("lab", json!({"results": [{"analytes": [{"analytename": "x", "value": "1"}]}]}), "/results/0")
             }
+            (_, Shape::Clock) => host(
+                "lab",
+                json!({"results": [{"analytes": [{"analytename": "Iron", "value": "1", "date": "02/01/2026"}]}]}),
+                "/results/0/analytes/0",
+            ),
             _ => host(
                 "lab",
                 json!({"results": [{"analytes": [{"analytename": "Iron", "value": "1"}]}]}),
@@ -75,12 +80,22 @@ fn host_of(kind: &str, field: &Field) -> Host {
             ),
             _ => host("allergy", json!({"allergies": [{"allergenname": "x"}]}), "/allergies/0"),
         },
-        "immunizations" => match first {
-            "vaccines" => host("immunization", json!({}), ""),
+        "immunizations" => match (first, field.shape) {
+            ("vaccines", _) => host("immunization", json!({}), ""),
+            (_, Shape::Clock) => host(
+                "immunization",
+                json!({"vaccines": [{"description": "x", "administerdate": "02/01/2026"}]}),
+                "/vaccines/0",
+            ),
             _ => host("immunization", json!({"vaccines": [{"description": "x"}]}), "/vaccines/0"),
         },
-        "procedures" => match first {
-            "procedures" => host("procedure", json!({}), ""),
+        "procedures" => match (first, field.shape) {
+            ("procedures", _) => host("procedure", json!({}), ""),
+            (_, Shape::Clock) => host(
+                "procedure",
+                json!({"procedures": [{"procedurename": "x", "dateperformed": "02/01/2026"}]}),
+                "/procedures/0",
+            ),
             _ => host("procedure", json!({"procedures": [{"procedurename": "x"}]}), "/procedures/0"),
         },
         "encounters" => match (first, field.shape) {

@@ -229,3 +229,116 @@ fn an_object_of_both_pressures_keeps_its_time_and_what_else_it_says() {
         assert_eq!(finding.effective.text.as_deref(), Some("2020-01-01"));
     }
 }
+
+#[test]
+fn what_stands_beside_a_list_and_is_not_read_is_named() {
+    let named = |event_type: &str, payload: Value, parts: usize, expected: &[&str]| {
+        let reading = read_payload(event_type, &payload);
+        let expected: Vec<_> =
+            expected.iter().map(|pointer| ("information", "informational", (*pointer).to_owned())).collect();
+        assert_eq!((reading.parts.len(), issues(&reading)), (parts, expected), "{payload}");
+        assert!(reading.report.rejected.is_empty());
+    };
+    let medication = json!({"medication": "aspirin"});
+    named(
+        "allergies",
+        json!({"nkda": false, "sectionnote": "ask again", "totalcount": 1, "allergies": [{"allergenname": "latex"}]}),
+        1,
+        &["/payload/sectionnote"],
+    );
+    named(
+        "medications",
+        json!({"lastupdated": "01/02/2026", "nomedicationsreported": "false", "medications": [[medication]], "prescriptions": [[medication]]}),
+        1,
+        &["/payload/prescriptions"],
+    );
+    let analytes = json!([{"analytename": "Iron", "value": "1", "date": "01/02/2026"}]);
+    named(
+        "labs",
+        json!({"results": [{"labresultid": "1", "resultnote": "repeat", "abnormalflag": "high", "attachmentexists": "false", "analytes": analytes}],
+            "labs": [{"testname": "Zinc", "value": "2"}]}),
+        1,
+        &["/payload/labs", "/payload/results/0/abnormalflag", "/payload/results/0/resultnote"],
+    );
+    named(
+        "vitals",
+        json!({"vitals": [{"key": "HR", "ordering": 1, "groupnote": "x", "readings": [[{"codedescription": "pulse", "value": "70"}]]}], "pulse": 80}),
+        1,
+        &["/payload/pulse", "/payload/vitals/0/groupnote"],
+    );
+    named(
+        "problems",
+        json!({"patient": "x", "rows": [{"problemname": "gout", "icd10": "M10.9"}], "note": "y"}),
+        1,
+        &["/payload/note"],
+    );
+    // What is beside is content of no part.
+    let one = read_payload("labs", &json!({"results": [{"labresultid": "1", "analytes": analytes}]}));
+    let other =
+        read_payload("labs", &json!({"results": [{"labresultid": "1", "resultnote": "x", "analytes": analytes}]}));
+    assert_eq!(one.parts[0].beside, other.parts[0].beside);
+}
+
+#[test]
+fn many_members_beside_a_list_are_named_as_many() {
+    let mut payload = json!({"problems": [{"problemname": "gout"}]});
+    for index in 0..100 {
+        payload[format!("note{index}")] = json!("x");
+    }
+    let reading = read_payload("problems", &payload);
+    assert_eq!(reading.report.total, 21);
+    assert!(reading.report.issues.iter().any(|issue| issue.message.contains("further members")));
+}
+
+#[test]
+fn a_date_is_taken_with_the_time_of_day_beside_it() {
+    for (event_type, payload) in [
+        ("vitals", json!({"date": "02/01/2026", "time": "08:30", "pulse": 70})),
+        (
+            "vitals",
+            json!({"vitals": [{"key": "HR", "readings": [[
+            {"codedescription": "pulse", "value": "70", "readingtaken": "02/01/2026", "time": "8:30 AM"}]]}]}),
+        ),
+        ("lab", json!({"testname": "Iron", "value": "1", "collectiondate": "2026-02-01", "collectiontime": "08:30"})),
+        (
+            "lab",
+            json!({"results": [{"collecteddate": "2026-02-01", "time": "08:30", "analytes": [{"analytename": "Iron", "value": "1"}]}]}),
+        ),
+        ("immunization", json!({"vaccines": [{"description": "x", "administerdate": "02/01/2026", "time": "08:30"}]})),
+        ("procedure", json!({"procedures": [{"procedurename": "x", "dateperformed": "02/01/2026", "time": "08:30"}]})),
+        ("encounter", json!({"encounterid": "1", "date": "02/01/2026", "starttime": "08:30"})),
+    ] {
+        let reading = read_payload(event_type, &payload);
+        assert_eq!(issues(&reading), [], "{payload}");
+        let finding = &reading.parts[0].findings[0];
+        assert_eq!(finding.effective.precision, Some("second"), "{payload}");
+        assert!(finding.effective.text.as_deref().is_some_and(|text| text.contains("30")), "{payload}");
+        let details = finding.details.as_deref().unwrap_or_default();
+        assert!(!details.contains("\"time\":") && !details.contains("collectiontime"), "{details}");
+    }
+    // A date that has its own keeps the other one as written.
+    let both = read_payload("vitals", &json!({"date": "02/01/2026 09:00", "time": "08:30", "pulse": 70}));
+    let finding = &both.parts[0].findings[0];
+    assert_eq!((issues(&both), finding.effective.text.as_deref()), (vec![], Some("02/01/2026 09:00")));
+    assert_eq!(details(finding)["time"], "08:30");
+}
+
+#[test]
+fn what_ends_before_it_starts_is_a_conflict() {
+    for (start, end, is_conflict) in [
+        ("02/02/2026", "02/01/2026", true),
+        ("02/02/2026", "02/02/2026", false),
+        ("02/02/2026 10:00", "02/02/2026", false),
+        ("02/02/2026 10:00", "02/02/2026 09:00", true),
+        ("02/02/2026", "2026", false),
+        ("02/02/2026", "2025", true),
+        ("02/02/2026", "02/03/2026", false),
+    ] {
+        let payload = json!({"medications": [[{"medication": "aspirin", "startdate": start, "enddate": end}]]});
+        let reading = read_payload("medications", &payload);
+        let expected = vec![("warning", "conflict", "/payload/medications/0/0/enddate".to_owned())];
+        assert_eq!(issues(&reading), if is_conflict { expected } else { vec![] }, "{start} to {end}");
+        assert_eq!(reading.parts.len(), 1);
+        assert_eq!(reading.parts[0].findings[0].effective.end_text.as_deref(), Some(end));
+    }
+}

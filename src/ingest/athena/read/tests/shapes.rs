@@ -326,7 +326,8 @@ fn allergies_have_their_reactions_and_the_worst_severity() {
                        {"reactionname": "anaphylaxis", "severity": "severe"}], "note": "carries a pen"},
         {"allergen": "latex", "reaction": "rash", "deactivatedate": "01/01/2020"}]});
     let reading = read_payload("allergy", &payload);
-    assert_eq!(issues(&reading), [("warning", "conflict", "/payload/nkda".to_owned())]);
+    let beside = ("information", "informational", "/payload/sectionnote".to_owned());
+    assert_eq!(issues(&reading), [("warning", "conflict", "/payload/nkda".to_owned()), beside]);
     let [_, wasp, latex] = &reading.parts[..] else { panic!() };
     let finding = &wasp.findings[0];
     assert_eq!((id(wasp), text(finding.severity.as_ref())), (Some("18035"), Some("severe")));
