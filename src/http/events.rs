@@ -31,7 +31,7 @@ pub struct NotificationAnswer {
     pub ignored: usize,
 }
 
-/// Take a notification of S3, MinIO, Ceph, EventBridge or SNS.
+/// Take a notification of S3, or of a server that notifies as it does.
 ///
 /// Answered when everything that it names was looked at; what fails is to be sent again, as often as one likes. Test events
 /// name nothing and are acknowledged.

@@ -1,11 +1,11 @@
-//! Notifications of S3, MinIO, Ceph, EventBridge and SNS: which objects they name. Nothing else of them is used.
+//! Notifications of S3, `MinIO`, Ceph, `EventBridge` and SNS: which objects they name. Nothing else of them is used.
 //!
-//! S3's own bodies (and those of all that copy them) have keys form-encoded, `+` for a space and `%XX`; EventBridge has
+//! S3's own bodies (and those of all that copy them) have keys form-encoded, `+` for a space and `%XX`; `EventBridge` has
 //! them as they are.
 
 use serde_json::Value;
 
-/// Objects that one body can name; S3 names one, MinIO few.
+/// Objects that one body can name; S3 names one, `MinIO` few.
 pub const NAMED_MAX: usize = 1000;
 
 /// What a body names.
