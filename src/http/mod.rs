@@ -14,6 +14,7 @@ pub mod events;
 pub mod extract;
 pub mod health;
 pub mod intake;
+mod issues;
 pub mod jobs;
 pub mod problem;
 pub mod server;
@@ -70,7 +71,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))
         .routes(routes!(jobs::cancel_job))
-        .routes(routes!(clinical::get_issues))
+        .routes(routes!(issues::get_issues))
+        .routes(routes!(issues::get_outcomes))
         .routes(routes!(clinical::get_clinical))
         .routes(routes!(clinical::search_clinical))
         .routes(routes!(clinical::get_evidence))

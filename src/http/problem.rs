@@ -56,6 +56,7 @@ pub const CODES: &[Code] = &[
         false,
         "Check the id, and that the key belongs to the job's organization.",
     ),
+    code("outcomes_not_found", 404, "The job has no outcome file", false, "Ask once the upload's job has ended."),
     code(
         "payload_not_found",
         404,

@@ -144,14 +144,16 @@ fn first_cells(page: &str, heading: &str) -> Vec<String> {
     text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(cell, _)| cell.to_owned())).collect()
 }
 
-/// String literals of `[a-z_]+` that follow one of the openings, across line breaks.
+/// String literals of `[a-z0-9_]+` that follow one of the openings, across line breaks.
 fn literals_after(code: &str, openings: &[&str]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for opening in openings {
         for rest in code.split(opening).skip(1) {
             let Some(literal) = rest.trim_start().strip_prefix('"') else { continue };
             let literal = literal.split('"').next().unwrap_or_default();
-            if !literal.is_empty() && literal.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+            if !literal.is_empty()
+                && literal.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            {
                 found.insert(literal.to_owned());
             }
         }

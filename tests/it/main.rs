@@ -10,6 +10,7 @@
 )]
 
 mod athena;
+mod bulk;
 mod cli;
 mod clinical;
 mod crash;

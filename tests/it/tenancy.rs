@@ -27,7 +27,8 @@ const WITHOUT_RLS: &[&str] = &[
 const APPEND_ONLY: &[&str] = &["audit_checkpoints", "audit_leaves", "audit_records", "link_decisions"];
 
 /// What the platform role may read over all organizations.
-const PLATFORM_READS: &[&str] = &["audit_records", "chunks", "job_steps", "jobs", "operations", "step_attempts"];
+const PLATFORM_READS: &[&str] =
+    &["audit_records", "chunk_steps", "chunks", "job_steps", "jobs", "operations", "step_attempts"];
 
 /// The policy's conditions for what is read and for what is written, as PostgreSQL prints them: a scalar sub-select,
 /// evaluated once a statement; for reading no form that an index could answer (docs/decisions/0009).
@@ -62,8 +63,17 @@ const ROWS: &[(&str, &str)] = &[
     ),
     (
         "chunks",
-        "insert into chunks (organization_id, job_id, chunk, status, byte_start, byte_end, first_line)
-         values ($1, gen_random_uuid(), 1, 'pending', 0, 1, 1)",
+        "insert into chunks (organization_id, job_id, chunk, byte_start, byte_end, first_line)
+         values ($1, gen_random_uuid(), 1, 0, 1, 1)",
+    ),
+    (
+        "chunk_steps",
+        "insert into chunk_steps (organization_id, job_id, step, chunk, round, status, attempts, finished_at)
+         values ($1, gen_random_uuid(), 0, 1, 1, 'succeeded', 1, now())",
+    ),
+    (
+        "bulk_plans",
+        "insert into bulk_plans values ($1, gen_random_uuid(), 'k', 'e', 'ndjson', null, false, 1, 1)",
     ),
     ("idempotency_keys", "insert into idempotency_keys values ($1, 's', 'k', sha256('x'), gen_random_uuid(), now())"),
     (

@@ -142,7 +142,8 @@ async fn set_shown<'f>(
         rows.sort_by_key(|row| row.finding.ordinal);
         let statements = rows.iter().map(|row| {
             let finding = row.finding;
-            let json = Shown::of_new(row, body, &sha256).json().filter(|_| finding.medication_reference.is_none())?;
+            let json =
+                Shown::of_new(row, origin, body, &sha256).json().filter(|_| finding.medication_reference.is_none())?;
             let (panel, effective) = (finding.component_of.as_deref(), finding.effective.text.as_deref());
             Some(Statement { ordinal: finding.ordinal, json, panel, effective })
         });
@@ -276,8 +277,8 @@ async fn insert_evidence(
             let end = quote_end(body, evidence.span.start, evidence.span.end);
             findings.push(row.id);
             ordinals.push(i32::try_from(ordinal).unwrap_or(i32::MAX));
-            starts.push(i64::try_from(evidence.span.start).unwrap_or(i64::MAX));
-            ends.push(i64::try_from(end).unwrap_or(i64::MAX));
+            starts.push(origin.position(evidence.span.start));
+            ends.push(origin.position(end));
             quotes.push(&body[evidence.span.start..end]);
             pointers.push(evidence.pointer.as_str());
             fhirpaths.push(evidence.fhirpath.as_str());

@@ -18,7 +18,7 @@ fn allowed(operation: &str) -> &'static [Role] {
             &[Role::Sender, Role::Admin]
         }
         "listJobs" | "getStats" => &[Role::Sender, Role::Reader, Role::Admin],
-        "getJob" | "getTimeline" | "getIssues" => &Role::ALL,
+        "getJob" | "getTimeline" | "getIssues" | "getOutcomes" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
         "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent"

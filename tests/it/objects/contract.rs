@@ -55,6 +55,9 @@ contract!(
     a_url_ends,
     parts_are_seen_when_all_are_there,
     an_aborted_upload_is_gone,
+    what_was_replaced_is_not_read_on,
+    a_copy_is_of_the_object_that_was_meant,
+    an_object_can_be_written_piece_by_piece,
 );
 
 async fn on_the_embedded_store(check: fn(Store) -> BoxFuture<'static, ()>) {
@@ -452,5 +455,63 @@ async fn an_aborted_upload_is_gone(store: Store) {
     }
     assert_eq!(upload.complete(upload.parts.clone()).await, Err("NoSuchUpload".to_owned()));
     assert_eq!(store.objects.head("mp").await.unwrap(), None);
+    assert!(store.objects.unfinished_uploads("").await.unwrap().is_empty());
+}
+
+async fn what_was_replaced_is_not_read_on(store: Store) {
+    put(&store.objects, "k", "0123456789").await;
+    let etag = store.objects.head("k").await.unwrap().unwrap().etag;
+    assert_eq!(store.objects.get_range_of("k", &etag, 2..5).await.unwrap(), "234");
+    let mut read = String::new();
+    store.objects.read_of("k", &etag).await.unwrap().read_to_string(&mut read).await.unwrap();
+    assert_eq!(read, "0123456789");
+    put(&store.objects, "k", "other bytes").await;
+    assert!(matches!(store.objects.get_range_of("k", &etag, 2..5).await, Err(ObjectError::Changed)));
+    assert!(matches!(store.objects.read_of("k", &etag).await.err(), Some(ObjectError::Changed)));
+    store.objects.delete("k").await.unwrap();
+    assert!(matches!(store.objects.get_range_of("k", &etag, 2..5).await, Err(ObjectError::NotFound)));
+    assert!(matches!(store.objects.read_of("k", &etag).await.err(), Some(ObjectError::NotFound)));
+}
+
+async fn a_copy_is_of_the_object_that_was_meant(store: Store) {
+    let body = Bytes::from(vec![5u8; 3_000_000]);
+    let from = "incoming/a b+é%.ndjson";
+    store.objects.put(from, body.clone(), "text/plain", &[("upload_id", "1".to_owned())]).await.unwrap();
+    let etag = store.objects.head(from).await.unwrap().unwrap().etag;
+    let metadata = [("job_id", "42".to_owned())];
+    let copy = |to: &'static str| store.objects.copy(from, &etag, to, "application/fhir+ndjson", &metadata);
+    copy("raw/one").await.unwrap();
+    // Again: the same.
+    copy("raw/one").await.unwrap();
+    assert_eq!(store.objects.get("raw/one").await.unwrap(), body);
+    let head = store.objects.head("raw/one").await.unwrap().unwrap();
+    assert_eq!((head.size, head.content_type.as_deref()), (3_000_000, Some("application/fhir+ndjson")));
+    assert_eq!((head.metadata.len(), head.metadata["job_id"].as_str()), (1, "42"));
+    put(&store.objects, from, "other bytes").await;
+    assert!(matches!(copy("raw/two").await, Err(ObjectError::Changed)));
+    store.objects.delete(from).await.unwrap();
+    assert!(matches!(copy("raw/two").await, Err(ObjectError::NotFound)));
+    assert_eq!(keys(&store.objects, "raw/").await, ["raw/one"]);
+}
+
+async fn an_object_can_be_written_piece_by_piece(store: Store) {
+    for (key, pieces) in [("none", 0), ("small", 3), ("parts", 20)] {
+        let mut writer = store.objects.writer(key, "application/x-ndjson", vec![("job_id", "42".to_owned())]);
+        let piece = vec![b'x'; 1_000_003];
+        for _ in 0..pieces {
+            writer.write(&piece).await.unwrap();
+        }
+        assert_eq!(store.objects.head(key).await.unwrap(), None);
+        writer.finish().await.unwrap();
+        writer.abort().await.unwrap();
+        let head = store.objects.head(key).await.unwrap().unwrap();
+        assert_eq!((head.size, head.metadata["job_id"].as_str()), (1_000_003 * pieces, "42"));
+        assert_eq!(head.content_type.as_deref(), Some("application/x-ndjson"));
+        assert!(store.objects.get(key).await.unwrap().iter().all(|byte| *byte == b'x'));
+    }
+    let mut given_up = store.objects.writer("gone", "application/x-ndjson", Vec::new());
+    given_up.write(&vec![0; 9_000_000]).await.unwrap();
+    given_up.abort().await.unwrap();
+    assert_eq!(store.objects.head("gone").await.unwrap(), None);
     assert!(store.objects.unfinished_uploads("").await.unwrap().is_empty());
 }

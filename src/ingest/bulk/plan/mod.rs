@@ -14,7 +14,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 mod utf8;
-mod walker;
+pub(super) mod walker;
 
 pub use error::PlanError;
 pub use shape::Shape;
@@ -305,6 +305,18 @@ impl Planner {
         }
         let magic = std::mem::take(&mut self.magic);
         self.stored(&magic, sink)
+    }
+
+    /// The next piece of a file that cannot be planned: it is hashed, nothing else.
+    pub fn pass(&mut self, piece: &[u8]) {
+        self.hash.update(piece);
+        self.size_bytes += piece.len() as u64;
+    }
+
+    /// SHA-256 and size of the stored bytes so far.
+    #[must_use]
+    pub fn identity(&self) -> ([u8; 32], u64) {
+        (self.hash.clone().finalize().into(), self.size_bytes)
     }
 
     fn stored(&mut self, piece: &[u8], sink: &mut dyn Sink) -> Result<(), PlanError> {

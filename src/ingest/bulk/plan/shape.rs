@@ -19,6 +19,12 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// By its word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Ndjson, Self::Array, Self::Bundle].into_iter().find(|shape| shape.as_str() == word)
+    }
+
     /// The word in outputs and docs.
     #[must_use]
     pub fn as_str(self) -> &'static str {

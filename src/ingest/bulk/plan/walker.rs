@@ -15,7 +15,7 @@ enum Mode {
 
 /// Within one value.
 #[derive(Debug, Clone)]
-pub(super) struct Walker {
+pub(in crate::ingest::bulk) struct Walker {
     mode: Mode,
     depth: usize,
     /// A bit a level: set for an object.
@@ -24,15 +24,15 @@ pub(super) struct Walker {
 
 /// How far a walk got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Walked {
+pub(in crate::ingest::bulk) struct Walked {
     /// Bytes of the piece that belong to the value.
-    pub(super) bytes: usize,
+    pub(in crate::ingest::bulk) bytes: usize,
     /// The value ended.
-    pub(super) is_end: bool,
+    pub(in crate::ingest::bulk) is_end: bool,
 }
 
 impl Walker {
-    pub(super) fn new() -> Self {
+    pub(in crate::ingest::bulk) fn new() -> Self {
         Self { mode: Mode::Between, depth: 0, kinds: [0; DEPTH_MAX / 64] }
     }
 
@@ -40,7 +40,7 @@ impl Walker {
     ///
     /// # Errors
     /// The place in the piece and a fixed sentence.
-    pub(super) fn walk(&mut self, piece: &[u8]) -> Result<Walked, (usize, &'static str)> {
+    pub(in crate::ingest::bulk) fn walk(&mut self, piece: &[u8]) -> Result<Walked, (usize, &'static str)> {
         let mut at = 0;
         while let Some(byte) = piece.get(at) {
             match self.mode {
