@@ -280,7 +280,7 @@ async fn objects_of_others_are_taken_up_or_refused_by_what_they_say() {
     let upload = waiting["uploadId"].as_str().unwrap();
     let said = |name: &'static str, value: &dyn std::fmt::Display| (name, value.to_string());
     let theirs = key_of(&waiting).replace(&own.to_string(), &other.id.to_string());
-    let puts: Vec<(String, Vec<(&'static str, String)>, Option<&str>)> = vec![
+    let puts: Vec<(String, Vec<_>, Option<&str>)> = vec![
         (format!("incoming/fhir/{own}/Doe Jane+1.ndjson"), vec![], None),
         (format!("incoming/fhir/{own}/deep/er/x"), vec![said("organization_id", &own)], None),
         (format!("incoming/fhir/{own}/y.json"), vec![said("organization_id", &other.id)], Some("metadata_disagree")),
