@@ -25,7 +25,7 @@ grant update (removed_at) on ingested_objects to chartgate_app;
 
 -- Objects that may be deleted now, at most p_limit: those of ended jobs whose bytes are in raw/ and whose URL has ended;
 -- refused ones, and those of ended jobs without stored bytes, p_keep_seconds later.
-create function removable_objects(p_keep_seconds double precision, p_limit integer)
+create function removable_objects(p_bucket text, p_keep_seconds double precision, p_limit integer)
 returns table (bucket text, storage_key text, generation text, etag text, organization_id uuid, job_id uuid)
 language plpgsql volatile as $$
 #variable_conflict use_column
@@ -39,7 +39,7 @@ begin
   return query
     select o.bucket, o.storage_key, o.generation, o.etag, o.organization_id, o.job_id
     from ingested_objects o
-    where o.removed_at is null and o.status = 'refused' and o.first_seen_at < v_kept
+    where o.removed_at is null and o.status = 'refused' and o.bucket = p_bucket and o.first_seen_at < v_kept
     limit v_left;
   get diagnostics v_count = row_count;
   v_left := v_left - v_count;
@@ -58,6 +58,7 @@ begin
       where o.organization_id = v_organization
         and o.removed_at is null
         and o.status = 'ingested'
+        and o.bucket = p_bucket
         -- Earlier, the write-once URL would admit a second PUT.
         and not exists (
           select from uploads u

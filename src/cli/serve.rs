@@ -13,6 +13,7 @@ use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
 use crate::queue::{Presence, Workers};
 use crate::uploads::expiry;
+use crate::uploads::watcher::Sources;
 use anyhow::Context as _;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -135,7 +136,7 @@ impl Running {
     pub async fn start(config: Config, roles: &[ProcessRole]) -> anyhow::Result<Self> {
         let has = |role: ProcessRole| roles.contains(&ProcessRole::All) || roles.contains(&role);
         let embedded = config.database.url.is_none();
-        let servers = Servers::start(&config, has(ProcessRole::Api)).await?;
+        let mut servers = Servers::start(&config, has(ProcessRole::Api)).await?;
         let app = App::build(config.clone(), servers.database.clone(), servers.objects.clone()).await?;
         let stop = CancellationToken::new();
         let mut tasks = vec![tokio::spawn(app.wake.clone().notify_others(app.db.clone(), stop.clone()))];
@@ -155,10 +156,11 @@ impl Running {
                 presence = Some(Presence::start(engine, names));
             }
         }
-        if roles.contains(&ProcessRole::Watcher) {
-            tracing::info!(
-                "role watcher: this version gives out upload URLs, but does not take up yet what is uploaded"
-            );
+        // A channel that nobody reads must not fill.
+        let created = servers.created.take();
+        if has(ProcessRole::Watcher) {
+            let sources = Sources { store: created, queue: Servers::notification_queue(&config)? };
+            tasks.push(tokio::spawn(app.watcher.clone().run(sources, stop.clone())));
         }
         let mut address = None;
         let mut credentials = None;

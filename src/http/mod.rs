@@ -10,6 +10,7 @@ mod cors;
 mod description;
 pub mod docs;
 pub mod error_pages;
+pub mod events;
 pub mod extract;
 pub mod health;
 pub mod intake;
@@ -64,6 +65,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(athena::reads::list_events))
         .routes(routes!(athena::reads::get_stats))
         .routes(routes!(uploads::create_upload))
+        .routes(routes!(uploads::complete_upload))
+        .routes(routes!(events::notify_objects))
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))
@@ -94,6 +97,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::links::link_event))
         .routes(routes!(admin::system::list_workflows))
         .routes(routes!(admin::system::list_workers))
+        .routes(routes!(admin::objects::list_refused))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))

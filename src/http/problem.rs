@@ -224,6 +224,20 @@ pub const CODES: &[Code] = &[
         false,
         "Check the id, and that the key belongs to the review's organization.",
     ),
+    code(
+        "object_not_there",
+        409,
+        "The object is not there",
+        true,
+        "PUT the file to the upload's URL first; then say that it is complete, or just follow the job.",
+    ),
+    code(
+        "too_many_uploads",
+        429,
+        "Too many uploads wait for their object",
+        true,
+        "PUT the files that were announced, or wait until their URLs end; then ask for further URLs.",
+    ),
     code("organization_exists", 409, "The name is taken", false, "Choose another name."),
     code("overloaded", 503, "Too much is waiting", true, "Send it again after the time in Retry-After."),
     code(
@@ -448,6 +462,7 @@ impl Problem {
             413 => "too-long",
             415 => "not-supported",
             422 => "duplicate",
+            429 => "throttled",
             503 => "transient",
             500.. => "exception",
             _ => "structure",

@@ -1,10 +1,14 @@
 //! `/v1/ingestion/upload-url`: a presigned URL, and the job that waits for what is put there. docs/bulk.md.
 
-use super::extract::{Authenticated, read_optional_json, whole_or_null};
+use super::extract::{Authenticated, Segment, read_optional_json, whole_or_null};
+use super::jobs;
 use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::auth::Role;
+use crate::db::{DbError, Scope};
+use crate::engine::jobs::JobView;
 use crate::ids::{JobId, UploadId};
+use crate::uploads::watcher::{Hint, TakenUp, WatchError};
 use crate::uploads::{self, CONTENT_TYPES, NewUpload, SIZE_BYTES_MAX, URL_LIFE, UploadError};
 use axum::Json;
 use axum::body::Body;
@@ -13,6 +17,7 @@ use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// What is to be uploaded; all of it may be left out.
@@ -124,6 +129,7 @@ impl UploadRequest {
     request_body(content = Option<UploadRequest>, content_type = "application/json"),
     responses(
         (status = 200, description = "The URL; its job waits", body = UploadUrl),
+        (status = 429, description = "Too many uploads wait; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
         (status = "4XX", description = "Refused; nothing was recorded", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
     ),
@@ -146,6 +152,7 @@ pub async fn create_upload(
         size_bytes: request.size_bytes()?,
         sha256: request.sha256()?,
         actor: caller.actor.clone(),
+        waiting_max: app.config.uploads_waiting_max,
     };
     let internal = || Problem::new("internal_error", "An internal error.");
     let workflow = app.catalog.latest("bulk-upload").map_err(|error| {
@@ -155,6 +162,10 @@ pub async fn create_upload(
     let upload = uploads::create(&app.db, &app.objects, &workflow, app.clock.now(), new).await;
     let upload = upload.map_err(|error| match error {
         UploadError::Db(error) => error.into(),
+        UploadError::TooMany => {
+            let detail = "The organization has as many uploads as it may have that wait for their object.";
+            Problem::new("too_many_uploads", detail).retry_after(Duration::from_mins(1))
+        }
         UploadError::Sign(error) => {
             tracing::error!(error = %error, "a URL could not be signed: look at the S3 credentials");
             internal()
@@ -181,4 +192,56 @@ fn instructions(job: JobId) -> BTreeMap<&'static str, String> {
         ("3", "200 means that the object is stored. 403: a header is missing, changed or added. 412: it was uploaded before.".to_owned()),
         ("4", format!("Follow the job at /v1/ingestion/jobs/{job}.")),
     ])
+}
+
+/// Say that the file is there.
+///
+/// Optional: the watcher finds the object without it, only later. May be repeated.
+#[utoipa::path(
+    post, path = "/v1/ingestion/uploads/{uploadId}/complete", tag = "intake", operation_id = "completeUpload",
+    params(("uploadId" = String, Path)),
+    responses(
+        (status = 200, description = "The job, which has its object", body = JobView),
+        (status = "4XX", description = "Refused; 409: the object is not there (yet)", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
+    ),
+    security(("api_key" = []))
+)]
+pub async fn complete_upload(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Segment(id): Segment,
+) -> Result<Json<JobView>, Problem> {
+    let organization = caller.organization(&[Role::Sender, Role::Admin])?;
+    let (_, job) = jobs::locate(&app, &caller, &id).await?;
+    let place = app
+        .db
+        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+            Box::pin(uploads::store::place_of(connection, organization, UploadId(job.0)))
+        })
+        .await?;
+    let (bucket, key, arrived) = place.ok_or_else(|| Problem::new("job_not_found", "There is no such upload."))?;
+    if !arrived {
+        let taken = app.watcher.take_up(Hint::Completion, &bucket, &key).await.map_err(problem)?;
+        if matches!(taken, TakenUp::Absent | TakenUp::Foreign) {
+            let detail = "Object storage has no object under the upload's key.";
+            return Err(Problem::new("object_not_there", detail).retry_after(Duration::from_secs(2)));
+        }
+    }
+    Ok(Json(jobs::view(&app, organization, job).await?))
+}
+
+/// What a caller is told when the watcher could not look.
+pub(super) fn problem(error: WatchError) -> Problem {
+    match error {
+        WatchError::Db(error) => error.into(),
+        WatchError::Objects(error) if error.is_transient() => {
+            Problem::new("object_store_unavailable", "Object storage is not available.")
+                .retry_after(Duration::from_secs(5))
+        }
+        error => {
+            tracing::error!(error = &error as &dyn std::error::Error, "an object could not be looked at");
+            Problem::new("internal_error", "An internal error.")
+        }
+    }
 }

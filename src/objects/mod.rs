@@ -10,6 +10,7 @@
 
 pub mod embedded;
 mod error;
+pub mod notifications;
 mod presign;
 mod writer;
 
@@ -317,6 +318,20 @@ impl Objects {
         Ok(())
     }
 
+    /// Delete an object if it is still the one with this `ETag` (servers that do not know conditional deletes delete it all
+    /// the same). That there was none, or another one, is fine.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn delete_matching(&self, key: &str, etag: &str) -> Result<(), ObjectError> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(self.full(key));
+        match request.if_match(format!("\"{etag}\"")).send().await.map_err(ObjectError::from) {
+            Ok(_) | Err(ObjectError::NotFound) => Ok(()),
+            Err(ObjectError::Refused { code, .. }) if code == "PreconditionFailed" => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// At most `limit` (and at most 1000) objects whose key begins with `prefix`, in order of their keys. For the next
     /// page, give the last key as `start_after`.
     ///
@@ -370,6 +385,12 @@ impl Objects {
     #[must_use]
     pub fn full_key(&self, key: &str) -> String {
         self.full(key)
+    }
+
+    /// The key without the configured prefix; none if it does not begin with that.
+    #[must_use]
+    pub fn short_key(&self, key: &str) -> Option<String> {
+        self.short(key)
     }
 
     fn full(&self, key: &str) -> String {

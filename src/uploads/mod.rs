@@ -52,6 +52,8 @@ pub struct NewUpload {
     pub sha256: Option<[u8; 32]>,
     /// Who asks.
     pub actor: Actor,
+    /// So many uploads of the organization may wait. Requests at the same instant may go a little beyond.
+    pub waiting_max: u32,
 }
 
 /// An upload that is allowed now.
@@ -75,6 +77,9 @@ pub enum UploadError {
     /// The URL could not be signed.
     #[error("the URL could not be signed")]
     Sign(#[source] ObjectError),
+    /// The organization has so many that wait.
+    #[error("too many uploads wait for their object")]
+    TooMany,
     /// The job could not be recorded.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -143,10 +148,13 @@ pub async fn create(
         uploaded_by,
         life: URL_LIFE,
     };
-    let actor = new.actor;
+    let (actor, waiting_max) = (new.actor, new.waiting_max);
     let expires_at = db
-        .unit::<_, DbError, _>(Scope::Organization(new.organization), move |connection| {
+        .unit::<_, UploadError, _>(Scope::Organization(new.organization), move |connection| {
             Box::pin(async move {
+                if store::has_waiting(connection, row.organization, waiting_max).await? {
+                    return Err(UploadError::TooMany);
+                }
                 let expires_at = store::insert_upload(connection, &row, &actor).await?;
                 let id = row.id.to_string();
                 let mut record = Record::new(row.organization, "upload.created", Action::Create, &actor);

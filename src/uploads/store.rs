@@ -85,6 +85,45 @@ pub async fn insert_upload(
     .await?)
 }
 
+/// Has the organization so many uploads that nobody has used yet?
+///
+/// # Errors
+/// [`DbError`].
+pub async fn has_waiting(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    many: u32,
+) -> Result<bool, DbError> {
+    Ok(sqlx::query_scalar(
+        "select count(*) >= $2
+         from (select from uploads
+               where organization_id = $1 and arrived_at is null and closed_at is null
+               limit $2) waiting",
+    )
+    .bind(organization)
+    .bind(i64::from(many))
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Where the object of an upload is expected, and whether it was taken up: bucket, key, arrived.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn place_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    upload: UploadId,
+) -> Result<Option<(String, String, bool)>, DbError> {
+    Ok(sqlx::query_as(
+        "select bucket, storage_key, arrived_at is not null from uploads where organization_id = $1 and id = $2",
+    )
+    .bind(organization)
+    .bind(upload)
+    .fetch_optional(connection)
+    .await?)
+}
+
 /// Close uploads whose URL ended more than `grace` ago, over all organizations, at most `limit` of each; how many jobs
 /// expired. The caller's scope is `Global`: the function names each organization itself.
 ///

@@ -35,7 +35,7 @@ const SQL_PLACES: &[(&str, &str)] = &[
 /// Crates that only one module may name.
 const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("queue", &["apalis::", "apalis_core::"]),
-    ("objects", &["aws_sdk_s3::", "aws_credential_types::", "aws_config::", "s3s::"]),
+    ("objects", &["aws_sdk_s3::", "aws_sdk_sqs::", "aws_credential_types::", "aws_config::", "s3s::"]),
 ];
 
 /// Codes of step errors that SQL writes.

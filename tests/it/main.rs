@@ -23,3 +23,4 @@ mod support;
 mod tenancy;
 mod units_of_work;
 mod uploads;
+mod watcher;

@@ -174,6 +174,7 @@ struct Panel<'s> {
 }
 
 /// All findings of an event as one JSON object: the members of its own finding, or of the panel that has none, and its components.
+#[must_use]
 pub fn of_event(statements: &[Statement<'_>]) -> String {
     let mut text = String::with_capacity(statements.iter().map(|one| one.json.len() + 1).sum::<usize>() + 128);
     let mut components = statements.iter().filter(|one| one.ordinal != 0).peekable();

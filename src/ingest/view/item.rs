@@ -42,6 +42,7 @@ struct Head {
 
 impl Item {
     /// So many bytes, about.
+    #[must_use]
     pub fn size(&self) -> usize {
         self.shown.len() + 512
     }

@@ -260,8 +260,8 @@ pub struct ForeignJob<'a> {
     pub priority: i16,
     /// Which systems' resource ids these are.
     pub source_label: &'a str,
-    /// One that we know, if the object says one.
-    pub content_type: Option<&'static str>,
+    /// One that we know.
+    pub content_type: &'static str,
 }
 
 /// Record a job of its own with its queue row.
@@ -366,10 +366,12 @@ pub struct RemovableObject {
 /// [`DbError`].
 pub async fn removable_objects(
     connection: &mut PgConnection,
+    bucket: &str,
     keep: Duration,
     limit: i32,
 ) -> Result<Vec<RemovableObject>, DbError> {
-    Ok(sqlx::query_as("select * from removable_objects($1, $2)")
+    Ok(sqlx::query_as("select * from removable_objects($1, $2, $3)")
+        .bind(bucket)
         .bind(keep.as_secs_f64())
         .bind(limit)
         .fetch_all(connection)
