@@ -6,7 +6,7 @@ use super::chunks_store;
 use super::executor::Engine;
 use super::store::{self, ReapedLease};
 use super::workers_store;
-use crate::db::DbError;
+use crate::db::{DbError, statistics};
 use sqlx::PgConnection;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -98,6 +98,9 @@ async fn sweep(engine: &Engine, connection: &mut PgConnection, may_reap: bool, r
     if aside > 0 {
         tracing::warn!(jobs = aside, "{aside} job(s) in backoff stepped out of their lanes");
         engine.wake().signal();
+    }
+    if round.is_multiple_of(5) {
+        statistics::keep_fresh(engine.db()).await;
     }
     if round.is_multiple_of(15) {
         let mut transaction = sqlx::Connection::begin(&mut *connection).await?;

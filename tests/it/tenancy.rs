@@ -222,7 +222,10 @@ where t.name = any ($3)
     select from pg_trigger g
     where g.tgrelid = t.oid and g.tgfoid = 'refuse_change'::regproc and g.tgtype = 2 + 8 + 16 + 32 and g.tgenabled in ('O', 'A'))
 union all
-select p.oid::regprocedure || ' runs as its owner' from pg_proc p where p.pronamespace = 'public'::regnamespace and p.prosecdef
+select p.oid::regprocedure || ' runs as its owner' from pg_proc p
+where p.pronamespace = 'public'::regnamespace and p.prosecdef
+  -- Takes nothing, shows nothing, and only lets PostgreSQL look at its own tables.
+  and p.proname <> 'keep_statistics'
 union all
 select c.relname || ' is a view, which reads as its owner'
 from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind in ('v', 'm')

@@ -23,7 +23,7 @@ use super::super::bulk::source;
 use super::super::bulk::store::{self, ChunkWork, Upload};
 use super::super::events::Origin;
 use super::super::payloads::Payloads;
-use crate::db::Scope;
+use crate::db::{Scope, statistics};
 use crate::engine::handler::{StepContext, StepError};
 use std::collections::BTreeSet;
 
@@ -42,6 +42,7 @@ async fn upload(payloads: &Payloads, context: &StepContext) -> Result<Upload, St
 /// A chunk and its text.
 async fn piece(payloads: &Payloads, context: &StepContext) -> Result<(ChunkWork, Piece), StepError> {
     let (organization, job, chunk) = (context.organization, context.job, context.chunk);
+    statistics::keep_fresh(payloads.db()).await;
     let found = payloads
         .db()
         .unit(Scope::Organization(organization), move |connection| {
