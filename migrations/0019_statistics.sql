@@ -19,7 +19,8 @@ begin
     where c.relnamespace = 'public'::regnamespace
       and c.relkind = 'r'
       and c.relowner = (select oid from pg_roles where rolname = current_user)
-      and pg_relation_size(c.oid) / current_setting('block_size')::bigint > 2 * c.relpages + 32
+      and c.relpages < 16384
+      and pg_relation_size(c.oid) / current_setting('block_size')::bigint > 4 * c.relpages + 32
   loop
     execute 'analyze ' || v_table;
     v_count := v_count + 1;

@@ -125,6 +125,7 @@ const ROWS: &[(&str, &str)] = &[
         "insert into findings (organization_id, id, event_id, ordinal, category, kind, extractor_version, created_at)
          values ($1, gen_random_uuid(), gen_random_uuid(), 0, 'lab', 'measurement', 1, now())",
     ),
+    ("shown_events", "insert into shown_events values ($1, gen_random_uuid(), 1, '{}')"),
     (
         "finding_evidence",
         "insert into finding_evidence values ($1, gen_random_uuid(), 0, sha256('x'), 0, 1, 'x', '/a', 'a', 'r')",

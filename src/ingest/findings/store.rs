@@ -154,13 +154,13 @@ async fn set_shown<'f>(
         let (events, texts): (Vec<EventId>, Vec<Option<&str>>) =
             texts.iter().map(|(event, text)| (*event, text.as_deref())).unzip();
         let query = sqlx::query(
-            "update clinical_events e
-             set shown = k.shown, shown_version = $2
+            "insert into shown_events (organization_id, event_id, extractor_version, shown)
+             select $1, k.id, $2, k.shown
              from unnest($3::uuid[], $4::text[]) as k (id, shown)
-             where e.organization_id = $1
-               and e.id = k.id
-               -- A program of a newer version may have been here in between.
-               and (e.shown_version is null or e.shown_version < $2)",
+             on conflict (organization_id, event_id) do update
+             set extractor_version = excluded.extractor_version, shown = excluded.shown
+             -- A program of a newer version may have been here in between.
+             where shown_events.extractor_version < excluded.extractor_version",
         );
         query
             .bind(origin.organization)
