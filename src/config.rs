@@ -38,10 +38,24 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
     ),
     ("s3.bucket", &["UPLOAD_BUCKET"], "chartgate", "Bucket of raw payloads and uploads."),
     ("s3.region", &["AWS_REGION", "AWS_DEFAULT_REGION"], "us-east-1", "Region that requests are signed for."),
-    ("s3.prefix", &[], "", "Put before every key."),
+    ("s3.prefix", &["UPLOAD_PREFIX"], "", "Put before every key."),
     ("s3.access_key", &["AWS_ACCESS_KEY_ID"], "", "Access key id."),
     ("s3.secret_key", &["AWS_SECRET_ACCESS_KEY"], "", "Secret access key."),
     ("s3.listen", &[], "127.0.0.1:0", "Address of the embedded S3."),
+    (
+        "s3.events_queue_url",
+        &[],
+        "",
+        "Queue of SQS with the bucket's notifications, read by the role watcher; without it the sweep finds all objects.",
+    ),
+    ("uploads.waiting_max", &[], "10000", "Uploads of one organization that may wait for their object at once."),
+    ("watcher.sweep_seconds", &[], "30", "Between two listings of what lies below incoming/."),
+    (
+        "watcher.keep_days",
+        &[],
+        "30",
+        "How long refused objects are kept, and those of jobs that ended before their bytes were stored.",
+    ),
     ("intake.max_body_bytes", &[], "16777216", "Largest request body, after content decoding."),
     (
         "cors.origins",
@@ -50,6 +64,12 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "Web origins that may call for every organization, beside the organizations' own: a list, or separated by commas.",
     ),
     ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
+    (
+        "workers.chunks",
+        &[],
+        "2",
+        "Chunks of bulk files under way at once in one process, beside the jobs; each may take some 60 MB.",
+    ),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
     ("telemetry.log_level", &["LOG_LEVEL"], "info", "error, warn, info, debug or trace, or a tracing filter."),
@@ -88,6 +108,8 @@ pub struct S3Config {
     pub secret_key: Option<SecretString>,
     /// Address of the embedded server.
     pub listen: SocketAddr,
+    /// Notifications in SQS.
+    pub events_queue_url: Option<String>,
 }
 
 /// Everything, validated.
@@ -101,12 +123,20 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// S3.
     pub s3: S3Config,
+    /// Of one organization, at once.
+    pub uploads_waiting_max: u32,
+    /// Between two sweeps of the watcher.
+    pub watcher_sweep: Duration,
+    /// Life of objects below `incoming/` that are of no use.
+    pub watcher_keep: Duration,
     /// Bytes, after content decoding.
     pub intake_max_body_bytes: usize,
     /// Origins for every organization, in canonical form.
     pub cors_origins: Vec<String>,
     /// Jobs at once.
     pub workers_concurrency: usize,
+    /// Chunks at once.
+    pub workers_chunks: usize,
     /// Lease.
     pub lease: Duration,
     /// Own workflow files.
@@ -241,7 +271,24 @@ impl Config {
                     "an address such as 127.0.0.1:9000",
                     address,
                 ),
+                events_queue_url: reader.text("s3.events_queue_url"),
             },
+            uploads_waiting_max: u32::try_from(reader.parse(
+                "uploads.waiting_max",
+                10_000,
+                "a number from 1 to 1000000",
+                whole(1_000_000),
+            ))
+            .unwrap_or(10_000),
+            watcher_sweep: Duration::from_secs(reader.parse(
+                "watcher.sweep_seconds",
+                30,
+                "a number of seconds from 1 to 86400",
+                whole(86_400),
+            )),
+            watcher_keep: Duration::from_hours(
+                24 * reader.parse("watcher.keep_days", 30, "a number of days from 1 to 3650", whole(3650)),
+            ),
             intake_max_body_bytes: usize::try_from(reader.parse(
                 "intake.max_body_bytes",
                 16 << 20,
@@ -267,6 +314,8 @@ impl Config {
                 whole(10_000),
             ))
             .unwrap_or(256),
+            workers_chunks: usize::try_from(reader.parse("workers.chunks", 2, "a number from 1 to 1000", whole(1_000)))
+                .unwrap_or(2),
             lease: Duration::from_secs_f64(lease),
             workflows_dir: reader.text("workflows.dir").map(PathBuf::from),
             log_level: reader.text("telemetry.log_level").unwrap_or_else(|| "info".to_owned()),
@@ -278,6 +327,10 @@ impl Config {
         };
         if config.database.migrate_url.is_some() && config.database.url.is_none() {
             reader.faults.push("database.migrate_url: needs database.url too".to_owned());
+        }
+        let queue_url = config.s3.events_queue_url.as_deref();
+        if queue_url.is_some_and(|url| !(url.starts_with("https://") || url.starts_with("http://"))) {
+            reader.faults.push("s3.events_queue_url: must be the URL of a queue".to_owned());
         }
         if config.s3.access_key.is_some() != config.s3.secret_key.is_some() {
             reader.faults.push("s3.access_key and s3.secret_key: give both or neither".to_owned());

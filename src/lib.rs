@@ -31,3 +31,4 @@ pub mod objects;
 pub mod phi;
 pub mod queue;
 pub mod telemetry;
+pub mod uploads;

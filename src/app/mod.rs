@@ -20,6 +20,7 @@ use crate::engine::{Engine, EngineOptions};
 use crate::ingest::steps;
 use crate::ingest::submit::Submitter;
 use crate::objects::Objects;
+use crate::uploads::watcher::{Watcher, WatcherOptions};
 use sqlx::postgres::PgConnectOptions;
 use std::sync::Arc;
 
@@ -43,6 +44,8 @@ pub struct App {
     pub authenticator: Authenticator,
     /// Web pages that may call.
     pub origins: Origins,
+    /// Takes up what was uploaded.
+    pub watcher: Watcher,
 }
 
 impl App {
@@ -70,10 +73,12 @@ impl App {
         let catalog = Catalog::load(config.workflows_dir.as_deref(), registry)?;
         catalog.register(&db).await?;
         let wake = Wake::default();
+        let watching = WatcherOptions { sweep_every: config.watcher_sweep, keep: config.watcher_keep };
         Ok(Arc::new(Self {
             submitter: Submitter::start(db.clone(), wake.clone()),
             authenticator: Authenticator::new(db.clone()),
             origins: Origins::new(db.clone(), &config.cors_origins),
+            watcher: Watcher::new(db.clone(), objects.clone(), catalog.clone(), wake.clone(), watching),
             clock: Clock::system(),
             config,
             db,
@@ -89,6 +94,7 @@ impl App {
         let options = EngineOptions {
             lease: self.config.lease,
             concurrency: self.config.workers_concurrency,
+            chunks: self.config.workers_chunks,
             ..EngineOptions::default()
         };
         self.start_engine_with(options)

@@ -6,7 +6,8 @@ use super::StartError;
 use crate::config::Config;
 use crate::db::embedded::{EmbeddedOptions, EmbeddedPostgres};
 use crate::db::{DbError, migrate};
-use crate::objects::embedded::{EmbeddedS3, EmbeddedS3Options};
+use crate::objects::embedded::{CreatedObject, EmbeddedS3, EmbeddedS3Options};
+use crate::objects::notifications::NotificationQueue;
 use crate::objects::{Objects, ObjectsOptions};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Database of the embedded instance.
 const DATABASE: &str = "chartgate";
@@ -46,6 +48,8 @@ pub struct Servers {
     pub owner: Option<PgConnectOptions>,
     /// S3.
     pub objects: Objects,
+    /// What appears in the embedded S3 of this process, for a watcher.
+    pub created: Option<UnboundedReceiver<CreatedObject>>,
     /// Embedded PostgreSQL of this process.
     postgres: Option<EmbeddedPostgres>,
     /// Embedded S3 of this process.
@@ -84,6 +88,7 @@ impl Servers {
             migrate::run(owner).await.map_err(|error| StartError::Server(with_cause(&error)))?;
         }
         let mut s3 = None;
+        let mut created = None;
         let objects = match (config.s3.embedded, &joined) {
             (false, _) => Objects::connect(&objects_options(
                 config,
@@ -99,13 +104,15 @@ impl Servers {
             )),
             (true, None) => {
                 let (access_key, secret_key) = s3_credentials(&config.data_dir)?;
+                let (told, hints) = unbounded_channel();
+                created = Some(hints);
                 let server = EmbeddedS3::start(EmbeddedS3Options {
                     dir: config.data_dir.join("objects"),
                     listen: config.s3.listen,
                     access_key: access_key.clone(),
                     secret_key: secret_key.clone(),
                     region: config.s3.region.clone(),
-                    created: None,
+                    created: Some(told),
                 })
                 .await
                 .map_err(|error| StartError::Server(with_cause(&error)))?;
@@ -123,7 +130,19 @@ impl Servers {
         if let Some(postgres) = &postgres {
             write_endpoints(config, postgres, s3.as_ref())?;
         }
-        Ok(Self { database, owner, objects, postgres, s3 })
+        Ok(Self { database, owner, objects, created, postgres, s3 })
+    }
+
+    /// The configured queue of notifications.
+    ///
+    /// # Errors
+    /// [`StartError`] if its URL is none of a queue.
+    pub fn notification_queue(config: &Config) -> Result<Option<NotificationQueue>, StartError> {
+        let Some(url) = &config.s3.events_queue_url else { return Ok(None) };
+        let (access_key, secret_key) = (config.s3.access_key.clone(), config.s3.secret_key.clone());
+        let queue = NotificationQueue::connect(url, &objects_options(config, None, access_key, secret_key));
+        let wrong = || StartError::Server("s3.events_queue_url is not the URL of a queue".to_owned());
+        queue.map(Some).ok_or_else(wrong)
     }
 
     /// Stop what is ours: S3 first, PostgreSQL last.

@@ -128,6 +128,49 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Append a record for each patient, with its detail, that is otherwise the same: one statement, however many.
+///
+/// # Errors
+/// As [`append`].
+pub async fn append_for_patients(
+    connection: &mut PgConnection,
+    record: Record<'_>,
+    patients: Vec<(PatientId, Value)>,
+) -> Result<(), DbError> {
+    if patients.is_empty() {
+        return Ok(());
+    }
+    let (patients, details): (Vec<PatientId>, Vec<Value>) = patients.into_iter().unzip();
+    sqlx::query(
+        "insert into audit_records
+           (organization_id, at, event, action, outcome, actor, authentication, address, purpose, patient_id,
+            resource, job_id, step, request_id, body_sha256, program_version, detail)
+         select $1, n.now, $2, $3, $4, $5, $6, $7, $8, p.patient_id, $10, $11, $12, $13, $14, $15, p.detail
+         from unnest($9::uuid[], $16::jsonb[]) with ordinality as p (patient_id, detail, ordinal)
+         cross join (select chartgate_now() as now) n
+         order by p.ordinal",
+    )
+    .bind(record.organization)
+    .bind(record.event)
+    .bind(record.action.letter())
+    .bind(record.outcome.as_str())
+    .bind(&record.actor.name)
+    .bind(&record.actor.authentication)
+    .bind(&record.actor.address)
+    .bind(record.purpose)
+    .bind(patients)
+    .bind(record.resource)
+    .bind(record.job)
+    .bind(record.step)
+    .bind(&record.actor.request_id)
+    .bind(record.body_sha256)
+    .bind(env!("CARGO_PKG_VERSION"))
+    .bind(details)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Append one record in the caller's transaction.
 ///
 /// # Errors

@@ -72,6 +72,12 @@ impl Client {
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), key: key.to_owned() })
     }
 
+    /// The server.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// A request with the key.
     pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key)

@@ -13,6 +13,7 @@ mod out;
 mod reviews;
 mod serve;
 mod submit;
+mod upload;
 mod validate;
 mod workflows;
 
@@ -46,6 +47,7 @@ enum Command {
     /// Apply the migrations to the configured database.
     Migrate,
     Submit(submit::SubmitArguments),
+    Upload(upload::Arguments),
     Validate(validate::Arguments),
     /// List, show, watch, retry, cancel and explain jobs.
     #[command(subcommand)]
@@ -113,6 +115,7 @@ async fn dispatch(command: Command, config: Config) -> ExitCode {
         Command::Demo(arguments) => demo::run(config, arguments).await,
         Command::Migrate => serve::migrate(&config).await,
         Command::Submit(arguments) => submit::submit(arguments).await,
+        Command::Upload(arguments) => upload::run(arguments).await,
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Jobs(command) => jobs::run(command).await,
         Command::Orgs(command) => orgs::run_orgs(command).await,

@@ -12,6 +12,8 @@ use crate::http;
 use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
 use crate::queue::{Presence, Workers};
+use crate::uploads::expiry;
+use crate::uploads::watcher::Sources;
 use anyhow::Context as _;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -118,7 +120,7 @@ pub struct Running {
     /// Where HTTP listens, if it does.
     pub address: Option<SocketAddr>,
     credentials: Option<PathBuf>,
-    servers: Servers,
+    pub(super) servers: Servers,
     workers: Option<Workers>,
     /// A sweeper without workers reports itself too.
     presence: Option<Presence>,
@@ -134,7 +136,7 @@ impl Running {
     pub async fn start(config: Config, roles: &[ProcessRole]) -> anyhow::Result<Self> {
         let has = |role: ProcessRole| roles.contains(&ProcessRole::All) || roles.contains(&role);
         let embedded = config.database.url.is_none();
-        let servers = Servers::start(&config, has(ProcessRole::Api)).await?;
+        let mut servers = Servers::start(&config, has(ProcessRole::Api)).await?;
         let app = App::build(config.clone(), servers.database.clone(), servers.objects.clone()).await?;
         let stop = CancellationToken::new();
         let mut tasks = vec![tokio::spawn(app.wake.clone().notify_others(app.db.clone(), stop.clone()))];
@@ -145,6 +147,7 @@ impl Running {
             if has(ProcessRole::Sweeper) {
                 tasks.push(tokio::spawn(sweeper::run(Arc::clone(&engine), stop.clone())));
                 tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
+                tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {
@@ -153,8 +156,11 @@ impl Running {
                 presence = Some(Presence::start(engine, names));
             }
         }
-        if roles.contains(&ProcessRole::Watcher) {
-            tracing::info!("role watcher: this version takes no presigned uploads, so there is nothing to watch");
+        // A channel that nobody reads must not fill.
+        let created = servers.created.take();
+        if has(ProcessRole::Watcher) {
+            let sources = Sources { store: created, queue: Servers::notification_queue(&config)? };
+            tasks.push(tokio::spawn(app.watcher.clone().run(sources, stop.clone())));
         }
         let mut address = None;
         let mut credentials = None;

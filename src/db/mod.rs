@@ -7,6 +7,7 @@
 
 pub mod embedded;
 pub mod migrate;
+pub mod statistics;
 
 use crate::ids::OrganizationId;
 use futures::future::BoxFuture;

@@ -14,6 +14,7 @@ use std::sync::{Arc, RwLock};
 /// The files that ship inside the binary.
 const EMBEDDED: &[(&str, &str)] = &[
     ("workflows/athena-event.toml", include_str!("../../workflows/athena-event.toml")),
+    ("workflows/bulk-upload.toml", include_str!("../../workflows/bulk-upload.toml")),
     ("workflows/fhir-bundle.toml", include_str!("../../workflows/fhir-bundle.toml")),
 ];
 

@@ -2,6 +2,8 @@
 //! set-based statement, every row fenced on its own lease epoch. No lingering: while a batch commits, the next one
 //! gathers by itself. A batch that fails as a whole is repeated row by row, so that one bad row hurts nobody else.
 
+use super::chunks_store;
+use super::commit::Commit;
 use super::executor::Engine;
 use super::store::{self, FinishedStep, Lease, TaskKey};
 use crate::db::{DbError, Scope};
@@ -24,6 +26,13 @@ pub enum CommitReply {
         next: Option<Lease>,
         /// A successor became ready.
         freed: bool,
+    },
+    /// The job's row waits for its chunks now.
+    FannedOut,
+    /// A chunk of the step failed for good, which is recorded. `follows`: an `always` step does, under the same lease.
+    RegionFailed {
+        /// See above.
+        follows: bool,
     },
     /// The fence refused: the lease is not ours any more, and nothing was written.
     Stale,
@@ -88,7 +97,7 @@ async fn commit_one(engine: &Arc<Engine>, connection: &mut Option<PgConnection>,
     loop {
         let attempt = async {
             // An earlier try may have been committed although its answer was lost.
-            if applied(engine, step).await? {
+            if applied(engine, step, Commit::Step).await? {
                 return Ok(CommitReply::Passed { next: None, freed: true });
             }
             let open = open(engine, connection).await?;
@@ -113,12 +122,19 @@ async fn commit_one(engine: &Arc<Engine>, connection: &mut Option<PgConnection>,
 }
 
 /// Was the step committed by an earlier try of ours?
-pub(super) async fn applied(engine: &Arc<Engine>, step: &FinishedStep) -> Result<bool, DbError> {
+pub(super) async fn applied(engine: &Arc<Engine>, step: &FinishedStep, commit: Commit) -> Result<bool, DbError> {
     let (step, worker) = (step.clone(), engine.worker());
     let scope = Scope::Organization(step.lease.organization);
     engine
         .db()
-        .unit(scope, move |connection| Box::pin(async move { store::was_applied(connection, &step, worker).await }))
+        .unit(scope, move |connection| {
+            Box::pin(async move {
+                match commit {
+                    Commit::Step => store::was_applied(connection, &step, worker).await,
+                    Commit::FanOut { .. } | Commit::Chunk => chunks_store::was_applied(connection, &step, worker).await,
+                }
+            })
+        })
         .await
 }
 

@@ -115,6 +115,19 @@ impl WorkflowDefinition {
             .and_then(|(index, _)| i16::try_from(index).ok())
     }
 
+    /// The consecutive steps with `each = "chunk"` around `index`, through which each chunk goes by itself; empty when the
+    /// step has no chunks.
+    #[must_use]
+    pub fn region(&self, index: usize) -> std::ops::Range<usize> {
+        let is_each = |index: usize| self.steps.get(index).is_some_and(|step| step.each_chunk);
+        if !is_each(index) {
+            return index..index;
+        }
+        let start = (0..index).rev().take_while(|before| is_each(*before)).last().unwrap_or(index);
+        let end = (index..self.steps.len()).find(|after| !is_each(*after)).unwrap_or(self.steps.len());
+        start..end
+    }
+
     /// The steps that a first failure at `index` leaves out; they are written once a round.
     #[must_use]
     pub fn skipped_steps(&self, index: usize, failed_before: bool) -> Vec<(i16, String)> {
@@ -394,11 +407,8 @@ impl Reader<'_> {
             .choice(&place, table, "run", &[("on_success", RunWhen::OnSuccess), ("always", RunWhen::Always)])
             .unwrap_or(RunWhen::OnSuccess);
         let each_chunk = self.choice(&place, table, "each", &[("chunk", true)]).unwrap_or(false);
-        if each_chunk {
-            self.fault(
-                &join(&place, "each"),
-                "fan-out over chunks comes with bulk uploads; this version cannot run it",
-            );
+        if each_chunk && run == RunWhen::Always {
+            self.fault(&join(&place, "each"), "a step that runs always cannot run for each chunk");
         }
         let retry = self.retry(&place, table);
         Some(StepDefinition {

@@ -6,29 +6,27 @@
 //! others: claiming and renewing (`queue`), taking back lost leases (`sweeper`).
 
 use super::catalog::{Catalog, CatalogError};
+use super::commit::{SUCCEEDED, SUCCEEDED_WITH_ISSUES};
 use super::committer::{self, CommitReply, CommitRequest};
 use super::definition::{StepDefinition, WorkflowDefinition};
-use super::handler::{ErrorClass, Facts, StepContext, StepError, StepOutcome, closing};
+use super::handler::{ErrorClass, Facts, StepContext, StepError, StepOutcome};
+use super::region::{self, AtRegion};
 use super::retry::{FailedAttempt, NextMove, decide};
-use super::store::{self, FailedStep, FinishedStep, Lease, TaskKey};
+use super::store::{self, FailedStep, Lease, TaskKey};
 use super::wake::Wake;
 use crate::db::{Db, DbError, Scope};
 use crate::ids::WorkerId;
 use crate::telemetry;
 use backon::BackoffBuilder as _;
 use futures::FutureExt as _;
-use serde_json::Value;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
-
-const SUCCEEDED: &str = "succeeded";
-const SUCCEEDED_WITH_ISSUES: &str = "succeeded_with_issues";
 
 /// Times and bounds of the engine.
 #[derive(Debug, Clone)]
@@ -37,6 +35,8 @@ pub struct EngineOptions {
     pub lease: Duration,
     /// Jobs under way in this process, at most.
     pub concurrency: usize,
+    /// Chunks of bulk files under way in this process, at most, beside `concurrency`: each may take some 60 MB.
+    pub chunks: usize,
     /// Committer tasks, each with a connection of its own; two keep PostgreSQL busy, more make smaller batches.
     pub committers: usize,
     /// A lane's jobs run by one slot in a row, at most; then the lane queues again, for fairness.
@@ -54,6 +54,7 @@ impl Default for EngineOptions {
         Self {
             lease: Duration::from_secs(10),
             concurrency: 256,
+            chunks: 2,
             committers: 2,
             hand_offs_max: 16,
             deaths_max: 3,
@@ -80,6 +81,16 @@ pub struct Counters {
 
 fn count(counter: &AtomicI64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What of a handler is called.
+pub(super) enum Call {
+    /// `run`, with what failed before.
+    Run,
+    /// `open`.
+    Open,
+    /// `join`, with the sums over the chunks.
+    Join(Facts),
 }
 
 /// The durable engine of one process.
@@ -195,7 +206,11 @@ impl Engine {
         &self.closed
     }
 
-    fn is_draining(&self) -> bool {
+    pub(super) fn commits(&self) -> &mpsc::Sender<CommitRequest> {
+        &self.commits
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
@@ -225,7 +240,7 @@ impl Engine {
             }
         };
         // Only a job that was claimed in the middle can have failed before: an earlier claim ran those steps.
-        let mut failed = lease.step > 0 && self.look_back(&lease).await;
+        let mut failed = lease.step > 0 && lease.chunk == 0 && self.look_back(&lease).await;
         loop {
             let index = usize::try_from(lease.step).unwrap_or(usize::MAX);
             let Some(step) = definition.steps.get(index) else {
@@ -239,9 +254,35 @@ impl Engine {
                 tracing::debug_span!("step", job.id = %lease.job, step = step.name.as_str(), attempt = lease.attempts);
             let with_issues = Arc::new(AtomicBool::new(false));
             let run = async {
-                let result = self.attempt(&lease, step, failed).await;
+                if step.each_chunk && lease.chunk == 0 {
+                    return match self.at_region(&lease, &definition, index).await {
+                        Ok(AtRegion::Left(reply)) => (started.elapsed(), Ok(reply)),
+                        Ok(AtRegion::Joined(outcome, elapsed)) => {
+                            let joined = self.commit(
+                                &lease,
+                                &definition,
+                                index,
+                                elapsed,
+                                outcome,
+                                failed,
+                                hand_off,
+                                &with_issues,
+                            );
+                            (elapsed, joined.await)
+                        }
+                        Ok(AtRegion::Failed(failure, elapsed)) => {
+                            let follows = self.fail_region(&lease, &definition, index, &failure, elapsed).await;
+                            (elapsed, Ok(CommitReply::RegionFailed { follows }))
+                        }
+                        Err(error) => (started.elapsed(), Err(error)),
+                    };
+                }
+                let result = self.attempt(&lease, step, failed, Call::Run).await;
                 let elapsed = started.elapsed();
                 let outcome = match result {
+                    Ok(outcome) if lease.chunk > 0 => {
+                        self.commit_chunk(&lease, &definition, index, elapsed, outcome).await
+                    }
                     Ok(outcome) => {
                         self.commit(&lease, &definition, index, elapsed, outcome, failed, hand_off, &with_issues).await
                     }
@@ -257,6 +298,15 @@ impl Engine {
                     if freed {
                         self.wake.signal();
                     }
+                    if lease.chunk > 0 {
+                        lease.step = region::next_of_chunk(&definition, index)?;
+                        lease.attempts = 1;
+                        if self.is_draining() {
+                            self.hand_back(&lease).await;
+                            return None;
+                        }
+                        continue;
+                    }
                     let Some(following) = definition.next_step(index, failed) else {
                         let status = match (failed, with_issues.load(Ordering::Relaxed)) {
                             (true, _) => "failed",
@@ -267,6 +317,16 @@ impl Engine {
                         return next;
                     };
                     lease.step = following;
+                }
+                Ok(CommitReply::FannedOut) => return None,
+                Ok(CommitReply::RegionFailed { follows }) => {
+                    telemetry::step_ran(&definition.name, &step.name, "failed", elapsed);
+                    count(&self.counters.steps_failed);
+                    if !follows {
+                        return None;
+                    }
+                    failed = true;
+                    lease.step = definition.next_step(index, true)?;
                 }
                 Ok(CommitReply::Stale) => {
                     telemetry::step_ran(&definition.name, &step.name, "stale", started.elapsed());
@@ -311,11 +371,12 @@ impl Engine {
     }
 
     /// One attempt: the handler's preparation, with its timeout; a panic is a bug of ours, not the worker's end.
-    async fn attempt(
+    pub(super) async fn attempt(
         &self,
         lease: &Lease,
         step: &StepDefinition,
         failed_before: bool,
+        call: Call,
     ) -> Result<StepOutcome, StepError> {
         let handler = self.catalog.registry().get(&step.handler).ok_or_else(|| {
             StepError::ours("handler_unknown", format!("This program has no handler \"{}\".", step.handler))
@@ -329,8 +390,16 @@ impl Engine {
             attempt: u16::try_from(lease.attempts).unwrap_or(1),
             failed_before,
             params: Arc::clone(&step.params),
+            chunk: lease.chunk,
         };
-        let run = AssertUnwindSafe(handler.run(&context)).catch_unwind();
+        let call = async {
+            match call {
+                Call::Run => handler.run(&context).await,
+                Call::Open => handler.open(&context).await,
+                Call::Join(totals) => handler.join(&context, totals).await,
+            }
+        };
+        let run = AssertUnwindSafe(call).catch_unwind();
         match tokio::time::timeout(step.timeout, run).await {
             Ok(Ok(result)) => result,
             Ok(Err(_panic)) => Err(StepError::ours("handler_panicked", "The step's code panicked; this is a bug.")),
@@ -338,77 +407,6 @@ impl Engine {
                 "step_timeout",
                 format!("The step took longer than {}.", humantime::format_duration(step.timeout)),
             )),
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the facts of one finished attempt")]
-    async fn commit(
-        self: &Arc<Self>,
-        lease: &Lease,
-        definition: &WorkflowDefinition,
-        index: usize,
-        elapsed: Duration,
-        outcome: StepOutcome,
-        failed: bool,
-        hand_off: bool,
-        with_issues: &Arc<AtomicBool>,
-    ) -> Result<CommitReply, StepError> {
-        let mut step = FinishedStep {
-            lease: lease.clone(),
-            name: definition.steps.get(index).map(|step| step.name.clone()).unwrap_or_default(),
-            elapsed,
-            next: definition.next_step(index, failed),
-            output: outcome.output,
-            closing: None,
-            hand_off: hand_off && !self.is_draining(),
-        };
-        let Some(effect) = outcome.effect else {
-            close(&mut step, with_issues);
-            let (reply, answer) = oneshot::channel();
-            if self.commits.send(CommitRequest { step, reply }).await.is_err() {
-                return Ok(CommitReply::Stale);
-            }
-            return Ok(answer.await.unwrap_or(CommitReply::Stale));
-        };
-        let mut delays = committer::patience().build();
-        let mut conflicts = 0;
-        loop {
-            let (step, effect, worker, lease_time) =
-                (step.clone(), Arc::clone(&effect), self.worker, self.options.lease);
-            let with_issues = Arc::clone(with_issues);
-            let scope = Scope::Organization(lease.organization);
-            let probe = step.clone();
-            let committed: Result<CommitReply, StepError> = self
-                .db
-                .unit(scope, move |connection| {
-                    Box::pin(async move {
-                        let mut step = step;
-                        if !store::fence(connection, &step).await? {
-                            return Ok(CommitReply::Stale);
-                        }
-                        let facts: Facts = effect(connection).await?;
-                        step.output.extend(facts);
-                        close(&mut step, &with_issues);
-                        let key = step.lease.key();
-                        let rows = store::commit_steps(connection, &[step], worker, lease_time).await?;
-                        Ok(committer::replies(rows).remove(&key).unwrap_or(CommitReply::Stale))
-                    })
-                })
-                .await;
-            match committed {
-                Err(error) if error.code == "database_conflict" && conflicts < 10 => {
-                    conflicts += 1;
-                    tokio::time::sleep(Duration::from_millis(2 << conflicts.min(6)).mul_f64(rand::random::<f64>()))
-                        .await;
-                }
-                Err(error) if error.code == "database_unavailable" && self.holds(lease) => {
-                    tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
-                    if matches!(committer::applied(self, &probe).await, Ok(true)) {
-                        return Ok(CommitReply::Passed { next: None, freed: true });
-                    }
-                }
-                other => return other,
-            }
         }
     }
 
@@ -437,6 +435,8 @@ impl Engine {
         let next_move = if index.is_some() { decide(&policy, attempt, rand::random()) } else { NextMove::Fail };
         let (delay, next, skipped) = match (next_move, index) {
             (NextMove::RetryAfter(delay), _) => (Some(delay), None, Vec::new()),
+            // What follows for the job is the join's business.
+            (NextMove::Fail, Some(_)) if lease.chunk > 0 => (None, None, Vec::new()),
             (NextMove::Fail, Some(index)) => {
                 (None, definition.next_step(index, true), definition.skipped_steps(index, failed_before))
             }
@@ -447,7 +447,7 @@ impl Engine {
             lease: lease.clone(),
             name: name.to_owned(),
             elapsed,
-            code: error.code,
+            code: error.code.into(),
             class: error.class,
             message: error.message.clone(),
             delay,
@@ -470,7 +470,9 @@ impl Engine {
             return false;
         }
         if delay.is_none() && next.is_none() {
-            telemetry::job_ended(&definition.name, "failed", Some(age_of(lease, claimed)));
+            if lease.chunk == 0 {
+                telemetry::job_ended(&definition.name, "failed", Some(age_of(lease, claimed)));
+            }
             self.wake.signal();
         }
         if delay.is_some() {
@@ -481,7 +483,7 @@ impl Engine {
     }
 
     /// Until it is recorded or the lease is lost; the database may be away for a while.
-    async fn record_failure(&self, failed: FailedStep) -> bool {
+    pub(super) async fn record_failure(&self, failed: FailedStep) -> bool {
         let mut delays = committer::patience().build();
         loop {
             let (attempt, worker) = (failed.clone(), self.worker);
@@ -517,7 +519,7 @@ impl Engine {
             lease: lease.clone(),
             name: "?".to_owned(),
             elapsed: Duration::ZERO,
-            code: "workflow_unknown",
+            code: "workflow_unknown".into(),
             class: ErrorClass::Ours,
             message: "The job's workflow version is not known to this program.".to_owned(),
             delay: None,
@@ -572,15 +574,4 @@ impl Engine {
 /// How old the round is.
 fn age_of(lease: &Lease, claimed: Instant) -> Duration {
     Duration::from_millis(u64::try_from(lease.age_ms).unwrap_or(0)) + claimed.elapsed()
-}
-
-/// Take the job's closing facts out of the last step's output; the flag tells telemetry how it ended.
-fn close(step: &mut FinishedStep, has_issues: &AtomicBool) {
-    if step.next.is_some() {
-        return;
-    }
-    let with_issues = step.output.remove(closing::WITH_ISSUES).and_then(|value| value.as_bool()).unwrap_or(false);
-    has_issues.store(with_issues, Ordering::Relaxed);
-    let result = step.output.remove(closing::RESULT).unwrap_or(Value::Null);
-    step.closing = Some((if with_issues { SUCCEEDED_WITH_ISSUES } else { SUCCEEDED }, result));
 }

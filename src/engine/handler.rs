@@ -148,16 +148,38 @@ pub struct StepContext {
     pub failed_before: bool,
     /// `[step.params]` of the workflow file.
     pub params: Arc<toml::Table>,
+    /// Of a step with `each = "chunk"`: the chunk's number, from 1; else, and in `open` and `join`, 0: the job itself.
+    pub chunk: i32,
 }
 
 /// The code behind a step. Registered by name; the name is part of the durable contract of workflow files.
 #[async_trait::async_trait]
 pub trait StepHandler: Send + Sync + 'static {
     /// Prepare one attempt: read, parse, compute, put to S3. No open transaction may be held across network work.
+    /// With `each = "chunk"`: of one chunk.
     ///
     /// # Errors
     /// A [`StepError`], classed by who must act.
     async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError>;
+
+    /// Of the first of consecutive steps with `each = "chunk"`: what comes before the fan-out, on the job itself. Its
+    /// effect may write the job's chunks; those that stand in `chunks` after its commit are worked on. Its output goes
+    /// into the step's, beside the sums over the chunks.
+    ///
+    /// # Errors
+    /// A [`StepError`]; the step fails before its first chunk begins.
+    async fn open(&self, _context: &StepContext) -> Result<StepOutcome, StepError> {
+        Ok(StepOutcome::default())
+    }
+
+    /// Of a step with `each = "chunk"`: what comes after its last chunk, on the job itself. `totals` are the outputs of
+    /// `open` and of all chunks: numbers added up, member by member.
+    ///
+    /// # Errors
+    /// A [`StepError`]; the step fails as a whole. What its chunks committed stays.
+    async fn join(&self, _context: &StepContext, totals: Facts) -> Result<StepOutcome, StepError> {
+        Ok(StepOutcome::with_output(totals))
+    }
 
     /// Names of `[step.params]` keys that this handler understands; a workflow file with others is refused.
     fn params(&self) -> &'static [&'static str] {

@@ -3,6 +3,7 @@
 //! `running`, `retrying` and `queued` are read from the live queue row, everything else from what step commits wrote.
 //! The JSON field names are contracts (docs/api.md).
 
+use super::chunks_store::ChunkProgress;
 use super::definition::WorkflowDefinition;
 use super::handler::ErrorClass;
 use super::state::{JobStatus, StepStatus};
@@ -11,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::types::Json;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -57,6 +59,10 @@ pub struct JobRow {
     pub updated_at: OffsetDateTime,
     /// Terminal since.
     pub finished_at: Option<OffsetDateTime>,
+    /// Chunks, once they are planned.
+    pub progress_total: Option<i32>,
+    /// The job that brought the same bytes before.
+    pub duplicate_of: Option<JobId>,
     /// State of the live queue row.
     pub queue_state: Option<String>,
     /// Its step.
@@ -167,6 +173,7 @@ pub struct StepView {
 
 /// How far a job is.
 #[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct ProgressView {
     /// Units done.
     pub done: u64,
@@ -174,6 +181,30 @@ pub struct ProgressView {
     pub total: u64,
     /// chunks or entries.
     pub unit: &'static str,
+    /// Units a second since the step's begin; of chunks while they are worked on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub per_second: Option<f64>,
+    /// When the last unit of this step is done, if it goes on like this.
+    #[serde(skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    #[schema(required = false)]
+    pub expected_at: Option<OffsetDateTime>,
+}
+
+impl ProgressView {
+    /// Of chunks, as of `now`.
+    fn of_chunks(progress: &ChunkProgress, is_running: bool, now: OffsetDateTime) -> Self {
+        let whole = |number: i64| u64::try_from(number).unwrap_or_default();
+        let (total, done) = (whole(progress.total), whole(progress.done));
+        let seconds = progress.opened_at.filter(|_| is_running).map(|at| (now - at).as_seconds_f64());
+        #[expect(clippy::cast_precision_loss, reason = "counts of chunks are far below 2^52")]
+        let rate = |seconds: f64| progress.done_now as f64 / seconds;
+        let per_second = seconds.filter(|seconds| *seconds > 0.0).map(rate).filter(|rate| *rate > 0.0);
+        #[expect(clippy::cast_precision_loss, reason = "as above")]
+        let left = per_second.map(|rate| total.saturating_sub(done) as f64 / rate);
+        let expected_at = left.and_then(|left| now.checked_add(time::Duration::seconds_f64(left)));
+        Self { done, total, unit: "chunks", per_second, expected_at }
+    }
 }
 
 /// The bytes of a job.
@@ -220,6 +251,10 @@ pub struct JobView {
     pub error: Option<ErrorView>,
     /// The bytes.
     pub payload: Option<PayloadView>,
+    /// The job that brought the same bytes before; this one had no effects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, required = false)]
+    pub duplicate_of: Option<JobId>,
     /// One sentence for people.
     pub message: String,
     /// Who sent it.
@@ -274,7 +309,7 @@ pub fn live_status(
     deaths: i16,
 ) -> JobStatus {
     match (JobStatus::parse(stored), queue_state) {
-        (Some(JobStatus::Queued), Some("leased")) => JobStatus::Running,
+        (Some(JobStatus::Queued), Some("leased" | "waiting")) => JobStatus::Running,
         (Some(JobStatus::Queued), Some("delayed" | "suspect")) => JobStatus::Retrying,
         // Backoff is over, or a lease was handed back: not its first time.
         (Some(JobStatus::Queued), Some(_)) if attempts > 0 || deaths > 0 => JobStatus::Retrying,
@@ -291,6 +326,8 @@ pub fn shape(
     steps: &[StepRow],
     attempts: &[AttemptRow],
     definition: Option<&WorkflowDefinition>,
+    chunks: Option<&ChunkProgress>,
+    now: OffsetDateTime,
 ) -> JobView {
     let queue_step = row.queue_step.unwrap_or(row.round_first_step);
     let status = live_status(
@@ -310,12 +347,19 @@ pub fn shape(
         }
         named.into_values().map(|name| (name, 0)).collect()
     };
+    let is_fanned_out = row.queue_state.as_deref() == Some("waiting");
+    let region = region_of(definition, queue_step);
     let views: Vec<StepView> = names
         .into_iter()
         .enumerate()
         .map(|(index, (name, max_attempts))| {
             let index = i16::try_from(index).unwrap_or(i16::MAX);
-            step_view(row, index, name, max_attempts, steps, attempts, queue_step)
+            let mut view = step_view(row, index, name, max_attempts, steps, attempts, queue_step);
+            // Chunks go through all steps of a region by themselves.
+            if is_fanned_out && view.status == StepStatus::Pending && region.contains(&index) {
+                view.status = StepStatus::Running;
+            }
+            view
         })
         .collect();
     let current_step = match status {
@@ -354,10 +398,14 @@ pub fn shape(
         message: message(status, current_step.as_deref(), error.as_ref(), row.queue_state.as_deref()),
         current_step,
         steps: views,
-        progress: ProgressView { done, total, unit: "entries" },
+        progress: chunks
+            .map_or(ProgressView { done, total, unit: "entries", per_second: None, expected_at: None }, |chunks| {
+                ProgressView::of_chunks(chunks, is_fanned_out, now)
+            }),
         resource_count: row.resource_count.0.clone(),
         result: row.result.clone(),
         error,
+        duplicate_of: row.duplicate_of,
         payload: row.payload_sha256.as_ref().map(|sha256| PayloadView {
             sha256: hex::encode(sha256),
             size_bytes: row.size_bytes.unwrap_or(0),
@@ -370,6 +418,19 @@ pub fn shape(
         finished_at: row.finished_at,
         updated_at: last_change,
     }
+}
+
+/// The first and the last step of the region of which the chunks' progress is told: the one at which the job stands, or else
+/// the last one before.
+#[must_use]
+pub fn region_of(definition: Option<&WorkflowDefinition>, step: i16) -> RangeInclusive<i16> {
+    let index = usize::try_from(step).unwrap_or_default();
+    let region = definition.and_then(|definition| {
+        let last = (0..=index.min(definition.steps.len().checked_sub(1)?)).rev();
+        last.map(|index| definition.region(index)).find(|region| !region.is_empty())
+    });
+    let number = |index: usize| i16::try_from(index).unwrap_or(i16::MAX);
+    region.map_or(step..=step, |region| number(region.start)..=number(region.end - 1))
 }
 
 fn step_view(

@@ -1,5 +1,6 @@
 //! SQL behind [`super::jobs`] and behind the acts on jobs: cancel, retry, bulk retry.
 
+use super::definition::WorkflowDefinition;
 use super::jobs::{AttemptRow, JobFilter, JobRow, StepRow};
 use super::state::JobStatus;
 use super::store::PROGRAM_VERSION;
@@ -16,7 +17,7 @@ pub const PAGE_MAX: i64 = 200;
 const JOB_COLUMNS: &str =
     "select j.organization_id, j.id, j.workflow, j.workflow_version, j.source, j.status, j.resource_count, j.result,
        j.error_code, j.error_class, j.error_message, j.round, j.round_first_step, j.submitted_by,
-       j.payload_sha256, j.size_bytes, j.content_type, j.created_at, j.updated_at, j.finished_at,
+       j.payload_sha256, j.size_bytes, j.content_type, j.created_at, j.updated_at, j.finished_at, j.progress_total, j.duplicate_of,
        q.state queue_state, q.step queue_step, q.attempts queue_attempts, q.deaths queue_deaths, q.run_at, q.claimed_at
 from jobs j
 left join queue q on q.organization_id = j.organization_id and q.seq = j.seq and q.chunk = 0";
@@ -156,7 +157,7 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &JobFilter) {
         None => {}
         // Live statuses are told apart by the queue row, as in `jobs::live_status`.
         Some(JobStatus::Running) => {
-            query.push(" and j.status = 'queued' and (q.state = 'leased' or (q.state in ('ready', 'blocked') and q.attempts = 0 and q.deaths = 0 and q.step > j.round_first_step))");
+            query.push(" and j.status = 'queued' and (q.state in ('leased', 'waiting') or (q.state in ('ready', 'blocked') and q.attempts = 0 and q.deaths = 0 and q.step > j.round_first_step))");
         }
         Some(JobStatus::Retrying) => {
             query.push(" and j.status = 'queued' and (q.state in ('delayed', 'suspect') or (q.state in ('ready', 'blocked') and (q.attempts > 0 or q.deaths > 0)))");
@@ -234,6 +235,41 @@ pub struct NextRound {
     pub step: i16,
     /// Version of the workflow.
     pub version: i32,
+    /// Which chunks run again.
+    pub chunks: ChunksAgain,
+    /// The step that was asked for; `step` is the first of its region.
+    pub from: i16,
+}
+
+impl NextRound {
+    /// The next round from `step` on, of a job without chunks or for those that did not succeed.
+    #[must_use]
+    pub fn at(definition: &WorkflowDefinition, after: i32, from: i16, chunks: ChunksAgain) -> Self {
+        let start = usize::try_from(from).map(|index| definition.region(index).start).unwrap_or_default();
+        let step = i16::try_from(start).unwrap_or(from);
+        Self { after, step, version: definition.version, chunks, from }
+    }
+}
+
+/// Which chunks of a job the next round runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunksAgain {
+    /// Those that did not succeed.
+    Failed,
+    /// Those, and those with lines that were left out.
+    Rejected,
+    /// All.
+    All,
+}
+
+impl ChunksAgain {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::All => "all",
+        }
+    }
 }
 
 /// Open the next round of a terminal job. Refused also if it has left the round on which the caller decided.
@@ -248,12 +284,14 @@ pub async fn retry_job(
     actor: &Actor,
     reason: Option<&str>,
 ) -> Result<Acted, DbError> {
-    let answer: String = sqlx::query_scalar("select retry_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+    let answer: String = sqlx::query_scalar("select retry_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)")
         .bind(organization)
         .bind(job)
         .bind(next.after)
         .bind(next.step)
         .bind(next.version)
+        .bind(next.chunks.as_str())
+        .bind(next.from)
         .bind(&actor.name)
         .bind(&actor.authentication)
         .bind(&actor.address)

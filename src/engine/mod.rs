@@ -4,6 +4,8 @@
 //! `docs/state-machine.md`.
 
 pub mod catalog;
+pub mod chunks_store;
+mod commit;
 pub mod committer;
 pub mod definition;
 pub mod executor;
@@ -11,6 +13,7 @@ pub mod handler;
 pub mod jobs;
 pub mod jobs_store;
 pub mod operations;
+mod region;
 pub mod registry;
 pub mod retry;
 pub mod state;

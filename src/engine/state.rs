@@ -113,8 +113,10 @@ states!(
         Blocked = "blocked",
         /// In backoff until `run_at`. Set by a failed attempt. Next: ready or suspect.
         Delayed = "delayed",
-        /// A worker holds it until `lease_until`. Set by a claim. Next: leased (next step), delayed, ready (handed back), suspect (lease lost), gone.
+        /// A worker holds it until `lease_until`. Set by a claim. Next: leased (next step), delayed, ready (handed back), suspect (lease lost), waiting (fan-out), gone.
         Leased = "leased",
+        /// A job's own row while its chunks are worked on. Set by a fan-out. Next: ready, when no chunk is left.
+        Waiting = "waiting",
     }
 );
 

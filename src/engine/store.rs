@@ -6,6 +6,7 @@ use crate::engine::handler::{ErrorClass, Facts};
 use crate::ids::{JobId, OrganizationId, WorkerId};
 use serde_json::Value;
 use sqlx::PgConnection;
+use std::borrow::Cow;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -91,18 +92,20 @@ pub async fn has_suspects(connection: &mut PgConnection) -> Result<bool, DbError
     .await?)
 }
 
-/// Claim suspects: up to `slots` after their first death, or one after more.
+/// Claim suspects: after their first death up to `slots` jobs and `chunk_slots` chunks, or one after more.
 ///
 /// # Errors
 /// [`DbError`].
 pub async fn claim_suspects(
     connection: &mut PgConnection,
     slots: i32,
+    chunk_slots: i32,
     lease: Duration,
     worker: WorkerId,
 ) -> Result<Vec<Lease>, DbError> {
-    Ok(sqlx::query_as("select * from claim_suspects($1, $2, $3)")
+    Ok(sqlx::query_as("select * from claim_suspects($1, $2, $3, $4)")
         .bind(slots)
+        .bind(chunk_slots)
         .bind(lease.as_secs_f64())
         .bind(worker)
         .fetch_all(connection)
@@ -295,7 +298,7 @@ pub struct FailedStep {
     /// How long the attempt ran.
     pub elapsed: Duration,
     /// Stable code.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// Who must act.
     pub class: ErrorClass,
     /// A fixed sentence.
@@ -325,7 +328,7 @@ pub async fn fail_step(connection: &mut PgConnection, failed: &FailedStep, worke
     .bind(&failed.name)
     .bind(failed.lease.attempts)
     .bind(micros(failed.elapsed))
-    .bind(failed.code)
+    .bind(failed.code.as_ref())
     .bind(failed.class.as_str())
     .bind(&failed.message)
     .bind(failed.delay.map(|delay| i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)))
@@ -415,6 +418,8 @@ pub struct ReapedLease {
     pub job: JobId,
     /// Its place.
     pub seq: i64,
+    /// 0 for the job itself.
+    pub chunk: i32,
     /// Its workflow.
     pub workflow: String,
     /// Pinned version.
@@ -528,6 +533,6 @@ pub async fn mend_stalled_lanes(connection: &mut PgConnection) -> Result<i64, Db
     Ok(mended)
 }
 
-fn micros(duration: Duration) -> i64 {
+pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

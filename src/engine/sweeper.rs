@@ -2,10 +2,11 @@
 //! are stuck in backoff step out of their lanes, mends lanes that stand still (which must not happen), forgets old
 //! worker rows. Any number of sweepers may run.
 
+use super::chunks_store;
 use super::executor::Engine;
 use super::store::{self, ReapedLease};
 use super::workers_store;
-use crate::db::DbError;
+use crate::db::{DbError, statistics};
 use sqlx::PgConnection;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -56,7 +57,7 @@ async fn reap(engine: &Engine, connection: &mut PgConnection) -> Result<Vec<Reap
     let options = engine.options();
     let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
     let reaped = store::reap_leases(&mut transaction, options.lease, options.deaths_max, engine.worker()).await?;
-    for lease in reaped.iter().filter(|lease| lease.parked) {
+    for lease in reaped.iter().filter(|lease| lease.parked && lease.chunk == 0) {
         // The names of the steps are the workflow's, which SQL does not know.
         let definition = engine.catalog().resolve(engine.db(), &lease.workflow, lease.workflow_version).await;
         let steps = definition.map(|definition| {
@@ -79,7 +80,9 @@ async fn sweep(engine: &Engine, connection: &mut PgConnection, may_reap: bool, r
         let reaped = reap(engine, connection).await?;
         for lease in &reaped {
             let job = lease.job;
-            if lease.parked {
+            if lease.parked && lease.chunk > 0 {
+                tracing::error!(job.id = %job, organization.id = %lease.organization, chunk = lease.chunk, deaths = lease.deaths, "chunk {} of job {job} killed its worker {} times and failed", lease.chunk, lease.deaths);
+            } else if lease.parked {
                 crate::telemetry::job_ended(&lease.workflow, "failed", None);
                 tracing::error!(job.id = %job, organization.id = %lease.organization, deaths = lease.deaths, "job {job} killed its worker {} times and is parked", lease.deaths);
             } else {
@@ -96,12 +99,20 @@ async fn sweep(engine: &Engine, connection: &mut PgConnection, may_reap: bool, r
         tracing::warn!(jobs = aside, "{aside} job(s) in backoff stepped out of their lanes");
         engine.wake().signal();
     }
+    if round.is_multiple_of(5) {
+        statistics::keep_fresh(engine.db()).await;
+    }
     if round.is_multiple_of(15) {
         let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
         let mended = store::mend_stalled_lanes(&mut transaction).await?;
+        let joined = chunks_store::mend_waiting(&mut transaction).await?;
         transaction.commit().await?;
         if mended > 0 {
             tracing::error!(lanes = mended, "{mended} lane(s) stood still and were mended; this is a bug");
+            engine.wake().signal();
+        }
+        if joined > 0 {
+            tracing::error!(jobs = joined, "{joined} job(s) waited for no chunk and were mended; this is a bug");
             engine.wake().signal();
         }
         workers_store::forget_workers(connection).await?;

@@ -1,20 +1,16 @@
-//! What came out: issues of a job, the clinical view by MRN, a finding's evidence, the exact bytes.
+//! What came out: the clinical view by MRN, a finding's evidence, the exact bytes.
 //!
 //! Every clinical read is audited before the answer goes out, also "not found"; if that fails, the request fails.
 
 use super::extract::{Authenticated, Parameters, Segment, read_json, whole_or_null};
-use super::jobs::locate;
-use super::problem::{OperationOutcome, Problem, ProblemDocument};
+use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::audit::{self, Action, Record};
 use crate::auth::Role;
 use crate::db::{DbError, Scope};
-use crate::engine::jobs_store;
 use crate::ids::{FindingId, OrganizationId, PatientId};
-use crate::ingest::fhir::issue;
 use crate::ingest::findings::store::{self as findings_store, Provenance, StoredEvidence};
-use crate::ingest::issues::{self, StoredIssue};
-use crate::ingest::payloads::Payloads;
+use crate::ingest::payloads::{Opened, Payloads};
 use crate::ingest::view::{self, ClinicalQuery, ClinicalView, Cursor, ViewStatus};
 use crate::telemetry;
 use axum::Json;
@@ -22,72 +18,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::sync::Arc;
-
-/// Issues of a job.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct Issues {
-    /// In the order of the payload.
-    #[schema(value_type = Vec<Object>)]
-    pub issues: Vec<StoredIssue>,
-}
-
-/// Every validation issue of a job: as JSON, as NDJSON (`Accept: application/x-ndjson`), or as a FHIR OperationOutcome
-/// (`Accept: application/fhir+json`).
-#[utoipa::path(
-    get, path = "/v1/ingestion/jobs/{jobId}/issues", tag = "jobs", operation_id = "getIssues",
-    params(("jobId" = String, Path)),
-    responses(
-        (status = 200, description = "The issues", content(
-            (Issues = "application/json"), (String = "application/x-ndjson"), (OperationOutcome = "application/fhir+json"))),
-        (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
-    ),
-    security(("api_key" = []))
-)]
-pub async fn get_issues(
-    State(app): State<Arc<App>>,
-    caller: Authenticated,
-    Segment(job): Segment,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    caller.allow(&[Role::Sender, Role::Reader, Role::Admin, Role::Platform])?;
-    let (organization, job) = locate(&app, &caller, &job).await?;
-    let found = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                if jobs_store::find_job(connection, organization, job).await?.is_none() {
-                    return Ok(None);
-                }
-                Ok(Some(issues::of_job(connection, organization, job).await?))
-            })
-        })
-        .await?;
-    let found = found.ok_or_else(|| Problem::new("job_not_found", "There is no such job."))?;
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accept.contains("ndjson") {
-        let lines: String =
-            found.iter().filter_map(|issue| serde_json::to_string(issue).ok()).map(|line| line + "\n").collect();
-        return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response());
-    }
-    if accept.contains("application/fhir+json") {
-        let outcome = operation_outcome(&found);
-        let body = serde_json::to_vec(&outcome).unwrap_or_default();
-        return Ok(([(header::CONTENT_TYPE, "application/fhir+json")], body).into_response());
-    }
-    Ok(Json(Issues { issues: found }).into_response())
-}
-
-fn operation_outcome(found: &[StoredIssue]) -> Value {
-    let shaped = found.iter().map(|issue| {
-        let (expression, pointer) = (issue.expression.as_deref(), issue.pointer.as_deref());
-        issue::outcome_issue(&issue.severity, &issue.code, &issue.message, expression, pointer, issue.offset)
-    });
-    issue::operation_outcome(shaped.collect())
-}
 
 /// Query of the clinical view.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -312,7 +246,7 @@ pub async fn get_payload(
         })
         .await?;
     let payloads = Payloads::new(app.db.clone(), app.objects.clone());
-    let found = payloads.by_hash(organization, digest).await.map_err(|error| {
+    let found = payloads.open(organization, digest).await.map_err(|error| {
         tracing::warn!(code = error.code, "a payload cannot be read");
         match error.code {
             "object_store_unavailable" => Problem::new("object_store_unavailable", "Object storage is not available.")
@@ -322,9 +256,18 @@ pub async fn get_payload(
             _ => Problem::new("internal_error", "An internal error."),
         }
     })?;
-    let (content_type, body) = found.ok_or_else(missing)?;
+    let (content_type, found) = found.ok_or_else(missing)?;
+    let (body, size) = match found {
+        Opened::Whole(bytes) => {
+            let size = bytes.len() as u64;
+            (Body::from(bytes), size)
+        }
+        // Gigabytes may be: as they come, and broken off at the end if they are not the bytes that were accepted.
+        Opened::Stream(bytes, size) => (Body::from_stream(bytes), size),
+    };
     let mut response = body.into_response();
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
     let content_type =
         HeaderValue::from_str(&content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_TYPE, content_type);

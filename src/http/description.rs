@@ -21,7 +21,8 @@ const ID: &str = "[0-7][0-9a-hjkmnp-tv-z]{25}$";
 /// What a path parameter of that name looks like; others are free text.
 fn pattern(parameter: &str) -> Option<String> {
     let prefix = match parameter {
-        "jobId" => "job",
+        // Of an upload its own id will do.
+        "jobId" => "(job|upload)",
         "findingId" => "fnd",
         "operationId" => "op",
         "organizationId" => "org",

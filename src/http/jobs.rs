@@ -5,11 +5,12 @@ use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::auth::Role;
 use crate::db::{DbError, Scope};
+use crate::engine::chunks_store;
 use crate::engine::jobs::{self, JobFilter, JobRow, JobSummary, JobView};
 use crate::engine::jobs_store::{self, Acted, PAGE_MAX};
 use crate::engine::state::JobStatus;
 use crate::engine::timeline::{TimelineEntry, timeline};
-use crate::ids::{JobId, OrganizationId};
+use crate::ids::{JobId, OrganizationId, UploadId};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -36,7 +37,9 @@ fn not_found() -> Problem {
 /// The organization in which the caller may see that job: its own, or for the platform role the job's. Unknown, foreign
 /// and malformed ids are answered alike.
 pub(super) async fn locate(app: &App, caller: &Authenticated, text: &str) -> Result<(OrganizationId, JobId), Problem> {
-    let job: JobId = text.parse().map_err(|_| not_found())?;
+    // An upload has the number of its job, so that its sender needs one id only.
+    let upload = || text.parse::<UploadId>().map(|upload| JobId(upload.0));
+    let job = text.parse().or_else(|_| upload()).map_err(|_| not_found())?;
     if let Some(organization) = caller.caller.organization {
         return Ok((organization, job));
     }
@@ -63,7 +66,17 @@ pub(super) async fn view(app: &App, organization: OrganizationId, job: JobId) ->
         .await?;
     let (row, steps, attempts) = found.ok_or_else(not_found)?;
     let definition = app.catalog.resolve(&app.db, &row.workflow, row.workflow_version).await.ok();
-    Ok(jobs::shape(&row, &steps, &attempts, definition.as_deref()))
+    let mut chunks = None;
+    if row.progress_total.is_some() {
+        let step = row.queue_step.unwrap_or(i16::MAX);
+        let region = jobs::region_of(definition.as_deref(), step);
+        let (start, last) = region.into_inner();
+        let progress = app.db.unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+            Box::pin(async move { chunks_store::progress(connection, organization, job, start, last).await })
+        });
+        chunks = Some(progress.await?);
+    }
+    Ok(jobs::shape(&row, &steps, &attempts, definition.as_deref(), chunks.as_ref(), app.clock.now()))
 }
 
 /// Query of the status.

@@ -10,12 +10,15 @@ mod cors;
 mod description;
 pub mod docs;
 pub mod error_pages;
+pub mod events;
 pub mod extract;
 pub mod health;
 pub mod intake;
+mod issues;
 pub mod jobs;
 pub mod problem;
 pub mod server;
+pub mod uploads;
 
 pub use description::description;
 
@@ -61,11 +64,15 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(athena::intake::submit_events))
         .routes(routes!(athena::reads::list_events))
         .routes(routes!(athena::reads::get_stats))
+        .routes(routes!(uploads::create_upload))
+        .routes(routes!(uploads::complete_upload))
+        .routes(routes!(events::notify_objects))
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))
         .routes(routes!(jobs::cancel_job))
-        .routes(routes!(clinical::get_issues))
+        .routes(routes!(issues::get_issues))
+        .routes(routes!(issues::get_outcomes))
         .routes(routes!(clinical::get_clinical))
         .routes(routes!(clinical::search_clinical))
         .routes(routes!(clinical::get_evidence))
@@ -90,6 +97,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::links::link_event))
         .routes(routes!(admin::system::list_workflows))
         .routes(routes!(admin::system::list_workers))
+        .routes(routes!(admin::objects::list_refused))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))

@@ -325,6 +325,17 @@ pub struct Origin {
     pub source: String,
     /// The payload.
     pub payload_sha256: Vec<u8>,
+    /// Where the body at hand begins in the payload; 0, unless it is a piece of a bulk file.
+    pub base: u64,
+}
+
+impl Origin {
+    /// A place of the body at hand, in the payload.
+    #[must_use]
+    pub fn position(&self, at: usize) -> i64 {
+        let at = u64::try_from(at).ok().and_then(|at| at.checked_add(self.base));
+        at.and_then(|at| i64::try_from(at).ok()).unwrap_or(i64::MAX)
+    }
 }
 
 /// Store events, in the order given: sort them by resource, so that concurrent transactions do not wait for each other
@@ -336,7 +347,7 @@ pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[Ne
     if events.is_empty() {
         return Ok(());
     }
-    let position = |at: usize| i64::try_from(at).unwrap_or(i64::MAX);
+    let position = |at: usize| origin.position(at);
     sqlx::query(
         "insert into clinical_events
            (organization_id, id, job_id, job_seq, seen_seq, source_label, resource_type, resource_key, content_sha256,

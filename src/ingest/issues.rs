@@ -4,6 +4,7 @@ use super::fhir::issue::Issue;
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId};
 use sqlx::PgConnection;
+use std::ops::RangeInclusive;
 
 /// Put these issues in the place of the job's issues; the same again changes nothing.
 ///
@@ -50,6 +51,111 @@ pub async fn replace(
     Ok(())
 }
 
+/// Put these issues in the place of those of a chunk of a bulk file: chunk 0 are those of lines that are in none. `lines` are
+/// the numbers that the chunk's lines or entries may have, so that only its issues are looked at.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn replace_chunk(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    chunk: i32,
+    lines: RangeInclusive<i64>,
+    issues: &[Issue],
+) -> Result<(), DbError> {
+    sqlx::query(
+        "delete from issues
+         where organization_id = $1
+           and job_id = $2
+           and position between $4 and $5
+           and chunk = $3",
+    )
+    .bind(organization)
+    .bind(job)
+    .bind(chunk)
+    .bind(lines.start())
+    .bind(lines.end())
+    .execute(&mut *connection)
+    .await?;
+    let signed = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
+    let position = |issue: &Issue| signed(issue.line).or(issue.entry.map(i64::from)).unwrap_or(*lines.start());
+    // A few megabytes of arguments at most.
+    for (page, issues) in issues.chunks(5_000).enumerate() {
+        sqlx::query(
+            "insert into issues
+               (organization_id, job_id, position, chunk, ordinal, severity, code, entry, line, expression, pointer,
+                byte_offset, message)
+             select $1, $2, i.position, $3, $4 + i.ordinal - 1, i.severity, i.code, i.entry, i.line, i.expression, i.pointer,
+                    i.byte_offset, i.message
+             from unnest($5::bigint[], $6::text[], $7::text[], $8::integer[], $9::bigint[], $10::text[], $11::text[],
+                         $12::bigint[], $13::text[])
+               with ordinality as i (position, severity, code, entry, line, expression, pointer, byte_offset, message, ordinal)",
+        )
+        .bind(organization)
+        .bind(job)
+        .bind(chunk)
+        .bind(i64::try_from(page * 5_000).unwrap_or(i64::MAX))
+        .bind(issues.iter().map(position).collect::<Vec<_>>())
+        .bind(issues.iter().map(|issue| issue.severity.as_str()).collect::<Vec<_>>())
+        .bind(issues.iter().map(|issue| issue.code).collect::<Vec<_>>())
+        .bind(issues.iter().map(|issue| issue.entry.and_then(|entry| i32::try_from(entry).ok())).collect::<Vec<_>>())
+        .bind(issues.iter().map(|issue| signed(issue.line)).collect::<Vec<_>>())
+        .bind(issues.iter().map(|issue| issue.expression.as_deref()).collect::<Vec<_>>())
+        .bind(issues.iter().map(|issue| issue.pointer.as_deref()).collect::<Vec<_>>())
+        .bind(issues.iter().map(|issue| signed(issue.byte_offset)).collect::<Vec<_>>())
+        .bind(issues.iter().map(|issue| issue.message.as_str()).collect::<Vec<_>>())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// A place among the issues of a job, in the order of the payload: the next page begins behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::FromRow)]
+pub struct IssuePlace {
+    /// Line or entry of a bulk file, else 0.
+    pub position: i64,
+    /// Chunk of a bulk file, else 0.
+    pub chunk: i32,
+    /// Among the chunk's.
+    pub ordinal: i32,
+}
+
+impl IssuePlace {
+    /// Before the first issue.
+    pub const START: Self = Self { position: -1, chunk: 0, ordinal: 0 };
+}
+
+impl std::fmt::Display for IssuePlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.position, self.chunk, self.ordinal)
+    }
+}
+
+impl std::str::FromStr for IssuePlace {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('.');
+        let mut next = || parts.next().ok_or(());
+        let place = Self {
+            position: next()?.parse().map_err(|_| ())?,
+            chunk: next()?.parse().map_err(|_| ())?,
+            ordinal: next()?.parse().map_err(|_| ())?,
+        };
+        if parts.next().is_some() { Err(()) } else { Ok(place) }
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct PlacedIssue {
+    #[sqlx(flatten)]
+    place: IssuePlace,
+    #[sqlx(flatten)]
+    issue: StoredIssue,
+}
+
 /// An issue as stored, in the words of the API.
 #[derive(Debug, Clone, serde::Serialize, sqlx::FromRow)]
 pub struct StoredIssue {
@@ -72,21 +178,43 @@ pub struct StoredIssue {
     pub message: String,
 }
 
-/// The issues of a job's last validation, in the order of the payload.
+impl StoredIssue {
+    /// It kept its line from being ingested.
+    #[must_use]
+    pub fn rejects(&self) -> bool {
+        self.severity == "error" || self.severity == "fatal"
+    }
+}
+
+/// A page of the issues of a job's last validation, in the order of the payload, and where the next one begins.
 ///
 /// # Errors
 /// A [`DbError`].
-pub async fn of_job(
+pub async fn page(
     connection: &mut PgConnection,
     organization: OrganizationId,
     job: JobId,
-) -> Result<Vec<StoredIssue>, DbError> {
+    after: IssuePlace,
+    limit: usize,
+) -> Result<(Vec<StoredIssue>, Option<IssuePlace>), DbError> {
     let query = sqlx::query_as(
-        "select severity, code, entry, line, expression, pointer, byte_offset, message
+        "select position, chunk, ordinal, severity, code, entry, line, expression, pointer, byte_offset, message
          from issues
          where organization_id = $1
            and job_id = $2
-         order by ordinal",
+           and (position, chunk, ordinal) > ($3, $4, $5)
+         order by position, chunk, ordinal
+         limit $6",
     );
-    Ok(query.bind(organization).bind(job).fetch_all(connection).await?)
+    let rows: Vec<PlacedIssue> = query
+        .bind(organization)
+        .bind(job)
+        .bind(after.position)
+        .bind(after.chunk)
+        .bind(after.ordinal)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await?;
+    let next = rows.last().filter(|_| rows.len() >= limit).map(|row| row.place);
+    Ok((rows.into_iter().map(|row| row.issue).collect(), next))
 }

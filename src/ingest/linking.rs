@@ -26,7 +26,7 @@ use self::versions::Versions;
 use super::athena::parts;
 use super::demographics::Demographics;
 use super::events::{self, LinkStatus, NewEvent, Origin, StoredEvent};
-use super::fhir::split::{Bundle, Resource};
+use super::fhir::split::{Bundle, Entry, Resource};
 use super::patients::{self, Decision};
 use super::resource::Incoming;
 use super::subject::{self, Directory, MrnRules, Outside, Reference, Subject};
@@ -123,11 +123,22 @@ impl Plan {
     /// The plan for the entries of a Bundle that are not left out.
     #[must_use]
     pub fn new(origin: Origin, body: &[u8], bundle: &Bundle<'_>, skip: &BTreeSet<u32>, rules: &MrnRules) -> Self {
-        let directory = Directory::new(bundle, skip, rules);
+        Self::of_entries(origin, body, &bundle.entries, &Directory::new(bundle, skip, rules), skip, rules)
+    }
+
+    /// The plan for resources of a file, whom `directory` says what stands beside them.
+    #[must_use]
+    pub fn of_entries(
+        origin: Origin,
+        body: &[u8],
+        entries: &[Entry<'_>],
+        directory: &Directory,
+        skip: &BTreeSet<u32>,
+        rules: &MrnRules,
+    ) -> Self {
         let mut resources = Vec::new();
-        for entry in bundle.entries.iter().filter(|entry| !skip.contains(&entry.index)) {
-            let (Some(resource), Some(incoming)) = (&entry.resource, Incoming::of(body, &origin.payload_sha256, entry))
-            else {
+        for entry in entries.iter().filter(|entry| !skip.contains(&entry.index)) {
+            let (Some(resource), Some(incoming)) = (&entry.resource, Incoming::of(body, &origin, entry)) else {
                 continue;
             };
             let person = (incoming.resource_type == "Patient")
@@ -419,18 +430,15 @@ impl Plan {
         for patient in decisions.iter().filter_map(|decision| decision.status.patient()) {
             *linked.entry(patient).or_default() += 1;
         }
-        for (patient, events) in linked {
-            let record = Record {
-                patient: Some(patient),
-                job: Some(self.origin.job),
-                step: Some("link_patient"),
-                body_sha256: Some(&self.origin.payload_sha256),
-                detail: Some(json!({"events": events, "rule_version": patients::LINK_RULE_VERSION})),
-                ..Record::new(self.origin.organization, "patient.linked", Action::Update, actor)
-            };
-            audit::append(connection, record).await?;
-        }
-        Ok(())
+        let record = Record {
+            job: Some(self.origin.job),
+            step: Some("link_patient"),
+            body_sha256: Some(&self.origin.payload_sha256),
+            ..Record::new(self.origin.organization, "patient.linked", Action::Update, actor)
+        };
+        let detail = |events: u64| json!({"events": events, "rule_version": patients::LINK_RULE_VERSION});
+        let concerned = linked.into_iter().map(|(patient, events)| (patient, detail(events))).collect();
+        audit::append_for_patients(connection, record, concerned).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! The clinical domain: FHIR, patients, findings, the steps' handlers, and the clinical view.
 
 pub mod athena;
+pub mod bulk;
 pub mod demographics;
 pub mod events;
 pub mod fhir;

@@ -10,14 +10,21 @@ use crate::engine::handler::StepError;
 use crate::ids::{JobId, OrganizationId};
 use crate::objects::{ObjectError, Objects};
 use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use time::OffsetDateTime;
+use tokio::io::AsyncRead;
+use tokio_util::io::ReaderStream;
 
 /// Bytes of payloads that stay in memory. A larger payload is fetched by each step.
 const RECENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A larger payload that is asked for is not read into memory.
+const WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// A job's payload, and what the steps need to know about the job.
 #[derive(Clone)]
@@ -102,22 +109,22 @@ impl Payloads {
         })
     }
 
-    /// A payload by its hash; nothing if the organization has none such.
+    /// A payload by its hash, to be read; nothing if the organization has none such.
     ///
     /// # Errors
     /// As [`Payloads::of_job`].
-    pub async fn by_hash(
+    pub async fn open(
         &self,
         organization: OrganizationId,
         sha256: Vec<u8>,
-    ) -> Result<Option<(String, Bytes)>, StepError> {
+    ) -> Result<Option<(String, Opened)>, StepError> {
         let wanted = sha256.clone();
-        let row: Option<(String, Option<Vec<u8>>, Option<String>)> = self
+        let row: Option<Kept> = self
             .db
             .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
                 Box::pin(async move {
                     let query = sqlx::query_as(
-                        "select content_type, body, storage_key
+                        "select content_type, body, storage_key, size_bytes
                          from payloads
                          where organization_id = $1
                            and sha256 = $2",
@@ -126,9 +133,14 @@ impl Payloads {
                 })
             })
             .await?;
-        let Some((content_type, body, storage_key)) = row else { return Ok(None) };
+        let Some((content_type, body, storage_key, size)) = row else { return Ok(None) };
+        let size = u64::try_from(size).unwrap_or(0);
+        if let Some(key) = storage_key.as_deref().filter(|_| body.is_none() && size > WHOLE_BYTES_MAX) {
+            let reader = self.objects.read(key).await.map_err(storage_error)?;
+            return Ok(Some((content_type, Opened::Stream(checked(reader, sha256).boxed(), size))));
+        }
         let body = self.bytes(organization, body, storage_key.as_deref(), &sha256).await?;
-        Ok(Some((content_type, body)))
+        Ok(Some((content_type, Opened::Whole(body))))
     }
 
     async fn bytes(
@@ -171,6 +183,38 @@ impl Payloads {
             total -= oldest.len();
         }
     }
+}
+
+/// Media type, body, key in object storage, size.
+type Kept = (String, Option<Vec<u8>>, Option<String>, i64);
+
+/// A payload that is to be read.
+pub enum Opened {
+    /// In memory; it has the hash that it was accepted with.
+    Whole(Bytes),
+    /// Of so many bytes, as they come. It ends with an error if it has another hash.
+    Stream(BoxStream<'static, std::io::Result<Bytes>>, u64),
+}
+
+/// The bytes of a reader; an error at the end, if they have another hash.
+fn checked(
+    reader: impl AsyncRead + Send + Unpin + 'static,
+    sha256: Vec<u8>,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    let bytes = ReaderStream::with_capacity(reader, 256 * 1024);
+    stream::try_unfold((bytes, Sha256::new(), sha256), |(mut bytes, mut hash, sha256)| async move {
+        match bytes.next().await.transpose()? {
+            Some(piece) => {
+                hash.update(&piece);
+                Ok(Some((piece, (bytes, hash, sha256))))
+            }
+            None if hash.finalize()[..] == *sha256 => Ok(None),
+            None => {
+                tracing::error!(code = "payload_corrupt", "a stored payload is not the one that was accepted");
+                Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "not the bytes that were accepted"))
+            }
+        }
+    })
 }
 
 async fn load(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Option<Row>, DbError> {
@@ -226,7 +270,7 @@ pub fn storage_error(error: ObjectError) -> StepError {
         ObjectError::Denied { .. } | ObjectError::Refused { .. } => {
             StepError::ours("object_store_denied", "Object storage denied or refused the request.")
         }
-        ObjectError::NotFound => missing(),
+        ObjectError::NotFound | ObjectError::Changed => missing(),
     };
     step_error.caused_by(error)
 }

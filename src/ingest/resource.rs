@@ -1,5 +1,6 @@
 //! What a resource is, as received: its identity, its version, its section of the clinical view.
 
+use super::events::Origin;
 use super::fhir::calendar;
 use super::fhir::node::Object;
 use super::fhir::split::{Entry, Resource};
@@ -21,7 +22,7 @@ pub struct Incoming {
     pub pointer: Option<String>,
     /// Position in the Bundle.
     pub entry: u32,
-    /// Its bytes in the payload.
+    /// Its bytes in the body at hand ([`Origin::base`]).
     pub span: Range<usize>,
     /// One of R4's types.
     pub resource_type: &'static str,
@@ -42,14 +43,14 @@ pub struct Incoming {
 impl Incoming {
     /// The resource of an entry; nothing, if the entry has none of a type that R4 knows.
     #[must_use]
-    pub fn of(body: &[u8], payload_sha256: &[u8], entry: &Entry<'_>) -> Option<Self> {
+    pub fn of(body: &[u8], origin: &Origin, entry: &Entry<'_>) -> Option<Self> {
         let resource = entry.resource.as_ref()?;
         let resource_type = types::resource_type(&resource.resource_type)?;
         let object = &resource.object;
         let span = object.node().span();
         let resource_key = match &resource.id {
             Some(id) => id.clone().into_owned(),
-            None => format!("#{}:{}", hex::encode(payload_sha256), span.start),
+            None => format!("#{}:{}", hex::encode(&origin.payload_sha256), origin.position(span.start)),
         };
         let last_updated = object
             .object("meta")
@@ -113,12 +114,21 @@ fn view_category(resource_type: &str, resource: &Resource<'_>) -> Option<&'stati
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{JobId, OrganizationId};
     use crate::ingest::fhir::split;
 
     fn incoming(resource: &str) -> Incoming {
         let body = format!(r#"{{"resourceType": "Bundle", "type": "batch", "entry": [{{"resource": {resource}}}]}}"#);
         let bundle = split::split(body.as_bytes()).unwrap();
-        Incoming::of(body.as_bytes(), &[0xab; 32], &bundle.entries[0]).unwrap()
+        let origin = Origin {
+            organization: OrganizationId::new(),
+            job: JobId::new(),
+            seq: 1,
+            source: "default".to_owned(),
+            payload_sha256: vec![0xab; 32],
+            base: 0,
+        };
+        Incoming::of(body.as_bytes(), &origin, &bundle.entries[0]).unwrap()
     }
 
     #[test]

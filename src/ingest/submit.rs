@@ -13,7 +13,7 @@ use crate::db::{Db, DbError};
 use crate::engine::definition::{Ordering, WorkflowDefinition};
 use crate::engine::handler::ErrorClass;
 use crate::engine::jobs::parse_class;
-use crate::engine::jobs_store::{self, Acted, NextRound};
+use crate::engine::jobs_store::{self, Acted, ChunksAgain, NextRound};
 use crate::engine::state::JobStatus;
 use crate::engine::store::PROGRAM_VERSION;
 use crate::engine::wake::Wake;
@@ -247,7 +247,7 @@ impl Submitter {
             && status == JobStatus::Failed
             && matches!(class, Some(ErrorClass::Transient | ErrorClass::Ours))
         {
-            let (job, next) = (row.job_id, NextRound { after: row.round, step: 0, version: workflow.version });
+            let (job, next) = (row.job_id, NextRound::at(workflow, row.round, 0, ChunksAgain::All));
             let acted = self
                 .db
                 .unit(crate::db::Scope::Organization(organization), move |connection| {

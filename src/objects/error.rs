@@ -11,6 +11,9 @@ pub enum ObjectError {
     /// No such object, bucket or upload.
     #[error("there is no such object")]
     NotFound,
+    /// Another object has the key than the one that was meant.
+    #[error("the object is not the one that was meant")]
+    Changed,
     /// The server is away, slow, overloaded, or the connection broke: repeat later. A PUT may have taken place.
     #[error("object storage is not available")]
     Unavailable {

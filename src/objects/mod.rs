@@ -10,10 +10,13 @@
 
 pub mod embedded;
 mod error;
+pub mod notifications;
 mod presign;
+mod writer;
 
 pub use error::ObjectError;
 pub use presign::{PresignedPut, PutTerms};
+pub use writer::ObjectWriter;
 
 use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
@@ -21,15 +24,20 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::MetadataDirective;
 use base64::Engine as _;
 use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::ops::Range;
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::io::AsyncBufRead;
+
+/// A copy of 5 GB within the server takes a minute or two; the step's own timeout is longer.
+pub const COPY_TIMEOUT: Duration = Duration::from_mins(15);
 
 /// Where objects are, and as whom we ask for them.
 #[derive(Debug, Clone)]
@@ -218,6 +226,69 @@ impl Objects {
         Ok(answer.body.into_async_read())
     }
 
+    /// As [`Objects::get_range`], of the object with this `ETag` only.
+    ///
+    /// # Errors
+    /// [`ObjectError`]; `Changed` when another object has the key by now.
+    pub async fn get_range_of(&self, key: &str, etag: &str, bytes: Range<u64>) -> Result<Bytes, ObjectError> {
+        if bytes.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let range = format!("bytes={}-{}", bytes.start, bytes.end - 1);
+        let request = self.client.get_object().bucket(&self.bucket).key(self.full(key)).range(range);
+        let answer = request.if_match(quoted(etag)).send().await.map_err(changed)?;
+        collect(answer.body).await
+    }
+
+    /// As [`Objects::read`], of the object with this `ETag` only.
+    ///
+    /// # Errors
+    /// [`ObjectError`]; `Changed` when another object has the key by now.
+    pub async fn read_of(
+        &self,
+        key: &str,
+        etag: &str,
+    ) -> Result<impl AsyncBufRead + Send + Unpin + use<>, ObjectError> {
+        let request = self.client.get_object().bucket(&self.bucket).key(self.full(key)).if_match(quoted(etag));
+        Ok(request.send().await.map_err(changed)?.body.into_async_read())
+    }
+
+    /// Copy the object with this `ETag` (up to 5 GB) to another key, within the server; replaces what is there. Durable when
+    /// this returns. It takes as long as it takes, up to [`COPY_TIMEOUT`].
+    ///
+    /// # Errors
+    /// [`ObjectError`]; `Changed` when another object has the key by now, `NotFound` when none has.
+    pub async fn copy(
+        &self,
+        from: &str,
+        etag: &str,
+        to: &str,
+        content_type: &str,
+        metadata: &[(&str, String)],
+    ) -> Result<(), ObjectError> {
+        let source = format!("{}/{}", self.bucket, percent_encoded(&self.full(from)));
+        let mut request = self
+            .client
+            .copy_object()
+            .copy_source(source)
+            .copy_source_if_match(quoted(etag))
+            .bucket(&self.bucket)
+            .key(self.full(to))
+            .metadata_directive(MetadataDirective::Replace)
+            .content_type(content_type);
+        for (name, value) in metadata {
+            request = request.metadata(*name, value);
+        }
+        let patience = TimeoutConfig::builder()
+            .read_timeout(COPY_TIMEOUT)
+            .operation_attempt_timeout(COPY_TIMEOUT)
+            .operation_timeout(COPY_TIMEOUT * 2)
+            .build();
+        let patience = aws_sdk_s3::config::Builder::new().timeout_config(patience);
+        request.customize().config_override(patience).send().await.map_err(changed)?;
+        Ok(())
+    }
+
     /// What is known about an object; `None` if there is none.
     ///
     /// # Errors
@@ -245,6 +316,20 @@ impl Objects {
     pub async fn delete(&self, key: &str) -> Result<(), ObjectError> {
         self.client.delete_object().bucket(&self.bucket).key(self.full(key)).send().await?;
         Ok(())
+    }
+
+    /// Delete an object if it is still the one with this `ETag` (servers that do not know conditional deletes delete it all
+    /// the same). That there was none, or another one, is fine.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn delete_matching(&self, key: &str, etag: &str) -> Result<(), ObjectError> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(self.full(key));
+        match request.if_match(format!("\"{etag}\"")).send().await.map_err(ObjectError::from) {
+            Ok(_) | Err(ObjectError::NotFound) => Ok(()),
+            Err(ObjectError::Refused { code, .. }) if code == "PreconditionFailed" => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// At most `limit` (and at most 1000) objects whose key begins with `prefix`, in order of their keys. For the next
@@ -296,6 +381,18 @@ impl Objects {
         }
     }
 
+    /// The key as the server knows it, with the configured prefix.
+    #[must_use]
+    pub fn full_key(&self, key: &str) -> String {
+        self.full(key)
+    }
+
+    /// The key without the configured prefix; none if it does not begin with that.
+    #[must_use]
+    pub fn short_key(&self, key: &str) -> Option<String> {
+        self.short(key)
+    }
+
     fn full(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
@@ -303,6 +400,31 @@ impl Objects {
     fn short(&self, key: &str) -> Option<String> {
         key.strip_prefix(&self.prefix).map(str::to_owned)
     }
+}
+
+/// `If-Match` failed: another object has the key.
+fn changed(error: impl Into<ObjectError>) -> ObjectError {
+    match error.into() {
+        ObjectError::Refused { code, .. } if code == "PreconditionFailed" || code == "412" => ObjectError::Changed,
+        other => other,
+    }
+}
+
+fn quoted(etag: &str) -> String {
+    format!("\"{etag}\"")
+}
+
+/// A key in `x-amz-copy-source`: everything but unreserved characters and slashes as %XX.
+fn percent_encoded(key: &str) -> String {
+    key.bytes().fold(String::with_capacity(key.len()), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            // Writing to a String does not fail.
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    })
 }
 
 /// Given, else of the environment, as every AWS tool reads it.

@@ -7,8 +7,8 @@ use std::time::Duration;
 /// What may be put. Everything here is signed: a request that differs in any of it is refused by the server.
 #[derive(Debug, Clone)]
 pub struct PutTerms<'a> {
-    /// Exact size of the body in bytes.
-    pub size: u64,
+    /// Exact size of the body in bytes; without it any size that S3 takes.
+    pub size: Option<u64>,
     /// Sent along as `Content-Type`.
     pub content_type: &'a str,
     /// `x-amz-meta-*`.
@@ -24,7 +24,7 @@ pub struct PutTerms<'a> {
 pub struct PresignedPut {
     /// For one PUT.
     pub url: String,
-    /// Names in lower case. `content-length` among them, which HTTP clients set by themselves.
+    /// Names in lower case. `content-length` is among them if the size is signed, which HTTP clients set by themselves.
     pub headers: Vec<(String, String)>,
 }
 
@@ -40,14 +40,14 @@ impl Objects {
             source,
         };
         let expiry = PresigningConfig::expires_in(terms.expires_in).map_err(|error| refused(Box::new(error)))?;
-        let size = i64::try_from(terms.size).map_err(|error| refused(Box::new(error)))?;
+        let size = terms.size.map(i64::try_from).transpose().map_err(|error| refused(Box::new(error)))?;
         let mut request =
             self.client.put_object().bucket(&self.bucket).key(self.full(key)).content_type(terms.content_type);
         for (name, value) in terms.metadata {
             request = request.metadata(*name, value);
         }
         let request =
-            request.content_length(size).if_none_match("*").set_checksum_sha256(terms.sha256.map(str::to_owned));
+            request.set_content_length(size).if_none_match("*").set_checksum_sha256(terms.sha256.map(str::to_owned));
         let signed = request.presigned(expiry).await?;
         let headers = signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         Ok(PresignedPut { url: signed.uri().to_owned(), headers })

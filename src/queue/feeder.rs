@@ -4,6 +4,7 @@
 use super::Slots;
 use crate::db::DbError;
 use crate::engine::Engine;
+use crate::engine::chunks_store;
 use crate::engine::committer;
 use crate::engine::store::{self, Lease};
 use sqlx::PgConnection;
@@ -23,6 +24,8 @@ const SLOTS_WAIT: Duration = Duration::from_millis(4);
 const GAP: Duration = Duration::from_millis(1);
 /// Suspects after their first death that run together, at most: enough that the victims of a crash are through quickly.
 const SUSPECTS_MAX: i32 = 16;
+/// Pause between looks for chunks that found too few.
+const CHUNK_INTERVAL: Duration = Duration::from_millis(20);
 /// Look for suspects at least so often while the queue is busy.
 const SUSPECT_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -33,7 +36,17 @@ pub async fn run(
     leases: mpsc::UnboundedSender<Lease>,
     stop: CancellationToken,
 ) {
-    let mut feeder = Feeder { engine, slots, leases, stop, connection: None, cursor: Uuid::nil(), suspects_seen: None };
+    let mut feeder = Feeder {
+        engine,
+        slots,
+        leases,
+        stop,
+        connection: None,
+        cursor: Uuid::nil(),
+        suspects_seen: None,
+        chunk_cursor: Uuid::nil(),
+        chunks_seen: None,
+    };
     let mut delays = backon::BackoffBuilder::build(committer::patience());
     while !feeder.stop.is_cancelled() {
         match feeder.turn().await {
@@ -60,6 +73,10 @@ struct Feeder {
     /// Organization of the last claimed row: the next claim starts behind it.
     cursor: Uuid,
     suspects_seen: Option<Instant>,
+    /// The same cursor for chunks.
+    chunk_cursor: Uuid,
+    /// When there were fewer chunks than slots.
+    chunks_seen: Option<Instant>,
 }
 
 impl Feeder {
@@ -67,7 +84,7 @@ impl Feeder {
         let concurrency = self.engine.options().concurrency;
         let wanted_min = CLAIM_MIN.min(concurrency.div_ceil(4)).max(1);
         let gathered = async {
-            while concurrency.saturating_sub(self.slots.in_use()) < wanted_min {
+            while concurrency.saturating_sub(self.slots.jobs_in_use()) < wanted_min {
                 self.slots.freed.notified().await;
             }
         };
@@ -77,7 +94,8 @@ impl Feeder {
             () = self.engine.wake().wait() => {}
             () = tokio::time::sleep(SLOTS_WAIT) => {}
         }
-        let free = concurrency.saturating_sub(self.slots.in_use());
+        let free = concurrency.saturating_sub(self.slots.jobs_in_use());
+        self.claim_chunks().await?;
         if free == 0 {
             tokio::select! {
                 () = self.stop.cancelled() => {}
@@ -114,6 +132,7 @@ impl Feeder {
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = self.engine.wake().wait() => {}
+            () = self.slots.chunk_freed.notified() => {}
             () = tokio::time::sleep(due) => {}
         }
         if got > 0 {
@@ -122,9 +141,28 @@ impl Feeder {
         Ok(())
     }
 
+    /// Chunks into their own free slots. Not in every turn beside busy jobs: a chunk takes many turns.
+    async fn claim_chunks(&mut self) -> Result<(), DbError> {
+        let free = self.engine.options().chunks.saturating_sub(self.slots.chunks_in_use());
+        if free == 0 || self.chunks_seen.is_some_and(|seen| seen.elapsed() < CHUNK_INTERVAL) {
+            return Ok(());
+        }
+        let (lease_time, worker, cursor) = (self.engine.options().lease, self.engine.worker(), self.chunk_cursor);
+        let slots = i32::try_from(free).unwrap_or(i32::MAX);
+        let claimed = chunks_store::claim_chunks(self.open().await?, slots, cursor, lease_time, worker).await?;
+        self.chunks_seen = (claimed.len() < free).then(Instant::now);
+        if let Some(last) = claimed.last() {
+            self.chunk_cursor = last.organization.0;
+        }
+        for lease in claimed {
+            self.hand_on(lease);
+        }
+        Ok(())
+    }
+
     fn hand_on(&self, lease: Lease) {
         self.engine.hold(&lease);
-        self.slots.take(1);
+        self.slots.take(&lease);
         // The receiver lives as long as the process's workers.
         let _ = self.leases.send(lease);
     }
@@ -137,7 +175,8 @@ impl Feeder {
             return Ok(false);
         }
         let (lease_time, worker) = (self.engine.options().lease, self.engine.worker());
-        let suspects = store::claim_suspects(self.open().await?, SUSPECTS_MAX, lease_time, worker).await?;
+        let chunk_slots = i32::try_from(self.engine.options().chunks).unwrap_or(i32::MAX);
+        let suspects = store::claim_suspects(self.open().await?, SUSPECTS_MAX, chunk_slots, lease_time, worker).await?;
         for lease in suspects {
             let (job, deaths) = (lease.job, lease.deaths);
             tracing::info!(job.id = %job, deaths, "job {job} runs apart from others: a worker died with it");

@@ -26,25 +26,40 @@ use tokio_util::sync::CancellationToken;
 /// How long a shutdown waits for running steps before their leases are handed back.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
-/// Slots of this process: how many jobs are under way.
+/// Slots of this process: how many jobs are under way, and how many chunks, which are bounded apart from each other.
 #[derive(Default)]
 struct Slots {
-    in_flight: AtomicUsize,
+    jobs: AtomicUsize,
+    chunks: AtomicUsize,
     freed: Notify,
+    chunk_freed: Notify,
 }
 
 impl Slots {
-    fn take(&self, count: usize) {
-        self.in_flight.fetch_add(count, Ordering::AcqRel);
+    fn take(&self, lease: &Lease) {
+        let slots = if lease.chunk > 0 { &self.chunks } else { &self.jobs };
+        slots.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn give_back(&self) {
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+    fn give_back(&self, is_chunk: bool) {
+        let slots = if is_chunk { &self.chunks } else { &self.jobs };
+        slots.fetch_sub(1, Ordering::AcqRel);
+        if is_chunk {
+            self.chunk_freed.notify_one();
+        }
         self.freed.notify_one();
     }
 
+    fn jobs_in_use(&self) -> usize {
+        self.jobs.load(Ordering::Acquire)
+    }
+
+    fn chunks_in_use(&self) -> usize {
+        self.chunks.load(Ordering::Acquire)
+    }
+
     fn in_use(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        self.jobs_in_use() + self.chunks_in_use()
     }
 }
 
@@ -108,7 +123,7 @@ impl Workers {
         self.engine.close();
     }
 
-    /// Jobs under way in this process.
+    /// Jobs and chunks under way in this process.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.slots.in_use()
@@ -124,7 +139,7 @@ async fn monitor(
 ) {
     let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
     let name = engine.worker().to_string();
-    let concurrency = engine.options().concurrency;
+    let concurrency = engine.options().concurrency + engine.options().chunks;
     let monitor = Monitor::new()
         .register(move |restarts| {
             let (engine, slots) = (Arc::clone(&engine), Arc::clone(&slots));
@@ -132,7 +147,7 @@ async fn monitor(
                 let (engine, slots) = (Arc::clone(&engine), Arc::clone(&slots));
                 // A task of its own: steps run in parallel, and a dropped worker future does not cut a step in two.
                 let task = tokio::spawn(async move {
-                    let _slot = SlotGuard(slots);
+                    let _slot = SlotGuard(slots, lease.chunk > 0);
                     engine.run(lease).await;
                 });
                 async move {
@@ -158,11 +173,11 @@ async fn monitor(
 }
 
 /// Gives the slot back however the job ended.
-struct SlotGuard(Arc<Slots>);
+struct SlotGuard(Arc<Slots>, bool);
 
 impl Drop for SlotGuard {
     fn drop(&mut self) {
-        self.0.give_back();
+        self.0.give_back(self.1);
     }
 }
 

@@ -108,6 +108,26 @@ const FETCH_DURATION: Metric = metric(
     &["status"],
     "From a clinical read's headers to its answer.",
 );
+const HINTS: Metric = metric(
+    "chartgate_watcher_hints_total",
+    Counter,
+    &["hint", "outcome"],
+    "Objects that the watcher looked at, by what told of them and what became of it.",
+);
+const REFUSED: Metric =
+    metric("chartgate_uploads_refused_total", Counter, &["reason"], "Objects below incoming/ that became no job's.");
+const UPLOAD_LAG: Metric = metric(
+    "chartgate_upload_lag_seconds",
+    Histogram(WAY),
+    &["hint"],
+    "From an object's last modification to its place in the queue.",
+);
+const SWEEP_DURATION: Metric = metric(
+    "chartgate_sweep_duration_seconds",
+    Histogram(WAY),
+    &["outcome"],
+    "One sweep of incoming/: complete, partial (an object could not be looked at) or failed.",
+);
 const HTTP_DURATION: Metric = metric(
     "chartgate_http_request_duration_seconds",
     Histogram(ANSWER),
@@ -128,6 +148,10 @@ pub const METRICS: &[Metric] = &[
     STEPS_FAILED,
     FETCHES,
     FETCH_DURATION,
+    HINTS,
+    REFUSED,
+    UPLOAD_LAG,
+    SWEEP_DURATION,
     HTTP_DURATION,
 ];
 
@@ -145,6 +169,10 @@ struct Meters {
     steps_failed: Option<IntCounterVec>,
     fetches: Option<IntCounterVec>,
     fetch_duration: Option<HistogramVec>,
+    hints: Option<IntCounterVec>,
+    refused: Option<IntCounterVec>,
+    upload_lag: Option<HistogramVec>,
+    sweep_duration: Option<HistogramVec>,
     http_duration: Option<HistogramVec>,
 }
 
@@ -163,6 +191,10 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         steps_failed: counter(&registry, STEPS_FAILED),
         fetches: counter(&registry, FETCHES),
         fetch_duration: histogram(&registry, FETCH_DURATION),
+        hints: counter(&registry, HINTS),
+        refused: counter(&registry, REFUSED),
+        upload_lag: histogram(&registry, UPLOAD_LAG),
+        sweep_duration: histogram(&registry, SWEEP_DURATION),
         http_duration: histogram(&registry, HTTP_DURATION),
         registry,
     };
@@ -173,6 +205,12 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
     }
     for status in ["found", "not_found", "ambiguous"] {
         add(meters.fetches.as_ref(), &[status], 0);
+    }
+    for hint in ["completion", "notification", "queue", "store", "sweep"] {
+        add(meters.hints.as_ref(), &[hint, "taken_up"], 0);
+    }
+    for reason in ["metadata_disagree", "organization_unknown", "upload_cancelled", "upload_repeated"] {
+        add(meters.refused.as_ref(), &[reason], 0);
     }
     add(meters.sightings.as_ref(), &[], 0);
     meters
@@ -256,6 +294,26 @@ pub fn clinical_fetch(status: &'static str, duration: Duration) {
     observe(METERS.fetch_duration.as_ref(), &[status], duration);
 }
 
+/// The watcher looked at an object: `taken_up`, refused, known, absent, foreign, unreadable or failed.
+pub fn watcher_hint(hint: &'static str, outcome: &'static str) {
+    add(METERS.hints.as_ref(), &[hint, outcome], 1);
+}
+
+/// An object below `incoming/` became no job's.
+pub fn upload_refused(reason: &'static str) {
+    add(METERS.refused.as_ref(), &[reason], 1);
+}
+
+/// An object got its place in the queue so long after it was modified.
+pub fn upload_taken_up(hint: &'static str, lag: Duration) {
+    observe(METERS.upload_lag.as_ref(), &[hint], lag);
+}
+
+/// A sweep ended: complete, partial or failed.
+pub fn watcher_swept(outcome: &'static str, duration: Duration) {
+    observe(METERS.sweep_duration.as_ref(), &[outcome], duration);
+}
+
 /// An HTTP request: the route's template (never the path), the method, the status.
 pub fn http_request(route: &str, method: &str, status: u16, duration: Duration) {
     // A method is any token that the client likes.
@@ -297,6 +355,10 @@ mod tests {
         step_ran("unit-test", "validate", "succeeded", second);
         step_failed("unit-test", "validate", "ours", "internal_error");
         clinical_fetch("found", second);
+        watcher_hint("sweep", "taken_up");
+        upload_refused("upload_cancelled");
+        upload_taken_up("sweep", second);
+        watcher_swept("complete", second);
         http_request("/unit-test", "BREW", 200, second);
         let text = render().unwrap();
         for metric in METRICS {

@@ -145,6 +145,46 @@ async fn submit_waits_for_its_jobs_and_its_exit_code_says_how_they_ended() {
 }
 
 #[tokio::test]
+async fn a_file_is_uploaded_once_whatever_is_run_again_and_its_hash_is_checked() {
+    let mut desk = Desk::open().await;
+    let file = desk.file("Doe_Jane_1980.ndjson", sample::lines(1, 2, Size::Full).concat().as_bytes());
+    let state = desk.files.path().join("state").to_str().unwrap().to_owned();
+    let upload = |more: &[&'static str]| {
+        let mut arguments = vec!["upload".to_owned(), file.clone(), "--state-dir".to_owned(), state.clone()];
+        arguments.extend(more.iter().map(|more| (*more).to_owned()));
+        arguments
+    };
+    let call = async |desk: &Desk, more: &[&'static str]| {
+        let arguments = upload(more);
+        desk.sender(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+    };
+    let first = call(&desk, &["--json"]).await.json();
+    assert_eq!(first["resumed"], false);
+    let ticket = std::fs::read_dir(format!("{state}/uploads")).unwrap().next().unwrap().unwrap();
+    assert_eq!(ticket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!std::fs::read_to_string(ticket.path()).unwrap().contains("Doe"), "names of files stay here");
+    // The object is there already: only its end is waited for.
+    let lines = json_lines(&call(&desk, &["--json", "--wait"]).await.ok());
+    assert_eq!((&lines[0]["resumed"], &lines[0]["jobId"]), (&json!(true), &first["jobId"]));
+    assert_eq!((&lines[1]["status"], &lines[1]["payload"]["sha256"]), (&json!("succeeded"), &first["sha256"]));
+    assert_eq!(lines[1]["result"]["resources"], sample::lines(1, 2, Size::Full).len());
+    // That is over; the same file again is another upload, without effects.
+    let lines = json_lines(&call(&desk, &["--json", "--wait"]).await.ok());
+    assert_eq!((&lines[0]["resumed"], &lines[1]["duplicateOf"]), (&json!(false), &first["jobId"]));
+
+    let broken = desk.file("broken.ndjson", b"{\"resourceType\": \"Patient\"}\n{\n");
+    let done = desk.sender(&["upload", &broken, "--wait", "--state-dir", &state]).await;
+    assert!(done.code == 0 && done.out.contains("succeeded_with_issues"), "{}{}", done.out, done.err);
+    let empty = desk.file("empty.ndjson", b"");
+    let done = desk.sender(&["upload", &empty, "--state-dir", &state]).await;
+    assert!(done.code == 1 && done.err.contains("is empty"), "{}", done.err);
+    let unknown = desk.file("file.xml", b"<x/>");
+    let done = desk.sender(&["upload", &unknown, "--state-dir", &state]).await;
+    assert!(done.code == 1 && done.err.contains("--content-type"), "{}", done.err);
+    desk.stop().await;
+}
+
+#[tokio::test]
 async fn jobs_are_listed_shown_explained_retried_and_cancelled() {
     let mut desk = Desk::open().await;
     let job = job_of(&desk.app.submit(good(1)).await.1);
@@ -266,7 +306,7 @@ async fn files_and_workflows_are_checked_without_any_server() {
     let listed = json_lines(&run(&[], &["workflows", "list", "--json"]).await.ok());
     assert_eq!(
         listed.iter().map(|one| one["name"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["athena-event", "fhir-bundle"]
+        ["athena-event", "bulk-upload", "fhir-bundle"]
     );
     let workflows = TestDirectory::new();
     let text = "name = \"mine\"\nversion = 0\nordering = \"sideways\"\ncolour = 1\n[[step]]\nname = \"a\"\nhandler = \"no.such\"\n";

@@ -1,8 +1,8 @@
 //! The steps of the FHIR workflow on a real database and the embedded S3: what is stored, whose it is, what it says.
 
-mod corpus;
+pub mod corpus;
 mod findings;
-mod findings_corpus;
+pub mod findings_corpus;
 mod linking;
 mod linking_acts;
 mod linking_decisions;
@@ -11,6 +11,7 @@ mod linking_rules;
 mod steps;
 mod validator;
 mod view;
+pub use view::MISCOUNTED;
 mod view_waiting;
 
 use crate::support::cluster::TestDatabase;
@@ -134,6 +135,7 @@ impl Clinic {
             attempt: 1,
             failed_before: false,
             params: Arc::new(params),
+            chunk: 0,
         };
         let outcome = self.handlers[STEPS[position].1].run(&context).await?;
         let mut output = outcome.output;

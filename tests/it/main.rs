@@ -10,6 +10,7 @@
 )]
 
 mod athena;
+mod bulk;
 mod cli;
 mod clinical;
 mod crash;
@@ -21,3 +22,5 @@ mod objects;
 mod support;
 mod tenancy;
 mod units_of_work;
+mod uploads;
+mod watcher;

@@ -295,15 +295,14 @@ async fn seed(admin: &mut PgConnection, organization: OrganizationId, arguments:
                                                     'fhirpath', 'Bundle.entry[' || i % 50 || '].resource.' || case o when 0 then 'code' else 'value' end))
                   from generate_series(0, 1) as o))::text as text
           from finding;
-        update clinical_events e
-          set shown_version = 2,
-              shown = case when s.panel
+        insert into shown_events (organization_id, event_id, extractor_version, shown)
+          select '{organization}', s.event_id, 2,
+              case when s.panel
                 then '{{"name": "Blood pressure panel", "code": {{"system": "http://loinc.org", "code": "85354-9", "display": "Blood pressure panel"}}, '
                   || '"effective": ' || to_json(to_char(s.at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) || ', "components": [' || s.texts || ']}}'
                 else left(s.texts, -1) || ', "components": []}}' end
           from (select event_id, min(at) as at, min(ordinal) > 0 as panel, string_agg(text, ',' order by ordinal) as texts
-                from shown group by event_id) s
-          where e.organization_id = '{organization}' and e.id = s.event_id;
+                from shown group by event_id) s;
         analyze;
         "#
     );

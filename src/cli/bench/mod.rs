@@ -1,6 +1,7 @@
 //! `chartgate bench …`: each prints a readable table and one JSON line, measured beside the yardstick that it names, on
 //! an embedded PostgreSQL of its own with fsync and `synchronous_commit` on.
 
+pub mod bulk;
 pub mod chart;
 pub mod cpu;
 pub mod engine;
@@ -34,6 +35,8 @@ pub enum Command {
     Chart(chart::Arguments),
     /// Claim, status and lists beside a long history and a long queue.
     History(history::Arguments),
+    /// A bulk file of NDJSON through presigned upload, watcher and workers, beside COPY of the same rows.
+    Bulk(bulk::Arguments),
     /// The FHIR validator on one core, beside `serde_json` building trees.
     Validate(validate::Arguments),
 }
@@ -96,6 +99,11 @@ pub async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         print(&latency::run(config, arguments).await?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Bulk(arguments) = &command {
+        // The same, with workers in processes of their own.
+        print(&bulk::run(config, arguments).await?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let prepared = Prepared::start(&config).await?;
     let figures = match command {
         Command::Engine(arguments) => engine::run(&prepared, &arguments).await?,
@@ -104,6 +112,7 @@ pub async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         Command::History(arguments) => history::run(&prepared, &arguments).await?,
         Command::Validate(arguments) => validate::run(&arguments, &config.data_dir)?,
         Command::Latency(arguments) => latency::run(config, &arguments).await?,
+        Command::Bulk(arguments) => bulk::run(config, &arguments).await?,
     };
     print(&figures)?;
     drop(tokio::task::spawn_blocking(move || drop(prepared)).await);

@@ -7,7 +7,7 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::definition::WorkflowDefinition;
 use crate::engine::jobs::{JobFilter, JobView};
-use crate::engine::jobs_store::{self, Acted, FailureGroup, NextRound};
+use crate::engine::jobs_store::{self, Acted, ChunksAgain, FailureGroup, NextRound};
 use crate::engine::operations::{self, OperationView};
 use crate::engine::state::JobStatus;
 use crate::http::description;
@@ -100,6 +100,8 @@ fn failed_step() -> String {
 }
 
 /// Retry a job that has ended: from its failed step, from a named step, or from the start.
+///
+/// Of a bulk file `failed_step` runs only the chunks that failed, and `failed_lines` only those with lines that were left out.
 #[utoipa::path(
     post, path = "/v1/admin/jobs/{jobId}/retry", tag = "administration", operation_id = "retryJob", params(("jobId" = String, Path)),
     request_body = RetryRequest,
@@ -166,15 +168,22 @@ async fn retry_one(
         .filter(|step| step.round == row.round && step.status == "failed")
         .min_by_key(|step| step.step)
         .map(|step| step.name.clone());
-    let step = match from {
-        "start" => 0,
+    let (step, chunks) = match from {
+        "start" => (0, ChunksAgain::All),
         "failed_step" => match failed {
-            Some(name) => step_index(&definition, &name)?,
-            None => resume_index(&definition, &steps, row.round_first_step, row.round),
+            Some(name) => (step_index(&definition, &name)?, ChunksAgain::Failed),
+            None => (resume_index(&definition, &steps, row.round_first_step, row.round), ChunksAgain::Failed),
         },
-        name => step_index(&definition, name)?,
+        "failed_lines" => {
+            let first =
+                definition.steps.iter().position(|step| step.each_chunk).and_then(|index| i16::try_from(index).ok());
+            (first.ok_or_else(|| no_chunks(&definition))?, ChunksAgain::Rejected)
+        }
+        name => (step_index(&definition, name)?, ChunksAgain::All),
     };
-    let next = NextRound { after: row.round, step, version: definition.version };
+    // What a chunk did stands by the step's index, which another version may have given to another step.
+    let chunks = if definition.version == row.workflow_version { chunks } else { ChunksAgain::All };
+    let next = NextRound::at(&definition, row.round, step, chunks);
     let acted = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
@@ -195,6 +204,11 @@ fn step_index(definition: &WorkflowDefinition, name: &str) -> Result<i16, Proble
             format!("`from` must be failed_step, start, or one of the steps {}.", names.join(", ")),
         )
     })
+}
+
+fn no_chunks(definition: &WorkflowDefinition) -> Problem {
+    let detail = format!("Jobs of the workflow {} have no lines; `failed_lines` is for bulk files.", definition.name);
+    Problem::new("invalid_request", detail)
 }
 
 /// The first step that has not succeeded; the first one when all have.

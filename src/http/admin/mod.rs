@@ -2,6 +2,7 @@
 
 pub mod jobs;
 pub mod links;
+pub mod objects;
 pub mod organizations;
 pub mod reviews;
 pub mod settings;

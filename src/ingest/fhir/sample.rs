@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// The system of the medical record numbers.
 pub const MRN_SYSTEM: &str = "urn:chartgate:sample:mrn";
@@ -81,6 +82,31 @@ pub fn bundle(seed: u64, patients: usize, size: Size) -> Vec<u8> {
         Person::new(&mut random, seed, number).write(&mut random, size, &mut entries);
     }
     json!({"resourceType": "Bundle", "type": "transaction", "entry": entries}).to_string().into_bytes()
+}
+
+/// The resources of such a Bundle as lines of NDJSON, referring to each other as `Type/id`.
+#[must_use]
+pub fn lines(seed: u64, patients: usize, size: Size) -> Vec<String> {
+    let bundle: Value = serde_json::from_slice(&bundle(seed, patients, size)).unwrap_or_default();
+    let resources: Vec<&Value> =
+        bundle["entry"].as_array().into_iter().flatten().map(|entry| &entry["resource"]).collect();
+    let name = |resource: &Value, member: &str| resource[member].as_str().unwrap_or_default().to_owned();
+    let types: HashMap<String, String> =
+        resources.iter().map(|resource| (name(resource, "id"), name(resource, "resourceType"))).collect();
+    let line = |resource: &&Value| {
+        let text = resource.to_string();
+        let mut parts = text.split("urn:uuid:");
+        let mut line = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let id = part.split('"').next().unwrap_or_default();
+            line.push_str(types.get(id).map_or("", String::as_str));
+            line.push('/');
+            line.push_str(part);
+        }
+        line.push('\n');
+        line
+    };
+    resources.iter().map(line).collect()
 }
 
 /// The medical record number of a Bundle's n-th patient.

@@ -74,7 +74,9 @@ pub fn split(body: &[u8]) -> Result<Bundle<'_>, SplitError> {
     Ok(Bundle { object, bundle_type, entries })
 }
 
-fn entry(index: u32, node: Node<'_>) -> Entry<'_> {
+/// An entry of a Bundle, opened.
+#[must_use]
+pub fn entry(index: u32, node: Node<'_>) -> Entry<'_> {
     let object = node.object();
     let member = |key: &str| object.as_ref().and_then(|object| object.get(key));
     Entry {
@@ -84,6 +86,12 @@ fn entry(index: u32, node: Node<'_>) -> Entry<'_> {
         resource: member("resource").and_then(|resource| resource.object()).and_then(resource),
         object,
     }
+}
+
+/// A resource that stands by itself, a line of NDJSON or an item of an array, as the entry with that number.
+#[must_use]
+pub fn lone(index: u32, node: Node<'_>) -> Entry<'_> {
+    Entry { index, node, object: None, full_url: None, resource: node.object().and_then(resource) }
 }
 
 fn resource(object: Object<'_>) -> Option<Resource<'_>> {

@@ -108,9 +108,9 @@ fn name(finding: &mut Finding, object: &Object<'_>, place: &Place, medications: 
     let found = if let Some(id) = reference.strip_prefix('#') {
         contained_code(object, id, place)
     } else {
-        medications.get(reference).and_then(|(entry, medication)| {
-            Some((medication.object.object("code")?, Place::resource(entry).member("code")))
-        })
+        medications
+            .get(reference)
+            .and_then(|(place, medication)| Some((medication.object.object("code")?, place.member("code"))))
     };
     if let Some((concept, place)) = found {
         let display = finding.code.text.take();

@@ -18,7 +18,7 @@ pub use store::{StoredEvidence, evidence};
 pub use times::clinical_at;
 
 use super::fhir::path::Place;
-use super::fhir::split::{Bundle, Resource};
+use super::fhir::split::{Bundle, Entry, Resource};
 use std::collections::HashMap;
 use std::ops::Range;
 use time::OffsetDateTime;
@@ -227,54 +227,65 @@ impl Finding {
 /// The Medication resources of a Bundle, which other resources speak of.
 #[derive(Default)]
 pub struct Medications<'b, 'a> {
-    by_reference: HashMap<String, (u32, &'b Resource<'a>)>,
+    by_reference: HashMap<String, (Place, &'b Resource<'a>)>,
 }
 
 impl<'b, 'a> Medications<'b, 'a> {
     /// By fullUrl and by id.
     #[must_use]
     pub fn of(bundle: &'b Bundle<'a>) -> Self {
+        Self::of_entries(&bundle.entries, &|entry| Place::resource(entry.index))
+    }
+
+    /// The same of resources of a file, by where each stands.
+    #[must_use]
+    pub fn of_entries(entries: &'b [Entry<'a>], place_of: &dyn Fn(&Entry<'_>) -> Place) -> Self {
         let mut by_reference = HashMap::new();
-        for entry in &bundle.entries {
+        for entry in entries {
             let Some(resource) = entry.resource.as_ref().filter(|resource| resource.resource_type == "Medication")
             else {
                 continue;
             };
             let relative = resource.id.as_deref().map(|id| format!("Medication/{id}"));
             for reference in entry.full_url.as_deref().map(str::to_owned).into_iter().chain(relative) {
-                by_reference.insert(reference, (entry.index, resource));
+                by_reference.insert(reference, (place_of(entry), resource));
             }
         }
         Self { by_reference }
     }
 
-    fn get(&self, reference: &str) -> Option<(u32, &'b Resource<'a>)> {
-        self.by_reference.get(reference).copied()
+    fn get(&self, reference: &str) -> Option<&(Place, &'b Resource<'a>)> {
+        self.by_reference.get(reference)
     }
 }
 
 /// The findings of one resource; none for types that findings are not taken from.
 #[must_use]
 pub fn of_resource(entry: u32, resource: &Resource<'_>, medications: &Medications<'_, '_>) -> Vec<Finding> {
-    let place = Place::resource(entry);
+    of_resource_at(&Place::resource(entry), resource, medications)
+}
+
+/// The same of a resource that stands elsewhere.
+#[must_use]
+pub fn of_resource_at(place: &Place, resource: &Resource<'_>, medications: &Medications<'_, '_>) -> Vec<Finding> {
     let object = &resource.object;
     let mut findings = match resource.resource_type.as_ref() {
-        "Observation" => observation::findings(object, &place),
-        "Condition" => vec![problem::condition(object, &place)],
-        "AllergyIntolerance" => vec![problem::allergy(object, &place)],
-        "MedicationRequest" => vec![medication::request(object, &place, medications)],
-        "MedicationStatement" => vec![medication::statement(object, &place, medications)],
-        "MedicationAdministration" => vec![medication::administration(object, &place, medications)],
-        "Medication" => vec![medication::medication(object, &place)],
-        "Immunization" => vec![acts::immunization(object, &place)],
-        "Procedure" => vec![acts::procedure(object, &place)],
-        "Encounter" => vec![acts::encounter(object, &place)],
-        "DiagnosticReport" => vec![acts::report(object, &place)],
-        "DocumentReference" => vec![acts::document(object, &place)],
+        "Observation" => observation::findings(object, place),
+        "Condition" => vec![problem::condition(object, place)],
+        "AllergyIntolerance" => vec![problem::allergy(object, place)],
+        "MedicationRequest" => vec![medication::request(object, place, medications)],
+        "MedicationStatement" => vec![medication::statement(object, place, medications)],
+        "MedicationAdministration" => vec![medication::administration(object, place, medications)],
+        "Medication" => vec![medication::medication(object, place)],
+        "Immunization" => vec![acts::immunization(object, place)],
+        "Procedure" => vec![acts::procedure(object, place)],
+        "Encounter" => vec![acts::encounter(object, place)],
+        "DiagnosticReport" => vec![acts::report(object, place)],
+        "DocumentReference" => vec![acts::document(object, place)],
         _ => Vec::new(),
     };
     for finding in findings.iter_mut().filter(|finding| finding.evidence.is_empty()) {
-        finding.evidence.push(parts::evidence(object.node(), &place, "resource"));
+        finding.evidence.push(parts::evidence(object.node(), place, "resource"));
     }
     findings
 }

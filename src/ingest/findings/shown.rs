@@ -3,6 +3,7 @@
 
 use super::store::{NewFinding, quote_end};
 use crate::ids::FindingId;
+use crate::ingest::events::Origin;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -97,9 +98,9 @@ fn raw(text: Option<&str>) -> Option<&RawValue> {
 
 impl<'f> Shown<'f> {
     /// A finding that is being stored, of a payload with that hash.
-    pub(super) fn of_new(row: &'f NewFinding<'f>, body: &[u8], sha256: &'f str) -> Self {
+    pub(super) fn of_new(row: &'f NewFinding<'f>, origin: &Origin, body: &[u8], sha256: &'f str) -> Self {
         let finding = row.finding;
-        let offset = |at: usize| i64::try_from(at).unwrap_or(i64::MAX);
+        let offset = |at: usize| origin.position(at);
         let evidence = finding.evidence.iter().map(|one| ShownEvidence {
             sha256,
             start: offset(one.span.start),

@@ -142,7 +142,8 @@ async fn set_shown<'f>(
         rows.sort_by_key(|row| row.finding.ordinal);
         let statements = rows.iter().map(|row| {
             let finding = row.finding;
-            let json = Shown::of_new(row, body, &sha256).json().filter(|_| finding.medication_reference.is_none())?;
+            let json =
+                Shown::of_new(row, origin, body, &sha256).json().filter(|_| finding.medication_reference.is_none())?;
             let (panel, effective) = (finding.component_of.as_deref(), finding.effective.text.as_deref());
             Some(Statement { ordinal: finding.ordinal, json, panel, effective })
         });
@@ -153,13 +154,13 @@ async fn set_shown<'f>(
         let (events, texts): (Vec<EventId>, Vec<Option<&str>>) =
             texts.iter().map(|(event, text)| (*event, text.as_deref())).unzip();
         let query = sqlx::query(
-            "update clinical_events e
-             set shown = k.shown, shown_version = $2
+            "insert into shown_events (organization_id, event_id, extractor_version, shown)
+             select $1, k.id, $2, k.shown
              from unnest($3::uuid[], $4::text[]) as k (id, shown)
-             where e.organization_id = $1
-               and e.id = k.id
-               -- A program of a newer version may have been here in between.
-               and (e.shown_version is null or e.shown_version < $2)",
+             on conflict (organization_id, event_id) do update
+             set extractor_version = excluded.extractor_version, shown = excluded.shown
+             -- A program of a newer version may have been here in between.
+             where shown_events.extractor_version < excluded.extractor_version",
         );
         query
             .bind(origin.organization)
@@ -276,8 +277,8 @@ async fn insert_evidence(
             let end = quote_end(body, evidence.span.start, evidence.span.end);
             findings.push(row.id);
             ordinals.push(i32::try_from(ordinal).unwrap_or(i32::MAX));
-            starts.push(i64::try_from(evidence.span.start).unwrap_or(i64::MAX));
-            ends.push(i64::try_from(end).unwrap_or(i64::MAX));
+            starts.push(origin.position(evidence.span.start));
+            ends.push(origin.position(end));
             quotes.push(&body[evidence.span.start..end]);
             pointers.push(evidence.pointer.as_str());
             fhirpaths.push(evidence.fhirpath.as_str());

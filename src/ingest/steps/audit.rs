@@ -17,37 +17,58 @@ pub struct Audit {
 #[async_trait::async_trait]
 impl StepHandler for Audit {
     async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
-        let (organization, job) = (context.organization, context.job);
-        let outputs = self
-            .payloads
-            .db()
-            .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-                Box::pin(outputs(connection, organization, job))
-            })
-            .await?;
-        let closing = Closing::of(&outputs);
-        let mut output = Facts::new();
-        output.insert(closing::WITH_ISSUES.to_owned(), Value::from(closing.with_issues));
-        output.insert(closing::RESULT.to_owned(), closing.result.clone());
-        let outcome = if context.failed_before { Outcome::Failure } else { Outcome::Success };
-        let step = context.step.clone();
-        Ok(StepOutcome::with_output(output).with_effect(move |connection| {
-            let (closing, step) = (closing.clone(), step.clone());
-            Box::pin(async move {
-                let actor = Actor::internal("step:audit");
-                let detail = json!({"with_issues": closing.with_issues, "result": closing.result});
-                let record = Record {
-                    outcome,
-                    job: Some(job),
-                    step: Some(&step),
-                    detail: Some(detail),
-                    ..Record::new(organization, "job.closed", Action::Execute, &actor)
-                };
-                audit::append(connection, record).await?;
-                Ok(Facts::new())
-            })
-        }))
+        let outputs = outputs_of(&self.payloads, context.organization, context.job).await?;
+        Ok(close(context, &outputs, Vec::new()))
     }
+}
+
+/// The newest output of each step of a job, by name.
+pub(super) async fn outputs_of(
+    payloads: &Payloads,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<HashMap<String, Value>, StepError> {
+    let outputs = payloads
+        .db()
+        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+            Box::pin(outputs(connection, organization, job))
+        })
+        .await?;
+    Ok(outputs)
+}
+
+/// Close the job with these outputs; `more` are members of the result beside the totals.
+pub(super) fn close(
+    context: &StepContext,
+    outputs: &HashMap<String, Value>,
+    more: Vec<(&'static str, Value)>,
+) -> StepOutcome {
+    let (organization, job) = (context.organization, context.job);
+    let mut closing = Closing::of(outputs);
+    for (name, value) in more {
+        closing.result[name] = value;
+    }
+    let mut output = Facts::new();
+    output.insert(closing::WITH_ISSUES.to_owned(), Value::from(closing.with_issues));
+    output.insert(closing::RESULT.to_owned(), closing.result.clone());
+    let outcome = if context.failed_before { Outcome::Failure } else { Outcome::Success };
+    let step = context.step.clone();
+    StepOutcome::with_output(output).with_effect(move |connection| {
+        let (closing, step) = (closing.clone(), step.clone());
+        Box::pin(async move {
+            let actor = Actor::internal("step:audit");
+            let detail = json!({"with_issues": closing.with_issues, "result": closing.result});
+            let record = Record {
+                outcome,
+                job: Some(job),
+                step: Some(&step),
+                detail: Some(detail),
+                ..Record::new(organization, "job.closed", Action::Execute, &actor)
+            };
+            audit::append(connection, record).await?;
+            Ok(Facts::new())
+        })
+    })
 }
 
 /// The newest output of each step that succeeded; a retry keeps those of the steps that it did not repeat.

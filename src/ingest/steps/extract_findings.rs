@@ -1,9 +1,11 @@
 //! `fhir.extract_findings`: what the stored events say, with the bytes that say it.
 
+use super::super::fhir::path::Place;
+use super::super::fhir::split::{self, Entry};
 use super::super::findings::store::{self, Stored};
 use super::super::findings::{self, EXTRACTOR_VERSION, Finding, Medications};
 use super::super::resource::Incoming;
-use super::super::{events, fhir::split, fhir::validate, payloads::Payloads};
+use super::super::{events, fhir::validate, payloads::Payloads};
 use super::{compute, not_a_bundle, origin};
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::DbError;
@@ -11,6 +13,7 @@ use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOut
 use crate::ids::FindingId;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Takes findings from the resources of the payload that are stored as events, by whatever job.
@@ -45,21 +48,8 @@ impl StepHandler for ExtractFindings {
             let bundle = split::split(&payload.body).map_err(|_| not_a_bundle())?;
             // The same verdict as in `validate`: what was rejected has no event.
             let rejected = validate::report(&payload.body).rejected;
-            let medications = Medications::of(&bundle);
-            let (mut resources, mut left_out) = (Vec::new(), LeftOut::default());
-            for entry in bundle.entries.iter().filter(|entry| !rejected.contains(&entry.index)) {
-                let Some(resource) = &entry.resource else { continue };
-                let found = findings::of_resource(entry.index, resource, &medications);
-                match resource.resource_type.as_ref() {
-                    // Most resources of a claim-laden Bundle say nothing here: they are not hashed.
-                    "Patient" if found.is_empty() => left_out.demographics += 1,
-                    _ if found.is_empty() => left_out.type_without_findings += 1,
-                    _ => {
-                        let incoming = Incoming::of(&payload.body, &origin.payload_sha256, entry);
-                        resources.extend(incoming.map(|incoming| (incoming, found)));
-                    }
-                }
-            }
+            let place_of = |entry: &Entry<'_>| Place::resource(entry.index);
+            let (resources, left_out) = extract(&origin, &payload.body, &bundle.entries, &rejected, &place_of);
             Ok(Extraction { origin, body: payload.body.clone(), resources, left_out })
         })
         .await?;
@@ -69,6 +59,29 @@ impl StepHandler for ExtractFindings {
             Box::pin(async move { Ok(extraction.apply(connection).await?) })
         }))
     }
+}
+
+/// What the entries say that are not left out.
+pub(super) fn extract(
+    origin: &events::Origin,
+    body: &[u8],
+    entries: &[Entry<'_>],
+    rejected: &BTreeSet<u32>,
+    place_of: &dyn Fn(&Entry<'_>) -> Place,
+) -> (Vec<(Incoming, Vec<Finding>)>, LeftOut) {
+    let medications = Medications::of_entries(entries, place_of);
+    let (mut resources, mut left_out) = (Vec::new(), LeftOut::default());
+    for entry in entries.iter().filter(|entry| !rejected.contains(&entry.index)) {
+        let Some(resource) = &entry.resource else { continue };
+        let found = findings::of_resource_at(&place_of(entry), resource, &medications);
+        match resource.resource_type.as_ref() {
+            // Most resources of a claim-laden Bundle say nothing here: they are not hashed.
+            "Patient" if found.is_empty() => left_out.demographics += 1,
+            _ if found.is_empty() => left_out.type_without_findings += 1,
+            _ => resources.extend(Incoming::of(body, origin, entry).map(|incoming| (incoming, found))),
+        }
+    }
+    (resources, left_out)
 }
 
 impl Extraction {

@@ -5,6 +5,7 @@
 
 mod athena;
 mod audit;
+pub mod bulk;
 mod extract_findings;
 mod link_patient;
 mod store_raw;
@@ -32,6 +33,11 @@ pub fn handlers(db: Db, objects: Objects) -> Vec<(&'static str, Arc<dyn StepHand
         ("athena.validate", Arc::new(athena::Validate { payloads: payloads.clone() })),
         ("athena.link_patient", Arc::new(athena::LinkPatient { payloads: payloads.clone() })),
         ("athena.extract_findings", Arc::new(athena::ExtractFindings { payloads: payloads.clone() })),
+        ("bulk.validate", Arc::new(bulk::Validate { payloads: payloads.clone() })),
+        ("bulk.store_raw", Arc::new(bulk::StoreRaw { payloads: payloads.clone() })),
+        ("bulk.link_patient", Arc::new(bulk::LinkPatient { payloads: payloads.clone() })),
+        ("bulk.extract_findings", Arc::new(bulk::ExtractFindings { payloads: payloads.clone() })),
+        ("bulk.audit", Arc::new(bulk::Audit { payloads: payloads.clone() })),
         ("job.audit", Arc::new(audit::Audit { payloads })),
     ]
 }
@@ -44,6 +50,7 @@ fn origin(context: &StepContext, payload: &JobPayload) -> Origin {
         seq: context.seq,
         source: payload.source.clone(),
         payload_sha256: payload.sha256.clone(),
+        base: 0,
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Validate {
 
 /// `[step.params] on_error`: what an error in an entry does to the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OnError {
+pub(super) enum OnError {
     /// As FHIR says: a transaction or message fails, a batch or collection goes on.
     ByBundleType,
     /// The Bundle fails.
@@ -27,7 +27,7 @@ enum OnError {
 }
 
 impl OnError {
-    fn of(context: &StepContext) -> Result<Self, StepError> {
+    pub(super) fn of(context: &StepContext) -> Result<Self, StepError> {
         match context.params.get("on_error").map(toml::Value::as_str) {
             None => Ok(Self::ByBundleType),
             Some(Some("fail")) => Ok(Self::Fail),

@@ -29,10 +29,16 @@ enum Target {
 }
 
 impl Directory {
+    /// Nobody stands beside the resource: of a piece of a file, so that it says the same wherever the file is cut.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { by_reference: HashMap::new(), by_number: HashMap::new(), patients: HashMap::new() }
+    }
+
     /// Who refers to a Patient that is left out (`skip`) waits. Other entries that are left out are no targets.
     #[must_use]
     pub fn new(bundle: &Bundle<'_>, skip: &BTreeSet<u32>, rules: &MrnRules) -> Self {
-        let mut directory = Self { by_reference: HashMap::new(), by_number: HashMap::new(), patients: HashMap::new() };
+        let mut directory = Self::empty();
         // Those that are left out last: where a name means one of them too, nobody may be taken for it.
         let (left_out, kept): (Vec<_>, Vec<_>) = bundle.entries.iter().partition(|entry| skip.contains(&entry.index));
         let kept = kept.into_iter().map(|entry| (entry, false));

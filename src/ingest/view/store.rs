@@ -229,7 +229,7 @@ pub async fn events(
         ($whose:literal, $shown:literal) => {
             concat!(
                 "select id, clinical_at, category, resource_type, resource_key, part_of, pointer, status, source_label,
-                        last_updated, created_at, is_current, payload_sha256, byte_start, byte_end, entry, shown
+                        last_updated, created_at, is_current, payload_sha256, byte_start, byte_end, entry
                  from clinical_events
                  where organization_id = $1 ",
                 $whose,
@@ -263,14 +263,21 @@ pub async fn events(
     macro_rules! events {
         ($whose:ident, $shown:literal, $superseded:literal, $successor:literal) => {
             concat!(
-                "select e.*, ",
+                "select e.*, s.shown, ",
                 $superseded,
                 " as superseded_by
                  from unnest($3::text[]) as c (category)
                  cross join unnest($4::boolean[]) as v (is_current)
                  cross join lateral (",
                 pages!($whose, $shown),
-                ") e ",
+                ") e
+                 left join lateral (
+                   select shown
+                   from shown_events
+                   where organization_id = $1
+                     and event_id = e.id
+                   offset 0
+                 ) s on true ",
                 $successor,
             )
         };

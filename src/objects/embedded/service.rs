@@ -14,13 +14,14 @@ use super::store::{Bucket, Condition, Store, on_disk};
 use bytes::Bytes;
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, Bucket as BucketEntry, Checksum, ChecksumType,
-    CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CreateBucketInput, CreateBucketOutput,
-    CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteBucketInput, DeleteBucketOutput, DeleteObjectInput,
-    DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, GetBucketLocationInput,
-    GetBucketLocationOutput, GetObjectInput, GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput,
-    HeadObjectOutput, ListBucketsInput, ListBucketsOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput,
-    ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, MultipartUpload, Part, PutObjectInput,
-    PutObjectOutput, StreamingBlob, UploadPartInput, UploadPartOutput,
+    CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CopyObjectInput, CopyObjectOutput, CopyObjectResult,
+    CopySource, CreateBucketInput, CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
+    DeleteBucketInput, DeleteBucketOutput, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput,
+    DeleteObjectsOutput, DeletedObject, GetBucketLocationInput, GetBucketLocationOutput, GetObjectInput,
+    GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput,
+    ListBucketsOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsV2Input, ListObjectsV2Output,
+    ListPartsInput, ListPartsOutput, MultipartUpload, Part, PutObjectInput, PutObjectOutput, StreamingBlob,
+    UploadPartInput, UploadPartOutput,
 };
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use std::fs::File;
@@ -137,6 +138,44 @@ impl S3 for Service {
             checksum_sha1: checksums.checksum_sha1,
             checksum_sha256: checksums.checksum_sha256,
             ..PutObjectOutput::default()
+        })
+    }
+
+    async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> Answer<CopyObjectOutput> {
+        let input = request.input;
+        let CopySource::Bucket { bucket: from_bucket, key: from, .. } = &input.copy_source else {
+            return Err(s3_error!(NotImplemented, "access points are not known here"));
+        };
+        let (file, source) = self.open(from_bucket, from.to_string()).await?;
+        let matches = not_modified(
+            &source,
+            input.copy_source_if_match.as_ref(),
+            input.copy_source_if_none_match.as_ref(),
+            input.copy_source_if_modified_since.as_ref(),
+            input.copy_source_if_unmodified_since.as_ref(),
+        )?;
+        if matches {
+            return Err(s3_error!(PreconditionFailed));
+        }
+        let bucket = self.store.bucket(&input.bucket)?;
+        let replaces = input.metadata_directive.as_ref().is_some_and(|directive| directive.as_str() == "REPLACE");
+        let attributes = if replaces { attributes!(input) } else { source.attributes.clone() };
+        let record = Record { key: input.key.clone(), modified_us: self.store.now_us(), attributes, ..source };
+        let (path, published) = (self.store.temporary(), record.clone());
+        on_disk(move || {
+            let staged = Staged::copy_of(path, file, &published)?;
+            bucket.publish(staged, &published, &Condition::default())
+        })
+        .await?;
+        self.announce(&input.bucket, &input.key);
+        answer(CopyObjectOutput {
+            copy_object_result: Some(CopyObjectResult {
+                e_tag: Some(etag(&record)),
+                last_modified: Some(record.modified().into()),
+                checksum_sha256: Some(record.sha256),
+                ..CopyObjectResult::default()
+            }),
+            ..CopyObjectOutput::default()
         })
     }
 

@@ -44,7 +44,7 @@ fn every_synthea_bundle_is_valid() {
 }
 
 /// Distinct shown resources of a patient by category, in the words of the independent count.
-fn counted(view: &chartgate::ingest::view::ClinicalView) -> BTreeMap<String, usize> {
+pub fn counted(view: &chartgate::ingest::view::ClinicalView) -> BTreeMap<String, usize> {
     assert!(view.next.is_empty(), "no category of the corpus fills a page");
     let of = |category: &str| items(view, category).len();
     let all = chartgate::ingest::view::CATEGORIES.map(|category| {

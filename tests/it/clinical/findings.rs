@@ -31,7 +31,7 @@ async fn set_version(clinic: &Clinic, version: i32) {
                     .bind(version)
                     .execute(&mut *connection)
                     .await?;
-                let events = "update clinical_events set shown_version = $1 where shown_version is not null";
+                let events = "update shown_events set extractor_version = $1";
                 sqlx::query(events).bind(version).execute(connection).await?;
                 Ok(())
             })

@@ -101,7 +101,7 @@ fn is_bad_report(resource: &Value) -> bool {
 }
 
 /// The category of the independent count; none for types that are not counted.
-fn counted_as(resource: &Value) -> Option<&'static str> {
+pub fn counted_as(resource: &Value) -> Option<&'static str> {
     Some(match resource["resourceType"].as_str().unwrap() {
         "MedicationRequest" | "MedicationStatement" | "MedicationAdministration" => "medications",
         "Condition" => "problems",

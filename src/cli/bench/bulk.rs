@@ -1,0 +1,319 @@
+//! `bench bulk`: one big NDJSON file through a whole Chartgate (presigned PUT, watcher, workers in processes of their own), beside
+//! `COPY` of the rows that came out of it into empty tables with the same indexes on the same PostgreSQL.
+//!
+//! Meanwhile another organization posts small Bundles, as it did before on the idle system. On demand workers are killed, and
+//! the database too; whatever happens, the check at the end wants every line once.
+#![expect(clippy::cast_precision_loss, reason = "rates and milliseconds for people")]
+
+use super::super::client::{Client, encode};
+use super::super::serve::{DemoCredentials, ProcessRole, Running};
+use super::super::{demo, upload};
+use super::intake::{organization, quantile};
+use crate::auth::Role;
+use crate::config::Config;
+use crate::ids::OrganizationId;
+use crate::ingest::fhir::sample::{self, Size};
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Options of `bench bulk`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// Size of the generated file.
+    #[arg(long, default_value_t = 100)]
+    pub megabytes: u64,
+    /// Worker processes.
+    #[arg(long, default_value_t = 1)]
+    pub workers: usize,
+    /// Kill a worker (SIGKILL) every so many seconds, and start another.
+    #[arg(long, value_name = "SECONDS")]
+    pub kill_every: Option<u64>,
+    /// Kill PostgreSQL (SIGKILL) once, so many seconds after the file is there.
+    #[arg(long, value_name = "SECONDS")]
+    pub kill_database_after: Option<u64>,
+    /// Small Bundles a second that another organization posts meanwhile.
+    #[arg(long, default_value_t = 5)]
+    pub webhooks: u64,
+}
+
+/// How long webhooks are measured on the idle system.
+const IDLE: Duration = Duration::from_secs(10);
+/// Tables that hold what came out of a file.
+const TABLES: [&str; 6] =
+    ["clinical_events", "findings", "finding_evidence", "patients", "patient_identifiers", "patient_links"];
+
+/// Run it, and answer the figures.
+///
+/// # Errors
+/// What kept it from running, or what the check afterwards found.
+pub async fn run(config: Config, arguments: &Arguments) -> anyhow::Result<Value> {
+    let config = demo::own_directory(config, None, "-bench-bulk")?;
+    let _ = std::fs::remove_dir_all(&config.data_dir);
+    let roles = [ProcessRole::Api, ProcessRole::Watcher, ProcessRole::Sweeper];
+    let running = Running::start(config.clone(), &roles).await?;
+    let result = measure(&running, &config, arguments).await;
+    running.stop().await;
+    let _ = std::fs::remove_dir_all(&config.data_dir);
+    result
+}
+
+async fn measure(running: &Running, config: &Config, arguments: &Arguments) -> anyhow::Result<Value> {
+    let bytes = std::fs::read(config.data_dir.join("demo-credentials.json")).context("the credentials are missing")?;
+    let credentials: DemoCredentials = serde_json::from_slice(&bytes)?;
+    let sender = Client::new(&credentials.url, &credentials.keys.sender)?;
+    let (other, keys) = organization(&running.app, "bench webhooks", &[Role::Sender]).await?;
+    let webhooks = Client::new(&credentials.url, keys.first().context("a key was made")?)?;
+    let (file, lines, bytes) = generate(&config.data_dir, arguments.megabytes)?;
+
+    let mut fleet = Fleet::start(&config.data_dir, arguments.workers)?;
+    let posts = Posts::start(webhooks, arguments.webhooks);
+    tokio::time::sleep(IDLE).await;
+    let posted_before = running.app.clock.now();
+    let job = upload::bring(&sender, &file, &config.data_dir).await?;
+    let begun = Instant::now();
+    let mut next_kill = arguments.kill_every.map(Duration::from_secs);
+    let mut kill_database = arguments.kill_database_after.map(Duration::from_secs);
+    let view = loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        fleet.note_memory();
+        if next_kill.is_some_and(|at| begun.elapsed() >= at) {
+            fleet.replace_one()?;
+            next_kill = next_kill.zip(arguments.kill_every).map(|(at, every)| at + Duration::from_secs(every));
+        }
+        if kill_database.is_some_and(|at| begun.elapsed() >= at) {
+            kill_database = None;
+            if let Some(process) = running.servers.postgres_pid() {
+                let _ = Command::new("kill").args(["-9", &process.to_string()]).status();
+            }
+        }
+        // Away while the database is.
+        let Ok(view) = sender.get::<Value>(&format!("/v1/ingestion/jobs/{}", encode(&job))).await else { continue };
+        if view["finishedAt"].is_string() {
+            break view;
+        }
+        ensure!(begun.elapsed() < Duration::from_hours(2), "the job does not end: {view}");
+    };
+    let posted_after = running.app.clock.now();
+    posts.stop();
+    ensure!(view["status"] == "succeeded", "the job is {}: {}", view["status"], view["message"]);
+    let seconds = seconds_between(&view["startedAt"], &view["finishedAt"])?;
+
+    let owner = running.servers.owner.clone().context("the bench's PostgreSQL is its own")?;
+    let mut owner = PgConnection::connect_with(&owner).await?;
+    let (events, entries, findings): (i64, i64, i64) = sqlx::query_as(
+        "select count(*), count(distinct e.entry), (select count(*) from findings f where f.organization_id = e.organization_id)
+         from clinical_events e join jobs j on j.organization_id = e.organization_id and j.id = e.job_id
+         where j.source = 'upload' group by e.organization_id",
+    )
+    .fetch_one(&mut owner)
+    .await?;
+    let lines_stored = i64::try_from(lines)?;
+    ensure!(events == lines_stored && entries == lines_stored, "{lines} lines, {events} events of {entries} lines");
+    ensure!(view["result"]["findings"] == findings, "{findings} findings, and the job tells {}", view["result"]);
+    let (idle, beside) = latencies(&mut owner, other, posted_before, posted_after).await?;
+    fleet.stop();
+    let copy = copy_seconds(&mut owner).await?;
+    let rate = lines as f64 / seconds;
+    Ok(json!({
+        "bench": "bulk",
+        "megabytes": bytes as f64 / 1e6,
+        "resources": lines,
+        "findings": findings,
+        "workers": arguments.workers,
+        "killed_workers": fleet.killed,
+        "killed_database": arguments.kill_database_after.is_some(),
+        "seconds": seconds,
+        "resources_per_second": rate,
+        "megabytes_per_second": bytes as f64 / 1e6 / seconds,
+        "worker_peak_rss_megabytes": fleet.peak_kilobytes / 1_000,
+        "yardstick": {"copy_seconds": copy, "copy_resources_per_second": lines as f64 / copy},
+        "ratio_to_copy": copy / seconds,
+        "webhooks": {"idle": idle, "beside": beside},
+        "checked": "every line is one event, and every finding that the job tells is there",
+    }))
+}
+
+fn seconds_between(start: &Value, end: &Value) -> anyhow::Result<f64> {
+    use time::format_description::well_known::Rfc3339;
+    let at = |value: &Value| -> anyhow::Result<time::OffsetDateTime> {
+        Ok(time::OffsetDateTime::parse(value.as_str().context("a time is missing")?, &Rfc3339)?)
+    };
+    Ok((at(end)? - at(start)?).as_seconds_f64())
+}
+
+/// A file of other patients in every part; its number of lines and bytes.
+fn generate(directory: &Path, megabytes: u64) -> anyhow::Result<(PathBuf, u64, u64)> {
+    let path = directory.join("bench.ndjson");
+    let mut file = BufWriter::new(std::fs::File::create(&path)?);
+    let (mut lines, mut bytes, mut seed) = (0, 0, 1);
+    while bytes < megabytes * 1_000_000 {
+        for line in sample::lines(seed, 4, Size::Full) {
+            file.write_all(line.as_bytes())?;
+            lines += 1;
+            bytes += line.len() as u64;
+        }
+        seed += 1;
+    }
+    file.flush()?;
+    Ok((path, lines, bytes))
+}
+
+/// Worker processes, and the most memory that one of them had.
+struct Fleet {
+    directory: PathBuf,
+    children: Vec<Child>,
+    killed: usize,
+    peak_kilobytes: u64,
+}
+
+impl Fleet {
+    fn start(directory: &Path, workers: usize) -> anyhow::Result<Self> {
+        let mut fleet = Self { directory: directory.to_owned(), children: Vec::new(), killed: 0, peak_kilobytes: 0 };
+        for _ in 0..workers {
+            let child = fleet.spawn()?;
+            fleet.children.push(child);
+        }
+        Ok(fleet)
+    }
+
+    fn spawn(&self) -> anyhow::Result<Child> {
+        let program = std::env::current_exe()?;
+        let mut command = Command::new(program);
+        command.args(["serve", "--role", "worker", "--data-dir"]).arg(&self.directory);
+        // As the bench itself: whatever is configured elsewhere is not touched.
+        for name in
+            ["DATABASE_URL", "CHARTGATE_DATABASE_URL", "UPLOAD_BUCKET", "CHARTGATE_S3_ENDPOINT", "CHARTGATE_S3_BUCKET"]
+        {
+            command.env_remove(name);
+        }
+        Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+    }
+
+    fn note_memory(&mut self) {
+        for child in &self.children {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            self.peak_kilobytes = self.peak_kilobytes.max(kilobytes.unwrap_or(0));
+        }
+    }
+
+    /// The oldest goes, and another comes.
+    fn replace_one(&mut self) -> anyhow::Result<()> {
+        let child = self.spawn()?;
+        self.children.push(child);
+        let mut oldest = self.children.remove(0);
+        let killed = oldest.kill();
+        oldest.wait()?;
+        self.killed += 1;
+        Ok(killed?)
+    }
+
+    fn stop(&mut self) {
+        for mut child in self.children.drain(..) {
+            let _ = Command::new("kill").arg(child.id().to_string()).status();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Small Bundles at a steady rate, until stopped.
+struct Posts {
+    stop: CancellationToken,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Posts {
+    fn start(client: Client, per_second: u64) -> Self {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let mut ticks =
+                tokio::time::interval(Duration::from_secs(1) / u32::try_from(per_second.max(1)).unwrap_or(1));
+            let mut seed = 500_000_000;
+            while !stopped.is_cancelled() {
+                ticks.tick().await;
+                seed += 1;
+                let request = client
+                    .request(reqwest::Method::POST, "/v1/ingestion/fhir/Bundle")
+                    .header("content-type", "application/fhir+json")
+                    .body(sample::bundle(seed, 1, Size::Small));
+                // Refused while the database is away.
+                let _ = client.send::<Value>(request).await;
+            }
+        });
+        Self { stop, _task: AbortOnDropHandle::new(task) }
+    }
+
+    fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+/// From acceptance to end, of the jobs before the file and of those beside it.
+async fn latencies(
+    owner: &mut PgConnection,
+    organization: OrganizationId,
+    before: time::OffsetDateTime,
+    after: time::OffsetDateTime,
+) -> anyhow::Result<(Value, Value)> {
+    let rows: Vec<(bool, i64)> = sqlx::query_as(
+        "select created_at < $2, (extract(epoch from finished_at - created_at) * 1000000)::bigint
+         from jobs
+         where organization_id = $1
+           and finished_at is not null
+           and created_at < $3
+         order by created_at
+         -- The first ones warm connections and caches up.
+         offset 10",
+    )
+    .bind(organization)
+    .bind(before)
+    .bind(after)
+    .fetch_all(owner)
+    .await?;
+    let of = |idle: bool| {
+        let part: Vec<u64> = rows
+            .iter()
+            .filter(|(is_idle, _)| *is_idle == idle)
+            .map(|(_, us)| u64::try_from(*us).unwrap_or(0))
+            .collect();
+        json!({"jobs": part.len(), "p50_ms": quantile(&part, 0.5), "p95_ms": quantile(&part, 0.95)})
+    };
+    Ok((of(true), of(false)))
+}
+
+/// What PostgreSQL alone needs for the same rows: one `COPY` after another into empty tables with the same indexes and
+/// constraints, without triggers.
+async fn copy_seconds(owner: &mut PgConnection) -> anyhow::Result<f64> {
+    let mut seconds = 0.0;
+    // Where the server may write, whoever it runs as.
+    let directory: String =
+        sqlx::query_scalar("select current_setting('data_directory')").fetch_one(&mut *owner).await?;
+    for table in TABLES {
+        let name = format!("{directory}/bench-{table}.copy").replace('\'', "''");
+        let run = async |owner: &mut PgConnection, statement: String| -> anyhow::Result<f64> {
+            let begun = Instant::now();
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(owner).await?;
+            Ok(begun.elapsed().as_secs_f64())
+        };
+        run(owner, format!("create table copy_{table} (like {table} including all)")).await?;
+        run(owner, format!("copy {table} to '{name}' with (format binary)")).await?;
+        seconds += run(owner, format!("copy copy_{table} from '{name}' with (format binary)")).await?;
+        run(owner, format!("drop table copy_{table}")).await?;
+    }
+    Ok(seconds)
+}

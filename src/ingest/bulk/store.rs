@@ -1,0 +1,413 @@
+//! SQL of bulk files: plans, chunks, what a job's object is, and what became of it.
+
+use super::plan::Shape;
+use crate::db::DbError;
+use crate::ids::{JobId, OrganizationId};
+use crate::uploads::watcher::store::{self as watcher, JobObject};
+use serde_json::Value;
+use sqlx::PgConnection;
+use std::ops::Range;
+use time::OffsetDateTime;
+
+/// A job with the object that was taken up for it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Upload {
+    /// Source label of the sender's key.
+    pub source_label: String,
+    /// The object that was taken up.
+    #[sqlx(skip)]
+    pub object: Option<JobObject>,
+    /// SHA-256 of the object, once it was read to its end.
+    pub payload_sha256: Option<Vec<u8>>,
+    /// Size of the object as it is stored.
+    pub size_bytes: Option<i64>,
+    /// Key of the raw copy, once it is there.
+    pub raw_key: Option<String>,
+}
+
+impl Upload {
+    /// As the object says it.
+    #[must_use]
+    pub fn content_type(&self) -> String {
+        let said = self.object.as_ref().and_then(|object| object.content_type.clone());
+        said.unwrap_or_else(|| "application/octet-stream".to_owned())
+    }
+}
+
+/// A job's object, and what is known of it.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn upload_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Option<Upload>, DbError> {
+    let query = sqlx::query_as(
+        "select j.source_label, j.payload_sha256, j.size_bytes, p.storage_key as raw_key
+         from jobs j
+         left join payloads p on p.organization_id = $1 and p.sha256 = j.payload_sha256
+         where j.organization_id = $1
+           and j.id = $2",
+    );
+    let found: Option<Upload> = query.bind(organization).bind(job).fetch_optional(&mut *connection).await?;
+    let Some(mut upload) = found else { return Ok(None) };
+    upload.object = watcher::of_job(connection, organization, job).await?;
+    Ok(Some(upload))
+}
+
+/// What is known of a file as a whole.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct PlanRow {
+    /// What was read.
+    pub storage_key: String,
+    /// Its `ETag`.
+    pub etag: String,
+    shape: String,
+    /// Of a Bundle, if it is one that is ingested.
+    pub bundle_type: Option<String>,
+    /// It is compressed.
+    pub is_gzip: bool,
+    /// After decompression.
+    pub text_bytes: i64,
+    /// Pieces.
+    pub chunks: i32,
+}
+
+impl PlanRow {
+    /// A plan to be written.
+    #[must_use]
+    pub fn new(object: (String, String), shape: Shape, bundle_type: Option<String>, is_gzip: bool) -> Self {
+        let (storage_key, etag) = object;
+        Self { storage_key, etag, shape: shape.as_str().to_owned(), bundle_type, is_gzip, text_bytes: 0, chunks: 0 }
+    }
+
+    /// What kind of file.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        // The constraint on the column has the same words.
+        Shape::parse(&self.shape).unwrap_or(Shape::Ndjson)
+    }
+}
+
+/// A piece of a file, as planned.
+#[derive(Debug, Clone)]
+pub struct PlannedChunk {
+    /// Offsets after decompression.
+    pub bytes: Range<u64>,
+    /// Number of its first line, from 1, or entry, from 0.
+    pub first: u64,
+    /// Lines that are not blank, or entries.
+    pub lines: u64,
+    /// Key of its text, if the file is compressed.
+    pub text_key: Option<String>,
+}
+
+/// Write the plan and its pieces; the same again changes nothing.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn write_plan(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    plan: &PlanRow,
+    chunks: &[PlannedChunk],
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into bulk_plans (organization_id, job_id, storage_key, etag, shape, bundle_type, is_gzip, text_bytes, chunks)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         on conflict (organization_id, job_id) do update
+         set storage_key = excluded.storage_key, etag = excluded.etag, shape = excluded.shape,
+             bundle_type = excluded.bundle_type, is_gzip = excluded.is_gzip, text_bytes = excluded.text_bytes,
+             chunks = excluded.chunks",
+    )
+    .bind(organization)
+    .bind(job)
+    .bind(&plan.storage_key)
+    .bind(&plan.etag)
+    .bind(&plan.shape)
+    .bind(&plan.bundle_type)
+    .bind(plan.is_gzip)
+    .bind(plan.text_bytes)
+    .bind(plan.chunks)
+    .execute(&mut *connection)
+    .await?;
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    sqlx::query(
+        "insert into chunks (organization_id, job_id, chunk, byte_start, byte_end, first_line, lines, storage_key)
+         select $1, $2, c.chunk, c.byte_start, c.byte_end, c.first_line, c.lines, c.storage_key
+         from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[])
+           with ordinality as c (byte_start, byte_end, first_line, lines, storage_key, chunk)
+         on conflict (organization_id, job_id, chunk) do update
+         set byte_start = excluded.byte_start, byte_end = excluded.byte_end, first_line = excluded.first_line,
+             lines = excluded.lines, storage_key = excluded.storage_key",
+    )
+    .bind(organization)
+    .bind(job)
+    .bind(chunks.iter().map(|chunk| signed(chunk.bytes.start)).collect::<Vec<_>>())
+    .bind(chunks.iter().map(|chunk| signed(chunk.bytes.end)).collect::<Vec<_>>())
+    .bind(chunks.iter().map(|chunk| signed(chunk.first)).collect::<Vec<_>>())
+    .bind(chunks.iter().map(|chunk| signed(chunk.lines)).collect::<Vec<_>>())
+    .bind(chunks.iter().map(|chunk| chunk.text_key.as_deref()).collect::<Vec<_>>())
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("delete from chunks where organization_id = $1 and job_id = $2 and chunk > $3")
+        .bind(organization)
+        .bind(job)
+        .bind(plan.chunks)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Whose bytes a job has.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Of the object as it is stored.
+    pub sha256: [u8; 32],
+    /// Its size.
+    pub size_bytes: u64,
+    /// As it was signed.
+    pub content_type: String,
+}
+
+/// The job's file was read to its end.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn identify(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    identity: &Identity,
+    chunks: i32,
+    duplicate_of: Option<JobId>,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "update jobs
+         set payload_sha256 = $3, size_bytes = $4, content_type = $5, progress_total = $6, duplicate_of = $7,
+             updated_at = chartgate_now()
+         where organization_id = $1
+           and id = $2",
+    )
+    .bind(organization)
+    .bind(job)
+    .bind(identity.sha256.as_slice())
+    .bind(i64::try_from(identity.size_bytes).unwrap_or(i64::MAX))
+    .bind(&identity.content_type)
+    .bind(chunks)
+    .bind(duplicate_of)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The job that ingested these bytes before, from the same source.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn ingested_before(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    source_label: &str,
+    sha256: &[u8],
+) -> Result<Option<JobId>, DbError> {
+    let query = sqlx::query_scalar(
+        "select id
+         from jobs
+         where organization_id = $1
+           and payload_sha256 = $4
+           and source = 'upload'
+           and source_label = $3
+           and status in ('succeeded', 'succeeded_with_issues')
+           and duplicate_of is null
+           and id <> $2
+         order by seq
+         limit 1",
+    );
+    Ok(query.bind(organization).bind(job).bind(source_label).bind(sha256).fetch_optional(connection).await?)
+}
+
+/// A chunk, and what must be known to work on it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct ChunkWork {
+    /// First byte, after decompression.
+    pub byte_start: i64,
+    /// Behind its last byte.
+    pub byte_end: i64,
+    /// Number of its first line or entry.
+    pub first_line: i64,
+    /// Key of its text, if the file is compressed.
+    pub text_key: Option<String>,
+    /// Lines or entries that the validation left out.
+    pub rejected: Vec<i64>,
+    /// The file.
+    #[sqlx(flatten)]
+    pub plan: PlanRow,
+    /// SHA-256 of the file.
+    pub sha256: Vec<u8>,
+    /// Key of the raw copy, once it is there.
+    pub raw_key: Option<String>,
+    /// Source label of the sender's key.
+    pub source_label: String,
+    /// The organization's.
+    pub settings: Value,
+    /// When the job was accepted.
+    pub accepted_at: OffsetDateTime,
+}
+
+impl ChunkWork {
+    /// Its bytes, after decompression.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+        unsigned(self.byte_start)..unsigned(self.byte_end)
+    }
+}
+
+/// A chunk to be worked on.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn chunk_work(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    chunk: i32,
+) -> Result<Option<ChunkWork>, DbError> {
+    let query = sqlx::query_as(
+        "select c.byte_start, c.byte_end, c.first_line, c.storage_key as text_key, c.rejected,
+                b.storage_key, b.etag, b.shape, b.bundle_type, b.is_gzip, b.text_bytes, b.chunks,
+                j.payload_sha256 as sha256, p.storage_key as raw_key, j.source_label, o.settings, j.created_at as accepted_at
+         from chunks c
+         join bulk_plans b on b.organization_id = $1 and b.job_id = $2
+         join jobs j on j.organization_id = $1 and j.id = $2
+         join organizations o on o.id = $1
+         left join payloads p on p.organization_id = $1 and p.sha256 = j.payload_sha256
+         where c.organization_id = $1
+           and c.job_id = $2
+           and c.chunk = $3
+           and j.payload_sha256 is not null",
+    );
+    Ok(query.bind(organization).bind(job).bind(chunk).fetch_optional(connection).await?)
+}
+
+/// Which lines or entries of a chunk are left out.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn set_rejected(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    chunk: i32,
+    rejected: &[i64],
+) -> Result<(), DbError> {
+    sqlx::query(
+        "update chunks
+         set rejected = $4
+         where organization_id = $1
+           and job_id = $2
+           and chunk = $3",
+    )
+    .bind(organization)
+    .bind(job)
+    .bind(chunk)
+    .bind(rejected)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// `Bundle.type` of a job's file; none of other files, or of other types.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn bundle_type(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Option<(String, Option<String>)>, DbError> {
+    let query = sqlx::query_as(
+        "select shape, bundle_type
+         from bulk_plans
+         where organization_id = $1
+           and job_id = $2",
+    );
+    Ok(query.bind(organization).bind(job).fetch_optional(connection).await?)
+}
+
+/// Entries by resource type, as they were counted.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn set_resource_count(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    counts: &Value,
+) -> Result<(), DbError> {
+    sqlx::query("update jobs set resource_count = $3 where organization_id = $1 and id = $2")
+        .bind(organization)
+        .bind(job)
+        .bind(counts)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The bytes are in object storage: their row, if it is not there yet.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn keep_payload(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    sha256: &[u8],
+    size_bytes: i64,
+    content_type: &str,
+    storage_key: &str,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into payloads (organization_id, sha256, size_bytes, content_type, storage_key, stored_at, created_at)
+         values ($1, $2, $3, $4, $5, chartgate_now(), chartgate_now())
+         on conflict (organization_id, sha256) do update
+         set storage_key = excluded.storage_key, stored_at = excluded.stored_at, body = null
+         -- The same bytes came by the webhook and wait for their copy; else nothing changes.
+         where payloads.storage_key is null",
+    )
+    .bind(organization)
+    .bind(sha256)
+    .bind(size_bytes)
+    .bind(content_type)
+    .bind(storage_key)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Chunks behind `after` with lines that were left out, in order, at most `limit`.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn rejected_after(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    after: i32,
+    limit: i64,
+) -> Result<Vec<(i32, Vec<i64>)>, DbError> {
+    let query = sqlx::query_as(
+        "select chunk, rejected
+         from chunks
+         where organization_id = $1
+           and job_id = $2
+           and chunk > $3
+           and rejected <> '{}'
+         order by chunk
+         limit $4",
+    );
+    Ok(query.bind(organization).bind(job).bind(after).bind(limit).fetch_all(connection).await?)
+}

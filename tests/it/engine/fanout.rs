@@ -1,0 +1,458 @@
+//! A job is cut into chunks: each is worked on once, by itself, and the job goes on behind the last.
+
+use crate::support::app::{Setup, TestApp, step_of};
+use crate::support::submit::submit;
+use chartgate::engine::EngineOptions;
+use chartgate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What one attempt at a chunk does.
+#[derive(Debug, Clone)]
+enum Act {
+    Transient,
+    Sender,
+    /// Hang so long, then succeed.
+    Slow(Duration),
+}
+
+/// A workflow's steps over chunks that do what a test tells them, each effect a row.
+#[derive(Default)]
+struct Chunked {
+    chunks: AtomicUsize,
+    script: Mutex<HashMap<(String, i32), Vec<Act>>>,
+    always: Mutex<Option<Act>>,
+    verdict: Mutex<Option<&'static str>>,
+    runs: Mutex<Vec<(String, i32)>>,
+    now: AtomicUsize,
+    most: AtomicUsize,
+    seed: Mutex<Option<rand::rngs::StdRng>>,
+}
+
+struct Under<'a>(&'a Chunked);
+
+impl Drop for Under<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Chunked {
+    fn script(&self, step: &str, chunk: i32, acts: &[Act]) {
+        self.script.lock().unwrap().insert((step.to_owned(), chunk), acts.to_vec());
+    }
+
+    fn runs_of(&self, step: &str) -> Vec<i32> {
+        let runs = self.runs.lock().unwrap();
+        let mut chunks: Vec<i32> = runs.iter().filter(|(name, _)| name == step).map(|(_, chunk)| *chunk).collect();
+        chunks.sort_unstable();
+        chunks
+    }
+
+    fn act(&self, context: &StepContext) -> Option<Act> {
+        let key = (context.step.clone(), context.chunk);
+        if let Some(acts) = self.script.lock().unwrap().get_mut(&key)
+            && !acts.is_empty()
+        {
+            return Some(acts.remove(0));
+        }
+        if let Some(random) = self.seed.lock().unwrap().as_mut() {
+            return match random.random_range(0..20) {
+                0 => Some(Act::Transient),
+                1 | 2 => Some(Act::Slow(Duration::from_millis(random.random_range(1..10)))),
+                _ => None,
+            };
+        }
+        self.always.lock().unwrap().clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl StepHandler for Chunked {
+    async fn open(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
+        assert_eq!(context.chunk, 0);
+        self.runs.lock().unwrap().push((format!("open {}", context.step), 0));
+        if context.step != "cut" {
+            return Ok(StepOutcome::default());
+        }
+        let chunks = i32::try_from(self.chunks.load(Ordering::SeqCst)).unwrap();
+        let (organization, job) = (context.organization, context.job);
+        let facts: Facts = json!({"lines": 7}).as_object().cloned().unwrap();
+        Ok(StepOutcome::with_output(facts).with_effect(move |connection| {
+            Box::pin(async move {
+                sqlx::query(
+                    "insert into chunks (organization_id, job_id, chunk, byte_start, byte_end, first_line)
+                     select $1, $2, n, n, n + 1, n from generate_series(1, $3) n
+                     on conflict do nothing",
+                )
+                .bind(organization)
+                .bind(job)
+                .bind(chunks)
+                .execute(&mut *connection)
+                .await
+                .unwrap();
+                sqlx::query("update jobs set progress_total = $3 where organization_id = $1 and id = $2")
+                    .bind(organization)
+                    .bind(job)
+                    .bind(chunks)
+                    .execute(connection)
+                    .await
+                    .unwrap();
+                Ok(Facts::new())
+            })
+        }))
+    }
+
+    async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
+        self.runs.lock().unwrap().push((context.step.clone(), context.chunk));
+        if context.chunk > 0 {
+            let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+        } else {
+            self.now.fetch_add(1, Ordering::SeqCst);
+        }
+        let _under = Under(self);
+        match self.act(context) {
+            Some(Act::Transient) => return Err(StepError::transient("test_away", "A dependency is away.")),
+            Some(Act::Sender) => return Err(StepError::sender("test_bad_data", "The data are bad.")),
+            Some(Act::Slow(time)) => tokio::time::sleep(time).await,
+            None => {}
+        }
+        let (job, step, chunk) = (context.job, context.step.clone(), context.chunk);
+        let facts: Facts =
+            json!({"effects": 1, "kind": {"even": i32::from(chunk % 2 == 0)}}).as_object().cloned().unwrap();
+        Ok(StepOutcome::with_output(facts).with_effect(move |connection| {
+            let step = step.clone();
+            Box::pin(async move {
+                sqlx::query("insert into test_effects (job_id, step, chunk) values ($1, $2, $3)")
+                    .bind(job)
+                    .bind(step)
+                    .bind(chunk)
+                    .execute(connection)
+                    .await
+                    .unwrap();
+                Ok(Facts::new())
+            })
+        }))
+    }
+
+    async fn join(&self, context: &StepContext, totals: Facts) -> Result<StepOutcome, StepError> {
+        self.runs.lock().unwrap().push((format!("join {}", context.step), 0));
+        match *self.verdict.lock().unwrap() {
+            Some(step) if step == context.step => Err(StepError::sender("test_bad_data", "The whole is bad.")),
+            _ => Ok(StepOutcome::with_output(totals)),
+        }
+    }
+}
+
+/// Steps: cut (each chunk), kept (always), weigh and pack (each chunk), last (always).
+fn workflow() -> String {
+    let step = |name: &str, extra: &str| {
+        format!(
+            "[[step]]\nname = \"{name}\"\nhandler = \"test.chunked\"\ntimeout = \"10s\"\n{extra}\n\
+             retry = {{ attempts = 6, first_delay = \"10ms\", max_delay = \"30ms\", factor = 2 }}\n"
+        )
+    };
+    let each = "each = \"chunk\"";
+    let always = "run = \"always\"";
+    let steps =
+        [step("cut", each), step("kept", always), step("weigh", each), step("pack", each), step("last", always)];
+    format!(
+        "name = \"chunked\"\nversion = 1\nsummary = \"Steps over chunks.\"\nordering = \"none\"\npriority = 10\n{}",
+        steps.concat()
+    )
+}
+
+async fn app(chunks: usize) -> (TestApp, Arc<Chunked>) {
+    let chunked: Arc<Chunked> = Arc::default();
+    chunked.chunks.store(chunks, Ordering::SeqCst);
+    let setup = Setup {
+        handlers: vec![("test.chunked", Arc::clone(&chunked) as _)],
+        workflows: vec![("chunked", workflow())],
+        ..Setup::default()
+    };
+    let app = TestApp::with(setup).await;
+    let mut owner = app.owner().await;
+    // Not unique: a second effect would be seen, not refused.
+    sqlx::raw_sql(
+        "create table test_effects (job_id uuid, step text, chunk integer); grant all on test_effects to chartgate_app",
+    )
+    .execute(&mut owner)
+    .await
+    .unwrap();
+    (app, chunked)
+}
+
+async fn start(app: &TestApp) -> String {
+    submit(app, app.organization.id, "chunked", None).await.job.to_string()
+}
+
+async fn effects(app: &TestApp, step: &str) -> Vec<(i32, i64)> {
+    sqlx::query_as(
+        "select chunk, count(*) from test_effects where step = $1 and chunk > 0 group by chunk order by chunk",
+    )
+    .bind(step)
+    .fetch_all(&mut app.owner().await)
+    .await
+    .unwrap()
+}
+
+fn once(chunks: impl IntoIterator<Item = i32>) -> Vec<(i32, i64)> {
+    chunks.into_iter().map(|chunk| (chunk, 1)).collect()
+}
+
+fn statuses(view: &Value) -> Vec<&str> {
+    view["steps"].as_array().unwrap().iter().map(|step| step["status"].as_str().unwrap()).collect()
+}
+
+fn quick() -> EngineOptions {
+    EngineOptions { poll: Duration::from_millis(20), ..EngineOptions::default() }
+}
+
+#[tokio::test]
+async fn each_chunk_is_worked_on_once_and_the_outputs_are_added_up() {
+    let (app, chunked) = app(23).await;
+    let workers = app.workers_with(quick());
+    let job = start(&app).await;
+    let view = app.wait_for(&job, "succeeded").await;
+    for step in ["cut", "weigh", "pack"] {
+        assert_eq!(effects(&app, step).await, once(1..=23), "{step}");
+        let output = &step_of(&view, step)["output"];
+        assert_eq!((&output["effects"], &output["kind"]["even"]), (&json!(23), &json!(11)), "{step}");
+    }
+    assert_eq!(step_of(&view, "cut")["output"]["lines"], 7);
+    assert_eq!(effects(&app, "kept").await, []);
+    assert_eq!(app.count("select count(*) from test_effects where chunk = 0").await, 2);
+    assert_eq!(view["progress"], json!({"done": 23, "total": 23, "unit": "chunks"}));
+    // Two steps in a row are one region: it is opened once, and joined step by step.
+    let runs = |step: &str| chunked.runs_of(step).len();
+    assert_eq!(["open cut", "open weigh", "open pack", "join weigh", "join pack"].map(runs), [1, 1, 0, 1, 1]);
+    assert_eq!(app.count("select count(*) from queue").await, 0);
+    let records = "select count(*) from audit_records where event = 'chunk.succeeded'";
+    assert_eq!(app.count(records).await, 69);
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_shows_how_far_its_chunks_are() {
+    let (app, chunked) = app(5).await;
+    chunked.script("weigh", 5, &[Act::Slow(Duration::from_millis(900))]);
+    chunked.script("weigh", 4, &[Act::Slow(Duration::from_millis(600))]);
+    let workers = app.workers_with(quick());
+    let job = start(&app).await;
+    let view =
+        app.wait_until(&job, "half done", |view| view["progress"]["done"] == 3 && view["currentStep"] == "weigh").await;
+    assert_eq!(statuses(&view), ["succeeded", "succeeded", "running", "running", "pending"]);
+    assert_eq!((&view["status"], &view["progress"]["total"]), (&json!("running"), &json!(5)));
+    assert!(view["progress"]["perSecond"].as_f64().unwrap() > 0.0, "{view:#}");
+    assert!(view["progress"]["expectedAt"].is_string());
+    let (_, running) = app.get(&app.platform, "/v1/admin/jobs?status=running").await;
+    assert_eq!(running["jobs"].as_array().unwrap().len(), 1, "{running:#}");
+    app.wait_for(&job, "succeeded").await;
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_chunk_that_fails_does_not_hold_the_others_and_is_all_that_a_retry_repeats() {
+    let (app, chunked) = app(6).await;
+    chunked.script("weigh", 2, &[Act::Transient, Act::Transient]);
+    chunked.script("weigh", 4, &[Act::Sender]);
+    let workers = app.workers_with(quick());
+    let job = start(&app).await;
+    let view = app.wait_for(&job, "failed").await;
+    assert_eq!(statuses(&view), ["succeeded", "succeeded", "failed", "skipped", "succeeded"]);
+    assert_eq!((&view["error"]["code"], &view["error"]["class"]), (&json!("test_bad_data"), &json!("sender")));
+    // The others went through both steps; the one that was tried again had its effect once.
+    assert_eq!(effects(&app, "pack").await, once([1, 2, 3, 5, 6]));
+    assert_eq!(chunked.runs_of("weigh"), [1, 2, 2, 2, 3, 4, 5, 6]);
+    chunked.runs.lock().unwrap().clear();
+    let retry = json!({"reason": "the data are mended"});
+    let (status, _) = app.post(&app.platform, &format!("/v1/admin/jobs/{job}/retry"), &retry).await;
+    assert_eq!(status, 202);
+    let view = app.wait_for(&job, "succeeded").await;
+    assert_eq!((chunked.runs_of("cut"), chunked.runs_of("weigh"), chunked.runs_of("pack")), (vec![], vec![4], vec![4]));
+    assert_eq!(effects(&app, "pack").await, once(1..=6));
+    assert_eq!(step_of(&view, "pack")["output"]["effects"], 6);
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_retry_from_a_step_inside_a_region_repeats_that_step_only() {
+    let (app, chunked) = app(3).await;
+    let workers = app.workers_with(quick());
+    let job = start(&app).await;
+    app.wait_for(&job, "succeeded").await;
+    chunked.runs.lock().unwrap().clear();
+    let retry = json!({"from": "pack", "reason": "again"});
+    let (status, answer) = app.post(&app.platform, &format!("/v1/admin/jobs/{job}/retry"), &retry).await;
+    assert_eq!(status, 202, "{answer}");
+    app.wait_for(&job, "succeeded").await;
+    assert_eq!((chunked.runs_of("weigh"), chunked.runs_of("pack")), (vec![], vec![1, 2, 3]));
+    let (status, _) = app
+        .post(&app.platform, &format!("/v1/admin/jobs/{job}/retry"), &json!({"from": "failed_lines", "reason": "none"}))
+        .await;
+    assert_eq!(status, 202);
+    app.wait_for(&job, "succeeded").await;
+    assert_eq!(chunked.runs_of("cut"), Vec::<i32>::new(), "no line was left out");
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn chunks_with_lines_that_were_left_out_run_again_from_the_first_step() {
+    let (app, chunked) = app(4).await;
+    let workers = app.workers_with(quick());
+    let job = start(&app).await;
+    app.wait_for(&job, "succeeded").await;
+    sqlx::query("update chunks set rejected = '{12}' where chunk = 3").execute(&mut app.owner().await).await.unwrap();
+    chunked.runs.lock().unwrap().clear();
+    let retry = json!({"from": "failed_lines", "reason": "the check is mended"});
+    app.post(&app.platform, &format!("/v1/admin/jobs/{job}/retry"), &retry).await;
+    app.wait_for(&job, "succeeded").await;
+    assert_eq!(["cut", "weigh", "pack"].map(|step| chunked.runs_of(step)), [vec![3], vec![3], vec![3]]);
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_verdict_over_all_chunks_fails_the_step_and_a_retry_makes_it_anew() {
+    let (app, chunked) = app(3).await;
+    *chunked.verdict.lock().unwrap() = Some("cut");
+    let workers = app.workers_with(quick());
+    let job = start(&app).await;
+    let view = app.wait_for(&job, "failed").await;
+    assert_eq!(statuses(&view), ["failed", "succeeded", "skipped", "skipped", "succeeded"]);
+    assert_eq!(effects(&app, "weigh").await, []);
+    *chunked.verdict.lock().unwrap() = None;
+    app.post(&app.platform, &format!("/v1/admin/jobs/{job}/retry"), &json!({"reason": "the rules are mended"})).await;
+    app.wait_for(&job, "succeeded").await;
+    assert_eq!(chunked.runs_of("cut"), [1, 1, 2, 2, 3, 3], "the chunks were looked at again");
+    assert_eq!(effects(&app, "weigh").await, once(1..=3));
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_without_chunks_goes_on_at_once() {
+    let (app, chunked) = app(0).await;
+    let workers = app.workers_with(quick());
+    let job = start(&app).await;
+    let view = app.wait_for(&job, "succeeded").await;
+    assert_eq!(step_of(&view, "cut")["output"], json!({"lines": 7}));
+    assert_eq!(chunked.runs_of("join pack"), [0]);
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_job_leaves_no_chunk_behind_and_goes_on_where_it_stood() {
+    let (app, chunked) = app(12).await;
+    *chunked.always.lock().unwrap() = Some(Act::Slow(Duration::from_millis(60)));
+    let workers = app.workers_with(quick());
+    let job = start(&app).await;
+    app.wait_until(&job, "some done", |view| view["progress"]["done"].as_u64().unwrap() >= 4).await;
+    let (status, answer) = app.post(&app.platform, &format!("/v1/ingestion/jobs/{job}/cancel"), &json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(app.count("select count(*) from queue").await, 0);
+    let done = effects(&app, "cut").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(effects(&app, "cut").await, done, "nothing is committed after the cancel");
+    assert!(done.len() < 12);
+    app.post(&app.platform, &format!("/v1/admin/jobs/{job}/retry"), &json!({"reason": "go on"})).await;
+    app.wait_for(&job, "succeeded").await;
+    assert_eq!(effects(&app, "cut").await, once(1..=12), "what was committed before was not repeated");
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn chunks_have_slots_of_their_own_and_take_none_from_jobs() {
+    let (app, chunked) = app(9).await;
+    *chunked.always.lock().unwrap() = Some(Act::Slow(Duration::from_millis(150)));
+    let workers = app.workers_with(EngineOptions { chunks: 3, concurrency: 1, ..quick() });
+    let job = start(&app).await;
+    app.wait_until(&job, "fanned out", |view| view["progress"]["total"] == 9).await;
+    *chunked.always.lock().unwrap() = None;
+    chunked.chunks.store(0, Ordering::SeqCst);
+    let other = start(&app).await;
+    app.wait_for(&other, "succeeded").await;
+    app.wait_for(&job, "succeeded").await;
+    assert!(chunked.most.load(Ordering::SeqCst) <= 4, "three chunks and a job at most");
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_worker_costs_only_the_chunks_that_it_was_at() {
+    let (app, chunked) = app(8).await;
+    chunked.script("weigh", 3, &[Act::Slow(Duration::from_secs(3))]);
+    let workers = app.workers_with(EngineOptions { lease: Duration::from_secs(2), ..quick() });
+    let job = start(&app).await;
+    app.wait_until(&job, "nearly done", |view| view["progress"]["done"] == 7 && view["currentStep"] == "weigh").await;
+    // The lease of chunk 3 is taken by somebody else, as after its end; the stale commit is refused.
+    let taken = sqlx::query(
+        "update queue set state = 'ready', lease_epoch = null, lease_until = null, worker_id = null where chunk = 3",
+    );
+    assert_eq!(taken.execute(&mut app.owner().await).await.unwrap().rows_affected(), 1);
+    app.wait_for(&job, "succeeded").await;
+    tokio::time::sleep(Duration::from_millis(3200)).await;
+    for step in ["cut", "weigh", "pack"] {
+        assert_eq!(effects(&app, step).await, once(1..=8), "{step}");
+    }
+    assert_eq!(chunked.runs_of("weigh"), [1, 2, 3, 3, 4, 5, 6, 7, 8]);
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_chunk_whose_workers_die_fails_alone() {
+    let (app, _) = app(4).await;
+    let job = start(&app).await;
+    let mut owner = app.owner().await;
+    // As if workers had fanned out and died twice with chunk 2; the third lease runs out now.
+    let workers = app.workers_with(EngineOptions { chunks: 0, ..quick() });
+    app.wait_until(&job, "fanned out", |view| view["progress"]["total"] == 4).await;
+    workers.stop().await;
+    sqlx::query(
+        "update queue set state = 'leased', deaths = 2, lease_epoch = 1, lease_until = chartgate_now(), claimed_at = chartgate_now()
+         where chunk = 2",
+    )
+    .execute(&mut owner)
+    .await
+    .unwrap();
+    app.advance(Duration::from_mins(2)).await;
+    let workers = app.workers_with(EngineOptions { lease: Duration::from_millis(400), ..quick() });
+    let view = app.wait_for(&job, "failed").await;
+    assert_eq!((&view["error"]["code"], &view["error"]["class"]), (&json!("worker_killed"), &json!("ours")));
+    assert_eq!(effects(&app, "cut").await, once([1, 3, 4]));
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn many_chunks_of_many_jobs_in_three_processes_with_failures_end_once_each() {
+    let (app, chunked) = app(40).await;
+    let seed: u64 = std::env::var("CHARTGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
+    *chunked.seed.lock().unwrap() = Some(rand::rngs::StdRng::seed_from_u64(seed));
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        workers.push(app.workers_with(EngineOptions { chunks: 4, concurrency: 4, ..quick() }));
+    }
+    let mut jobs = Vec::new();
+    for _ in 0..6 {
+        jobs.push(start(&app).await);
+    }
+    let cancelled = &jobs[5];
+    app.wait_until(cancelled, "under way", |view| view["progress"]["done"].as_u64().unwrap() > 3).await;
+    let (status, answer) = app.post(&app.platform, &format!("/v1/ingestion/jobs/{cancelled}/cancel"), &json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    for job in &jobs[..5] {
+        app.wait_for(job, "succeeded").await;
+    }
+    app.run_until_idle().await;
+    let doubled = "select count(*) from (select from test_effects group by job_id, step, chunk having count(*) > 1) d";
+    assert_eq!(app.count(doubled).await, 0, "seed {seed}");
+    let whole = "select count(*) from (
+       select from test_effects e join jobs j on j.id = e.job_id and j.status = 'succeeded'
+       where e.chunk > 0 group by e.job_id having count(*) = 120) d";
+    assert_eq!(app.count(whole).await, 5, "seed {seed}");
+    for workers in workers {
+        workers.stop().await;
+    }
+}

@@ -1,0 +1,167 @@
+//! Notifications of a server that is not ours, through SQS: moto sends what S3 sends.
+//!
+//! It comes from the Python package index, into a directory that later runs find again. Without the index and without that
+//! directory the test says that it was skipped.
+
+use super::found_by;
+use crate::support::app::{Setup, TestApp};
+use crate::support::objects::BUCKET;
+use aws_sdk_s3::types::{Event, NotificationConfiguration, QueueConfiguration};
+use chartgate::objects::notifications::NotificationQueue;
+use chartgate::objects::{Objects, ObjectsOptions};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn install() -> Option<PathBuf> {
+    let home = std::env::temp_dir().join("chartgate-test-moto");
+    let python = home.join("bin/python3");
+    if python.exists() {
+        return Some(python);
+    }
+    // Apart, then renamed: another run must not meet half of it.
+    let apart = home.with_extension(std::process::id().to_string());
+    let made = succeeds(Command::new("python3").args(["-m", "venv"]).arg(&apart))
+        && succeeds(Command::new("timeout").arg("180").arg(apart.join("bin/python3")).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "moto[server]",
+        ]));
+    if made {
+        let _ = std::fs::rename(&apart, &home);
+    }
+    let _ = std::fs::remove_dir_all(&apart);
+    python.exists().then_some(python)
+}
+
+#[tokio::test]
+async fn objects_of_a_real_s3_are_taken_up_through_its_queue() {
+    let Some(python) = tokio::task::spawn_blocking(install).await.unwrap() else {
+        println!("skipped: moto cannot be installed from PyPI here, so that SQS was not tried");
+        return;
+    };
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = Command::new(python)
+        .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _server = Server(server);
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let options = move |endpoint: &str, test: &ObjectsOptions| ObjectsOptions {
+        endpoint: Some(endpoint.to_owned()),
+        ..test.clone()
+    };
+    let at = endpoint.clone();
+    let through = Box::new(move |objects: &crate::support::objects::TestObjects| {
+        Objects::connect(&options(&at, &objects.client_options()))
+    });
+    let app = TestApp::with(Setup { s3: Some(through), ..Setup::default() }).await;
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while app.app.objects.ensure_bucket().await.is_err() {
+        assert!(Instant::now() < deadline, "moto does not answer");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    // A queue, by the plain protocol, and the bucket's notifications into it.
+    let created = app
+        .client
+        .post(&endpoint)
+        .header(
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=x/20260301/us-east-1/sqs/aws4_request, SignedHeaders=host, Signature=x",
+        )
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body("Action=CreateQueue&QueueName=incoming&Version=2012-11-05")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(created.status(), 200);
+    let text = created.text().await.unwrap();
+    let url = text.split("<QueueUrl>").nth(1).unwrap().split('<').next().unwrap();
+    let path = url.splitn(4, '/').nth(3).unwrap();
+    let account = path.split('/').next().unwrap();
+    let queue = QueueConfiguration::builder()
+        .queue_arn(format!("arn:aws:sqs:us-east-1:{account}:incoming"))
+        .events(Event::S3ObjectCreated)
+        .build()
+        .unwrap();
+    let sdk = {
+        let own = app.objects.sdk();
+        aws_sdk_s3::Client::from_conf(own.config().to_builder().endpoint_url(&endpoint).build())
+    };
+    sdk.put_bucket_notification_configuration()
+        .bucket(BUCKET)
+        .notification_configuration(NotificationConfiguration::builder().queue_configurations(queue).build())
+        .send()
+        .await
+        .unwrap();
+
+    let organization = app.organization.id;
+    let keys = ["plain.ndjson", "with space+plus é.json", "third.json"]
+        .map(|name| format!("incoming/fhir/{organization}/{name}"));
+    for key in &keys {
+        app.app.objects.put(key, "{}".into(), "application/json", &[]).await.unwrap();
+    }
+    app.app.objects.put("raw/elsewhere", "{}".into(), "application/json", &[]).await.unwrap();
+
+    let connection = options_of(&app, &endpoint);
+    let queue = NotificationQueue::connect(&format!("{endpoint}/{path}"), &connection).unwrap();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let mut received = 0;
+    while found_by(&app, "queue").await < 3 || received < 5 {
+        assert!(Instant::now() < deadline, "after {received} messages");
+        received += app.app.watcher.drain(&queue).await.unwrap();
+    }
+    // The test event, three objects and one that lies elsewhere: all done with, and deleted.
+    super::assert_each_once(&app, 3).await;
+    let swept = app.app.watcher.sweep().await.unwrap();
+    assert_eq!((swept.listed, swept.known, swept.taken_up), (3, 3, 0), "{swept:?}");
+    let attributes = app
+        .client
+        .post(&endpoint)
+        .header(
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=x/20260301/us-east-1/sqs/aws4_request, SignedHeaders=host, Signature=x",
+        )
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(format!("Action=GetQueueAttributes&AttributeName.1=All&Version=2012-11-05&QueueUrl={endpoint}/{path}"))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    // However the XML is laid out.
+    let attributes: String = attributes.split_whitespace().collect();
+    for name in ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"] {
+        assert!(attributes.contains(&format!("<Name>{name}</Name><Value>0</Value>")), "{attributes}");
+    }
+}
+
+fn options_of(app: &TestApp, endpoint: &str) -> ObjectsOptions {
+    ObjectsOptions { endpoint: Some(endpoint.to_owned()), ..app.objects.client_options() }
+}
