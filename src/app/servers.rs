@@ -15,6 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,7 +109,7 @@ impl Servers {
                 created = Some(hints);
                 let server = EmbeddedS3::start(EmbeddedS3Options {
                     dir: config.data_dir.join("objects"),
-                    listen: config.s3.listen,
+                    listen: listen_again(config).await,
                     access_key: access_key.clone(),
                     secret_key: secret_key.clone(),
                     region: config.s3.region.clone(),
@@ -160,6 +161,20 @@ impl Servers {
     pub fn postgres_pid(&self) -> Option<u32> {
         self.postgres.as_ref().and_then(EmbeddedPostgres::pid)
     }
+}
+
+/// Where the embedded S3 listens: if any port will do, the one that it had before, as long as nobody else has it. Workers that
+/// joined go on, and URLs that were signed stay good, when this process is started anew.
+async fn listen_again(config: &Config) -> SocketAddr {
+    let wanted = config.s3.listen;
+    if wanted.port() != 0 {
+        return wanted;
+    }
+    let endpoint = read_endpoints(&config.data_dir).ok().and_then(|endpoints| endpoints.s3_endpoint);
+    let port = endpoint.and_then(|endpoint| endpoint.rsplit(':').next()?.parse().ok());
+    let Some(port) = port else { return wanted };
+    let before = SocketAddr::new(wanted.ip(), port);
+    if tokio::net::TcpListener::bind(before).await.is_ok() { before } else { wanted }
 }
 
 fn embedded_options(socket_dir: &Path) -> PgConnectOptions {

@@ -488,9 +488,17 @@ async fn serve_needs_nothing_is_joined_by_a_worker_and_stops_cleanly() {
     assert!(std::os::unix::net::UnixStream::connect(&socket).is_err(), "PostgreSQL is still there");
     assert_eq!(run(&asking, &["orgs", "list"]).await.code, 3);
 
-    // The same keys at the next start, which prints none; the job is still there.
+    // The same keys at the next start, which prints none; the job is still there. S3 is where it was: workers that are still
+    // there, and URLs that were given out, need it.
+    let s3 = |data: &Path| {
+        let endpoints: Value =
+            serde_json::from_slice(&std::fs::read(data.join("run/endpoints.json")).unwrap()).unwrap();
+        endpoints["s3_endpoint"].as_str().unwrap().to_owned()
+    };
+    let before = s3(&data);
     let mut again = Server::start(&data, &["--listen", "127.0.0.1:0"]);
     again.says("demo-credentials.json").await;
+    assert_eq!(s3(&data), before);
     let restored = credentials(&data);
     assert_eq!((&restored["keys"], &restored["organization"]), (&keys, &stored["organization"]));
     assert!(!again.said.iter().any(|line| line.contains("cgk_")), "{:?}", again.said);
