@@ -31,6 +31,8 @@ use std::ops::Range;
 pub struct PlanLimits {
     /// A chunk ends with the first line or entry that ends beyond so many bytes.
     pub chunk_bytes: u64,
+    /// … or with so many lines or entries: what a chunk costs in memory grows with their number, too.
+    pub chunk_lines: u64,
     /// A longer line or entry is an issue, and in no chunk.
     pub line_bytes_max: u64,
     /// Bytes after decompression; more are a bomb.
@@ -38,9 +40,9 @@ pub struct PlanLimits {
 }
 
 impl Default for PlanLimits {
-    /// 4 MiB, 16 MiB, and 100 GB: twenty times the largest upload, which is more than FHIR in JSON is compressed to.
+    /// 4 MiB, 8,000 lines, 16 MiB, and 100 GB: twenty times the largest upload, which is more than FHIR in JSON is compressed to.
     fn default() -> Self {
-        Self { chunk_bytes: 4 << 20, line_bytes_max: 16 << 20, text_bytes_max: 100_000_000_000 }
+        Self { chunk_bytes: 4 << 20, chunk_lines: 8_000, line_bytes_max: 16 << 20, text_bytes_max: 100_000_000_000 }
     }
 }
 
@@ -121,6 +123,7 @@ pub struct FilePlan {
 #[derive(Debug)]
 struct Cutter {
     target: u64,
+    lines: u64,
     open: Option<Chunk>,
     chunks: u64,
     window: Option<Window>,
@@ -131,7 +134,7 @@ impl Cutter {
         let open = self.open.get_or_insert(Chunk { bytes: bytes.start..bytes.start, first: number, count: 0 });
         open.bytes.end = bytes.end;
         open.count += 1;
-        if open.bytes.end - open.bytes.start >= self.target {
+        if open.bytes.end - open.bytes.start >= self.target || open.count >= self.lines {
             self.cut(sink);
         }
     }
@@ -265,7 +268,8 @@ impl Planner {
     /// At the first byte of a file.
     #[must_use]
     pub fn new(limits: PlanLimits) -> Self {
-        let cutter = Cutter { target: limits.chunk_bytes, open: None, chunks: 0, window: None };
+        let cutter =
+            Cutter { target: limits.chunk_bytes, lines: limits.chunk_lines, open: None, chunks: 0, window: None };
         let reader = Reader::Sniffing(Box::new(Sniffer::new(limits.line_bytes_max)));
         Self {
             hash: Sha256::new(),

@@ -117,7 +117,7 @@ impl Sniffer {
         let line_end = memchr::memchr(b'\n', &self.head[from..]).map(|end| from + end);
         let until = line_end.unwrap_or(self.head.len());
         if self.probed < until {
-            let mut nowhere = Cutter { target: u64::MAX, open: None, chunks: 0, window: None };
+            let mut nowhere = Cutter { target: u64::MAX, lines: u64::MAX, open: None, chunks: 0, window: None };
             if self.probe.push(&self.head[self.probed..until], &mut nowhere, &mut Nobody).is_err() {
                 return Some(Shape::Ndjson);
             }

@@ -24,7 +24,8 @@ impl Sink for Told {
     }
 }
 
-const SMALL: PlanLimits = PlanLimits { chunk_bytes: 40, line_bytes_max: 60, text_bytes_max: 100_000 };
+const SMALL: PlanLimits =
+    PlanLimits { chunk_bytes: 40, chunk_lines: 1_000, line_bytes_max: 60, text_bytes_max: 100_000 };
 
 /// Plan a file that comes in pieces of these sizes, over and over.
 fn plan_in(file: &[u8], pieces: &[usize], limits: PlanLimits) -> (Result<FilePlan, PlanError>, Told) {
@@ -60,6 +61,15 @@ fn place(bytes: &std::ops::Range<u64>) -> std::ops::Range<usize> {
 #[track_caller]
 fn code_of(file: &[u8]) -> &'static str {
     plan(file, SMALL).0.unwrap_err().code()
+}
+
+#[test]
+fn short_lines_are_cut_by_their_number() {
+    let limits = PlanLimits { chunk_bytes: 1_000_000, chunk_lines: 3, ..SMALL };
+    for file in [b"{}\n{}\n\n{}\n{}\n{}\n{}\n{}".as_slice(), b"[{},{},{},{},{},{},{}]"] {
+        let counts: Vec<u64> = plan(file, limits).1.chunks.iter().map(|(chunk, _)| chunk.count).collect();
+        assert_eq!(counts, [3, 3, 1]);
+    }
 }
 
 #[test]
