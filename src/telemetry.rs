@@ -15,9 +15,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Start logging. Called once by the binary.
 pub fn start(level: &str, json: bool) {
-    let directives = format!(
-        "{level},sqlx=off,hyper=info,h2=info,rustls=info,aws_smithy_runtime=warn,aws_sdk_s3=warn,aws_config=warn,s3s=off,aws_smithy_runtime_api=warn"
-    );
+    // By the beginning of their names: all crates of the AWS SDK, whose traces hold keys of objects that others named.
+    let directives = format!("{level},sqlx=off,hyper=info,h2=info,rustls=info,aws=warn,s3s=off");
     let filter = EnvFilter::try_new(&directives).unwrap_or_else(|_| EnvFilter::new("info,sqlx=off"));
     let colors = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colors);

@@ -28,6 +28,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+/// How often a running step looks whether its lease is still held.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Times and bounds of the engine.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -358,6 +361,13 @@ impl Engine {
         }
     }
 
+    /// Until the lease is not held here any more, which the renewal finds out.
+    async fn lost(&self, lease: &Lease) {
+        while self.holds(lease) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     async fn look_back(&self, lease: &Lease) -> bool {
         let wanted = lease.clone();
         let looked = self
@@ -400,7 +410,15 @@ impl Engine {
             }
         };
         let run = AssertUnwindSafe(call).catch_unwind();
-        match tokio::time::timeout(step.timeout, run).await {
+        let run = tokio::time::timeout(step.timeout, run);
+        // Cancelled, or taken back: whatever comes of it, nobody would take it.
+        let ended = tokio::select! {
+            ended = run => ended,
+            () = self.lost(lease) => {
+                return Err(StepError::transient("lease_lost", "The lease is not ours any more."));
+            }
+        };
+        match ended {
             Ok(Ok(result)) => result,
             Ok(Err(_panic)) => Err(StepError::ours("handler_panicked", "The step's code panicked; this is a bug.")),
             Err(_elapsed) => Err(StepError::transient(

@@ -178,6 +178,10 @@ async fn a_file_is_uploaded_once_whatever_is_run_again_and_its_hash_is_checked()
     let empty = desk.file("empty.ndjson", b"");
     let done = desk.sender(&["upload", &empty, "--state-dir", &state]).await;
     assert!(done.code == 1 && done.err.contains("is empty"), "{}", done.err);
+    let directory = desk.files.path().join("directory.ndjson");
+    std::fs::create_dir(&directory).unwrap();
+    let done = desk.sender(&["upload", directory.to_str().unwrap(), "--state-dir", &state]).await;
+    assert!(done.code == 1 && done.err.contains("not a regular file"), "{}", done.err);
     let unknown = desk.file("file.xml", b"<x/>");
     let done = desk.sender(&["upload", &unknown, "--state-dir", &state]).await;
     assert!(done.code == 1 && done.err.contains("--content-type"), "{}", done.err);

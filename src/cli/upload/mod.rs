@@ -122,6 +122,10 @@ async fn read(path: &Path, given: Option<&str>, show: bool) -> anyhow::Result<Lo
     };
     let owned = path.to_owned();
     let hashed = tokio::task::spawn_blocking(move || {
+        // A pipe cannot be read twice, and waits for ever when nobody writes.
+        if !std::fs::metadata(&owned)?.is_file() {
+            return Err(std::io::Error::other("it is not a regular file"));
+        }
         let mut file = std::fs::File::open(&owned)?;
         let bar = bytes_bar("hashing", file.metadata()?.len(), show);
         let (mut hash, mut size, mut buffer) = (Sha256::new(), 0u64, vec![0; 1 << 20]);

@@ -299,3 +299,23 @@ async fn a_head_that_is_stuck_in_backoff_steps_aside_and_keeps_retrying() {
     app.wait_for(&head, "succeeded").await;
     workers.stop().await;
 }
+
+#[tokio::test]
+async fn a_step_of_a_cancelled_job_is_given_up() {
+    let (app, scripted) = scripted_app().await;
+    scripted.script("first", &[Act::Slow(Duration::from_secs(4))]);
+    let lease = Duration::from_secs(2);
+    let workers =
+        app.workers_with(EngineOptions { poll: Duration::from_millis(20), lease, ..EngineOptions::default() });
+    let job = submit(&app, app.organization.id, "scripted", None).await.job.to_string();
+    app.wait_for(&job, "running").await;
+    let (status, _) = app.post(&app.platform, &format!("/v1/ingestion/jobs/{job}/cancel"), &json!({})).await;
+    assert_eq!(status, 200);
+    let begun = std::time::Instant::now();
+    while workers.workers.in_flight() > 0 {
+        assert!(begun.elapsed() < Duration::from_millis(3500), "the step goes on for nobody");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(app.job(&job).await["status"], "cancelled");
+    workers.stop().await;
+}

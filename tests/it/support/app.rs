@@ -93,7 +93,7 @@ pub struct TestApp {
 /// Running workers with their sweeper.
 pub struct TestWorkers {
     pub engine: Arc<Engine>,
-    workers: Workers,
+    pub workers: Workers,
     stop: CancellationToken,
 }
 
