@@ -308,8 +308,8 @@ async fn one_organizations_clinical_data_and_audit_records_stay_its_own() {
         let evidence = format!("/v1/findings/{}/evidence", foreign.finding);
         get(&app, reader, &evidence).await.problem(404, "finding_not_found");
         let jobs = get(&app, reader, "/v1/ingestion/jobs").await.json();
-        assert_eq!(jobs["jobs"].as_array().unwrap().len(), 2);
-        assert_eq!(jobs["jobs"][1]["jobId"], belongings.job);
+        assert_eq!(jobs["jobs"].as_array().unwrap().len(), 3);
+        assert_eq!(jobs["jobs"][2]["jobId"], belongings.job);
     }
     // A read is recorded where it was done, also when it found nothing.
     let reads = "select count(*) from audit_records where event in ('clinical.read', 'evidence.read') and action = 'R'
