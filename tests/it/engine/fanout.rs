@@ -406,12 +406,12 @@ async fn a_chunk_whose_workers_die_fails_alone() {
     let (app, _) = app(4).await;
     let job = start(&app).await;
     let mut owner = app.owner().await;
-    // As if workers had fanned out and died twice with chunk 2; the third lease runs out now.
+    // As if workers had fanned out and died eleven times with chunk 2; the twelfth lease runs out now.
     let workers = app.workers_with(EngineOptions { chunks: 0, ..quick() });
     app.wait_until(&job, "fanned out", |view| view["progress"]["total"] == 4).await;
     workers.stop().await;
     sqlx::query(
-        "update queue set state = 'leased', deaths = 2, lease_epoch = 1, lease_until = chartgate_now(), claimed_at = chartgate_now()
+        "update queue set state = 'leased', deaths = 11, lease_epoch = 1, lease_until = chartgate_now(), claimed_at = chartgate_now()
          where chunk = 2",
     )
     .execute(&mut owner)
