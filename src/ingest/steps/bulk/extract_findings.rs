@@ -7,7 +7,7 @@ use super::super::extract_findings::{Extraction, extract};
 use crate::engine::handler::{StepContext, StepError, StepHandler, StepOutcome};
 use std::sync::Arc;
 
-/// See [`Extraction`]. A Medication of the same chunk names the medication of its orders; one that stands elsewhere is
+/// See `Extraction`. A Medication of the same chunk names the medication of its orders; one that stands elsewhere is
 /// named by its reference.
 pub struct ExtractFindings {
     pub(in super::super) payloads: Payloads,
