@@ -150,7 +150,13 @@ impl Running {
                 tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
                 tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
                 let (db, catalog, wake) = (app.db.clone(), app.catalog.clone(), app.wake.clone());
-                tasks.push(tokio::spawn(callbacks::dispatch::run(db, catalog, wake, config.callbacks.keep, stop.clone())));
+                tasks.push(tokio::spawn(callbacks::dispatch::run(
+                    db,
+                    catalog,
+                    wake,
+                    config.callbacks.keep,
+                    stop.clone(),
+                )));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {

@@ -27,8 +27,16 @@ const WITHOUT_RLS: &[&str] = &[
 const APPEND_ONLY: &[&str] = &["audit_checkpoints", "audit_leaves", "audit_records", "link_decisions"];
 
 /// What the platform role may read over all organizations.
-const PLATFORM_READS: &[&str] =
-    &["audit_records", "callback_messages", "chunk_steps", "chunks", "job_steps", "jobs", "operations", "step_attempts"];
+const PLATFORM_READS: &[&str] = &[
+    "audit_records",
+    "callback_messages",
+    "chunk_steps",
+    "chunks",
+    "job_steps",
+    "jobs",
+    "operations",
+    "step_attempts",
+];
 
 /// The policy's conditions for what is read and for what is written, as PostgreSQL prints them: a scalar sub-select,
 /// evaluated once a statement; for reading no form that an index could answer (docs/decisions/0009).
