@@ -22,9 +22,8 @@ fn allowed(operation: &str) -> &'static [Role] {
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
         "listCallbacks" | "createCallback" | "getCallback" | "changeCallback" | "deleteCallback" | "rotateCallback"
-        | "testCallback" | "listDeliveries" | "resendCallbacks" => &[Role::Admin],
-        "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent"
-        | "linkEvent" => &[Role::Admin],
+        | "testCallback" | "listDeliveries" | "resendCallbacks" | "listReviews" | "getReview" | "decideReview"
+        | "mergePatient" | "unmergePatient" | "unlinkEvent" | "linkEvent" => &[Role::Admin],
         "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" => &[Role::Platform],
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "getOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
