@@ -147,6 +147,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             client::ClientError::Refused { .. } => 1,
         });
     }
+    if error.downcast_ref::<upload::SendError>().is_some_and(upload::SendError::is_away) {
+        return ExitCode::from(3);
+    }
     let away = match error.downcast_ref::<StartError>() {
         Some(StartError::Server(_)) => true,
         Some(StartError::Db(error)) => error.is_transient(),

@@ -7,7 +7,7 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::chunks_store;
 use crate::engine::jobs::{self, JobFilter, JobRow, JobSummary, JobView};
-use crate::engine::jobs_store::{self, Acted, PAGE_MAX};
+use crate::engine::jobs_store::{self, Acted, Attempts, PAGE_MAX};
 use crate::engine::state::JobStatus;
 use crate::engine::timeline::{TimelineEntry, timeline};
 use crate::ids::{JobId, OrganizationId, UploadId};
@@ -59,7 +59,7 @@ pub(super) async fn view(app: &App, organization: OrganizationId, job: JobId) ->
             Box::pin(async move {
                 let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
                 let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job).await?;
+                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::OfJob).await?;
                 Ok(Some((row, steps, attempts)))
             })
         })
@@ -76,7 +76,7 @@ pub(super) async fn view(app: &App, organization: OrganizationId, job: JobId) ->
         });
         chunks = Some(progress.await?);
     }
-    Ok(jobs::shape(&row, &steps, &attempts, definition.as_deref(), chunks.as_ref(), app.clock.now()))
+    Ok(jobs::shape(&row, &steps, &attempts, definition.as_deref(), chunks.as_ref()))
 }
 
 /// Query of the status.
@@ -289,7 +289,7 @@ pub async fn get_timeline(
             Box::pin(async move {
                 let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
                 let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job).await?;
+                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::All).await?;
                 let records = jobs_store::records_of(connection, organization, job).await?;
                 Ok(Some((row, steps, attempts, records)))
             })

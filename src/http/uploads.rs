@@ -223,9 +223,16 @@ pub async fn complete_upload(
     let (bucket, key, arrived) = place.ok_or_else(|| Problem::new("job_not_found", "There is no such upload."))?;
     if !arrived {
         let taken = app.watcher.take_up(Hint::Completion, &bucket, &key).await.map_err(problem)?;
-        if matches!(taken, TakenUp::Absent | TakenUp::Foreign) {
-            let detail = "Object storage has no object under the upload's key.";
-            return Err(Problem::new("object_not_there", detail).retry_after(Duration::from_secs(2)));
+        match taken {
+            TakenUp::Absent | TakenUp::Foreign => {
+                let detail = "Object storage has no object under the upload's key.";
+                return Err(Problem::new("object_not_there", detail).retry_after(Duration::from_secs(2)));
+            }
+            TakenUp::Refused(_) => {
+                let detail = "The object under the upload's key was not put there by the upload's URL, and is refused.";
+                return Err(Problem::new("object_not_there", detail));
+            }
+            TakenUp::Job(..) | TakenUp::Known => {}
         }
     }
     Ok(Json(jobs::view(&app, organization, job).await?))
