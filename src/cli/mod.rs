@@ -93,6 +93,9 @@ pub fn run() -> ExitCode {
     let quiet = !matches!(arguments.command, Command::Serve(_));
     let level = if quiet && config.log_level == "info" { "error" } else { &config.log_level };
     crate::telemetry::start(level, config.log_json);
+    crate::telemetry::quiet_panics();
+    // Every command may have clinical data in its memory.
+    crate::telemetry::forbid_core_dumps();
     // One TLS implementation for all clients; a second install would only mean that it is there already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

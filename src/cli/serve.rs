@@ -208,7 +208,7 @@ impl Running {
 }
 
 /// Keys of the embedded instance's organization, as scripts read them.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct DemoCredentials {
     /// `http://host:port`
     pub url: String,
@@ -219,7 +219,7 @@ pub struct DemoCredentials {
 }
 
 /// One key a role.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct DemoKeys {
     /// Submits.
     pub sender: String,

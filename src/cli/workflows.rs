@@ -3,6 +3,7 @@
 use super::out;
 use crate::app::{App, Servers};
 use crate::config::Config;
+use crate::db::log_settings::open_settings;
 use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::{self, Catalog, CatalogError};
 use crate::engine::registry::Registry;
@@ -164,6 +165,24 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
                         error.to_string(),
                         "check s3.endpoint, s3.bucket and the key's permissions",
                     ),
+                }
+                let open = app
+                    .db
+                    .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(open_settings(connection)))
+                    .await?;
+                if open.is_empty() {
+                    add(true, "database log", "PostgreSQL logs no values".to_owned(), "");
+                }
+                for setting in open {
+                    let what = format!(
+                        "{} is `{}`: PostgreSQL's log may hold {}",
+                        setting.name, setting.value, setting.shows
+                    );
+                    let remedy = format!(
+                        "as superuser: {}; then restart Chartgate (with one URL for everything: `alter database … set` instead)",
+                        setting.remedy()
+                    );
+                    add(false, "database log", what, &remedy);
                 }
                 let facts = app
                     .db

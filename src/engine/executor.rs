@@ -561,7 +561,7 @@ impl Engine {
     }
 
     fn log_failure(&self, lease: &Lease, step: &str, error: &StepError, delay: Option<Duration>) {
-        let cause = error.source.as_deref().map(|source| format!("{source:?}")).unwrap_or_default();
+        let cause = error.cause();
         let (job, code, class) = (lease.job, error.code, error.class.as_str());
         match (delay, error.class) {
             (Some(delay), _) => {

@@ -32,7 +32,7 @@ pub async fn live() -> Json<Live> {
 }
 
 /// One dependency.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct Dependency {
     /// database or `object_store`.
     pub name: &'static str,
@@ -44,7 +44,7 @@ pub struct Dependency {
 }
 
 /// Readiness.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct Ready {
     /// `ok` or `unavailable`.
     pub status: &'static str,

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use tokio_util::io::ReaderStream;
 
 /// Issues of a job.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct Issues {
     /// In the order of the payload.
     #[schema(value_type = Vec<Object>)]
@@ -129,7 +129,7 @@ fn lines_of(
 }
 
 /// Query of the issues.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct IssueParameters {

@@ -154,7 +154,7 @@ fn answer(view: &JobView, body: Vec<u8>, tag: &str, same: bool) -> Response {
 }
 
 /// Query of the list.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListParameters {
@@ -181,7 +181,7 @@ pub struct ListParameters {
 }
 
 /// A page of jobs, newest first.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobPage {
     /// The jobs.
@@ -303,7 +303,7 @@ pub async fn get_timeline(
 }
 
 /// Body of a cancel; may be left out.
-#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CancelRequest {
     /// Why; kept in the audit log.

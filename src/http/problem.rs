@@ -264,10 +264,10 @@ pub const CODES: &[Code] = &[
 ];
 
 /// A problem on its way to the caller; rendered by the edge, which knows the request's id and what the caller accepts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Problem(Box<Parts>);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Parts {
     code: &'static Code,
     detail: String,

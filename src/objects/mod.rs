@@ -40,7 +40,7 @@ use tokio::io::AsyncBufRead;
 pub const COPY_TIMEOUT: Duration = Duration::from_mins(15);
 
 /// Where objects are, and as whom we ask for them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ObjectsOptions {
     /// `http://host:port` of a server that is not AWS; addressed path-style.
     pub endpoint: Option<String>,
@@ -59,7 +59,7 @@ pub struct ObjectsOptions {
 }
 
 /// What HEAD tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ObjectHead {
     /// Bytes.
     pub size: u64,
@@ -76,7 +76,7 @@ pub struct ObjectHead {
 }
 
 /// One line of a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ObjectEntry {
     /// Without our prefix.
     pub key: String,
@@ -89,7 +89,7 @@ pub struct ObjectEntry {
 }
 
 /// A multipart upload that is neither complete nor aborted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UnfinishedUpload {
     /// Without our prefix.
     pub key: String,
@@ -100,7 +100,7 @@ pub struct UnfinishedUpload {
 }
 
 /// A bucket. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Objects {
     client: Client,
     bucket: String,
@@ -443,7 +443,7 @@ async fn collect(body: ByteStream) -> Result<Bytes, ObjectError> {
     let body = body
         .collect()
         .await
-        .map_err(|error| ObjectError::Unavailable { retry_after: None, source: Box::new(error) })?;
+        .map_err(|_| ObjectError::broken_off())?;
     Ok(body.into_bytes())
 }
 

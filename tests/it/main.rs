@@ -11,6 +11,7 @@
 
 mod athena;
 mod bulk;
+mod canaries;
 mod cli;
 mod clinical;
 mod crash;

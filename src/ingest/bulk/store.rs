@@ -10,7 +10,7 @@ use std::ops::Range;
 use time::OffsetDateTime;
 
 /// A job with the object that was taken up for it.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct Upload {
     /// Source label of the sender's key.
     pub source_label: String,
@@ -57,7 +57,7 @@ pub async fn upload_of(
 }
 
 /// What is known of a file as a whole.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct PlanRow {
     /// What was read.
     pub storage_key: String,
@@ -91,7 +91,7 @@ impl PlanRow {
 }
 
 /// A piece of a file, as planned.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PlannedChunk {
     /// Offsets after decompression.
     pub bytes: Range<u64>,
@@ -162,7 +162,7 @@ pub async fn write_plan(
 }
 
 /// Whose bytes a job has.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Identity {
     /// Of the object as it is stored.
     pub sha256: [u8; 32],
@@ -231,7 +231,7 @@ pub async fn ingested_before(
 }
 
 /// A chunk, and what must be known to work on it.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct ChunkWork {
     /// First byte, after decompression.
     pub byte_start: i64,

@@ -20,7 +20,7 @@ const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
 const PARTS_MAX: i32 = 10_000;
 
 /// The file `upload`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Upload {
     pub key: String,
     pub initiated_us: i64,

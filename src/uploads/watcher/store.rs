@@ -9,7 +9,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// The object that a job reads, as it was when it was taken up. Another generation under the same key is another object.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct JobObject {
     /// Its bucket.
     pub bucket: String,
@@ -75,7 +75,7 @@ pub fn generation_of(head: &ObjectHead) -> String {
 }
 
 /// What a HEAD showed, and what it is to become.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SeenObject {
     /// Its bucket.
     pub bucket: String,
@@ -163,7 +163,7 @@ pub async fn organization_exists(connection: &mut PgConnection, organization: Or
 }
 
 /// An upload and its job, both locked, in this order.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct WaitingUpload {
     /// Its bucket.
     pub bucket: String,
@@ -246,7 +246,7 @@ pub async fn start_waiting_job(
 }
 
 /// A job of its own for an object that somebody else put there.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ForeignJob<'a> {
     /// Whose.
     pub organization: OrganizationId,
@@ -307,7 +307,7 @@ async fn enqueue(connection: &mut PgConnection, organization: OrganizationId, jo
 }
 
 /// A generation of an object that is known, as a listing would show it.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct KnownObject {
     /// Without the configured prefix.
     pub storage_key: String,
@@ -344,7 +344,7 @@ pub async fn known_objects(
 }
 
 /// An object that may be deleted.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct RemovableObject {
     /// Its bucket.
     pub bucket: String,
@@ -396,7 +396,7 @@ pub async fn mark_removed(connection: &mut PgConnection, object: &RemovableObjec
 }
 
 /// An object that was not taken up.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct RefusedObject {
     /// Its bucket.
     pub bucket: String,

@@ -99,7 +99,7 @@ pub trait Sink {
 }
 
 /// What is known of a file once it was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FilePlan {
     /// Of the bytes as they are stored.
     pub sha256: [u8; 32],
@@ -120,7 +120,6 @@ pub struct FilePlan {
 }
 
 /// Gathers lines or entries to chunks, and tells the sink.
-#[derive(Debug)]
 struct Cutter {
     target: u64,
     lines: u64,
@@ -148,7 +147,7 @@ impl Cutter {
 }
 
 /// Text that an open chunk or line may still need.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Window {
     text: Vec<u8>,
     /// Offset of its first byte.
@@ -169,7 +168,6 @@ impl Window {
 }
 
 /// Reads the text, once it is known what it is.
-#[derive(Debug)]
 enum Reader {
     Sniffing(Box<Sniffer>),
     Lines(Lines),
@@ -177,7 +175,6 @@ enum Reader {
 }
 
 /// The text half of the planner: everything behind the decompression.
-#[derive(Debug)]
 struct TextPlanner {
     limits: PlanLimits,
     reader: Reader,
@@ -254,7 +251,6 @@ impl TextPlanner {
 }
 
 /// Reads one file, from its first to its last stored byte.
-#[derive(Debug)]
 pub struct Planner {
     hash: Sha256,
     size_bytes: u64,
