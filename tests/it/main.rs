@@ -11,6 +11,7 @@
 
 mod athena;
 mod bulk;
+mod callbacks;
 mod cli;
 mod clinical;
 mod crash;
