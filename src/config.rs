@@ -3,6 +3,7 @@
 //! [`KEYS`] is the list that `docs/configuration.md` and `--help` speak of; a test compares them. Secrets are
 //! [`SecretString`]s and never print.
 
+pub mod callbacks;
 pub mod origins;
 
 use secrecy::SecretString;
@@ -63,12 +64,29 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "",
         "Web origins that may call for every organization, beside the organizations' own: a list, or separated by commas.",
     ),
+    ("callbacks.allow_http", &[], "false", "Development only: callbacks may have http URLs; bodies and signatures are then readable on the way."),
+    (
+        "callbacks.allow_private",
+        &[],
+        "",
+        "Networks that callbacks may reach although they are private or of special purpose, such as 10.1.0.0/16, separated by commas.",
+    ),
+    ("callbacks.ports", &[], "443,1024-65535", "Ports that callbacks may have, single ones or ranges."),
+    ("callbacks.disable_after_days", &[], "5", "A callback whose deliveries fail for so long without a success between is disabled."),
+    ("callbacks.keep_days", &[], "30", "How long messages of callbacks and the log of their deliveries are kept after their end."),
+    ("callbacks.public_url", &[], "", "Where others reach the API; put before the path of the job in messages of callbacks."),
     ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
     (
         "workers.chunks",
         &[],
         "2",
         "Chunks of bulk files under way at once in one process, beside the jobs; each may take some 60 MB.",
+    ),
+    (
+        "secrets.key",
+        &[],
+        "{data_dir}/secrets.key",
+        "32 bytes in base64 that seal the secrets of callbacks in the database; several separated by commas: the first seals, all open.",
     ),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
@@ -133,6 +151,10 @@ pub struct Config {
     pub intake_max_body_bytes: usize,
     /// Origins for every organization, in canonical form.
     pub cors_origins: Vec<String>,
+    /// Outbound callbacks.
+    pub callbacks: callbacks::CallbackConfig,
+    /// Seals secrets that must be usable; `None`: the key is in a file.
+    pub secrets_key: Option<SecretString>,
     /// Jobs at once.
     pub workers_concurrency: usize,
     /// Chunks at once.
@@ -307,6 +329,8 @@ impl Config {
                         .collect()
                 },
             ),
+            callbacks: callbacks::read(reader),
+            secrets_key: secret(reader.text("secrets.key")),
             workers_concurrency: usize::try_from(reader.parse(
                 "workers.concurrency",
                 256,

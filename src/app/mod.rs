@@ -10,6 +10,7 @@ pub use servers::{Endpoints, Servers};
 
 use crate::auth::Authenticator;
 use crate::auth::origins::Origins;
+use crate::callbacks::Callbacks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Db;
@@ -20,6 +21,7 @@ use crate::engine::{Engine, EngineOptions};
 use crate::ingest::steps;
 use crate::ingest::submit::Submitter;
 use crate::objects::Objects;
+use crate::secrets::Secrets;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
 use sqlx::postgres::PgConnectOptions;
 use std::sync::Arc;
@@ -46,6 +48,10 @@ pub struct App {
     pub origins: Origins,
     /// Takes up what was uploaded.
     pub watcher: Watcher,
+    /// Seals secrets that must be usable.
+    pub secrets: Secrets,
+    /// Tells others of the ends of jobs.
+    pub callbacks: Callbacks,
 }
 
 impl App {
@@ -69,7 +75,13 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let db = Db::connect(database, config.database.connections_max);
         checks::check_database(&db, config.database.allow_unsafe).await?;
-        let registry = Registry::default().with(steps::handlers(db.clone(), objects.clone())).with(handlers);
+        let secrets = Secrets::new(config.secrets_key.clone(), &config.data_dir);
+        let callbacks = Callbacks::new(&config, db.clone(), secrets.clone())
+            .map_err(|_| StartError::Server("TLS for callbacks cannot be set up".to_owned()))?;
+        let registry = Registry::default()
+            .with(steps::handlers(db.clone(), objects.clone()))
+            .with(callbacks.handlers())
+            .with(handlers);
         let catalog = Catalog::load(config.workflows_dir.as_deref(), registry)?;
         catalog.register(&db).await?;
         let wake = Wake::default();
@@ -79,6 +91,8 @@ impl App {
             authenticator: Authenticator::new(db.clone()),
             origins: Origins::new(db.clone(), &config.cors_origins),
             watcher: Watcher::new(db.clone(), objects.clone(), catalog.clone(), wake.clone(), watching),
+            secrets,
+            callbacks,
             clock: Clock::system(),
             config,
             db,

@@ -5,6 +5,7 @@ use super::out;
 use crate::app::{App, Servers};
 use crate::auth::store::{self, KeyGrant};
 use crate::auth::{NewKey, Role};
+use crate::callbacks;
 use crate::config::Config;
 use crate::db::{DbError, Scope};
 use crate::engine::sweeper;
@@ -148,6 +149,8 @@ impl Running {
                 tasks.push(tokio::spawn(sweeper::run(Arc::clone(&engine), stop.clone())));
                 tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
                 tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
+                let (db, catalog, wake) = (app.db.clone(), app.catalog.clone(), app.wake.clone());
+                tasks.push(tokio::spawn(callbacks::dispatch::run(db, catalog, wake, config.callbacks.keep, stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {

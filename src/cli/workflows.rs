@@ -2,6 +2,7 @@
 
 use super::out;
 use crate::app::{App, Servers};
+use crate::callbacks::Callbacks;
 use crate::config::Config;
 use crate::db::log_settings::open_settings;
 use crate::db::{Db, DbError, Scope};
@@ -10,6 +11,7 @@ use crate::engine::registry::Registry;
 use crate::engine::workers_store::doctor_facts;
 use crate::ingest::steps;
 use crate::objects::{Objects, ObjectsOptions};
+use crate::secrets::Secrets;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use std::path::PathBuf;
@@ -35,7 +37,7 @@ pub enum Command {
 }
 
 /// The handlers of this program, without any server behind them: their names and parameters are all that a check needs.
-fn registry() -> Registry {
+fn registry(config: &Config) -> Registry {
     let db = Db::connect(PgConnectOptions::new_without_pgpass(), 1);
     let objects = Objects::connect(&ObjectsOptions {
         endpoint: None,
@@ -46,7 +48,9 @@ fn registry() -> Registry {
         prefix: String::new(),
         timeout: Duration::from_secs(1),
     });
-    Registry::default().with(steps::handlers(db, objects))
+    let secrets = Secrets::new(None, &config.data_dir);
+    let callbacks = Callbacks::new(config, db.clone(), secrets).map(|callbacks| callbacks.handlers());
+    Registry::default().with(steps::handlers(db, objects)).with(callbacks.unwrap_or_default())
 }
 
 /// Run it.
@@ -56,7 +60,7 @@ fn registry() -> Registry {
 pub fn run(command: &Command, config: &Config) -> anyhow::Result<ExitCode> {
     match command {
         Command::List { json } => {
-            let catalog = Catalog::load(config.workflows_dir.as_deref(), registry())?;
+            let catalog = Catalog::load(config.workflows_dir.as_deref(), registry(config))?;
             let mut rows = Vec::new();
             for definition in catalog.latest_all() {
                 let steps: Vec<&str> = definition.steps.iter().map(|step| step.name.as_str()).collect();
@@ -77,7 +81,7 @@ pub fn run(command: &Command, config: &Config) -> anyhow::Result<ExitCode> {
         Command::Check { directory } => {
             let directory = directory.as_deref().or(config.workflows_dir.as_deref());
             let files = catalog::files(directory)?;
-            match Catalog::from_files(&files, registry()) {
+            match Catalog::from_files(&files, registry(config)) {
                 Ok(catalog) => {
                     out::line(&format!("{} workflow(s) checked, no faults", catalog.latest_all().count()));
                     Ok(ExitCode::SUCCESS)
@@ -137,6 +141,19 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
         ),
         Some(_) => add(true, "database role", "owner and working role are apart".to_owned(), ""),
         None => add(true, "database role", "embedded: the program logs in as chartgate_app".to_owned(), ""),
+    }
+    if config.callbacks.allow_http || !config.callbacks.allow_private.is_empty() {
+        add(
+            false,
+            "callbacks",
+            "callbacks.allow_http or callbacks.allow_private opens what is closed to callbacks by default".to_owned(),
+            "unset callbacks.allow_http outside development, and keep callbacks.allow_private as narrow as the receivers need",
+        );
+    }
+    if config.secrets_key.is_none() && config.database.url.is_some() {
+        let file = config.data_dir.join("secrets.key");
+        let what = format!("no secrets.key: secrets of callbacks are sealed with {}, which every host needs", file.display());
+        add(true, "secrets", what, "");
     }
     // Join what runs; a doctor starts nothing.
     match Servers::start(config, false).await {

@@ -180,6 +180,10 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &JobFilter) {
             query.push(" and j.status = ").push_bind(terminal.as_str());
         }
     }
+    if filter.workflow.is_none() && filter.source.is_none() {
+        // Deliveries of callbacks are jobs, too, but nobody's data: only who asks for them gets them.
+        query.push(" and j.source <> 'callback'");
+    }
     if let Some(workflow) = &filter.workflow {
         query.push(" and j.workflow = ").push_bind(workflow.clone());
     }

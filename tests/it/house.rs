@@ -438,7 +438,13 @@ async fn every_handler_is_listed_with_its_parameters() {
     };
     // Nothing is connected before it is used.
     let db = Db::connect(sqlx::postgres::PgConnectOptions::new_without_pgpass(), 1);
-    let registry = Registry::default().with(chartgate::ingest::steps::handlers(db, Objects::connect(&options)));
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let config = config::Config::from_sources(None, &|_| None).unwrap();
+    let secrets = chartgate::secrets::Secrets::new(None, Path::new("/nonexistent"));
+    let callbacks = chartgate::callbacks::Callbacks::new(&config, db.clone(), secrets).unwrap();
+    let registry = Registry::default()
+        .with(chartgate::ingest::steps::handlers(db, Objects::connect(&options)))
+        .with(callbacks.handlers());
     let listed = set(first_cells("workflows/README.md", "## Handlers"));
     assert_same("workflows/README.md", &set(registry.names()), &listed);
     let table = section("workflows/README.md", "## Handlers");

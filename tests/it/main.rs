@@ -12,6 +12,7 @@
 mod athena;
 mod bulk;
 mod canaries;
+mod callbacks;
 mod cli;
 mod clinical;
 mod crash;

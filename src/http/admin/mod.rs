@@ -1,5 +1,7 @@
 //! Administration over HTTP; roles admin (the own organization) and platform (all).
 
+pub mod callbacks;
+pub mod deliveries;
 pub mod jobs;
 pub mod links;
 pub mod objects;
