@@ -1,5 +1,6 @@
 //! Administration over HTTP; roles admin (the own organization) and platform (all).
 
+pub mod audit;
 pub mod jobs;
 pub mod links;
 pub mod objects;
