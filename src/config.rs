@@ -89,10 +89,25 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "32 bytes in base64 that seal the secrets of callbacks in the database; several separated by commas: the first seals, all open.",
     ),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
+    (
+        "audit.signing_key_file",
+        &[],
+        "{data_dir}/audit-signing-key.pem",
+        "Private key that signs the audit log; made at the first start of a sweeper, and kept out of the database.",
+    ),
+    (
+        "audit.trusted_keys",
+        &[],
+        "",
+        "Public keys that are known to be the audit log's (as `chartgate audit verify` shows them), separated by commas; the signing key's is always among them where its file is.",
+    ),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
     ("telemetry.log_level", &["LOG_LEVEL"], "info", "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn."),
     ("telemetry.log_format", &[], "text", "text or json."),
 ];
+
+/// In the data directory, unless `audit.signing_key_file` says otherwise.
+const AUDIT_KEY_FILE: &str = "audit-signing-key.pem";
 
 /// How the database is reached.
 #[derive(Debug, Clone)]
@@ -161,6 +176,10 @@ pub struct Config {
     pub workers_chunks: usize,
     /// Lease.
     pub lease: Duration,
+    /// Private key of the audit log, if it is elsewhere than [`Config::audit_key`] would look for it.
+    pub audit_signing_key_file: Option<PathBuf>,
+    /// Public keys that are known to be the audit log's.
+    pub audit_trusted_keys: Vec<String>,
     /// Own workflow files.
     pub workflows_dir: Option<PathBuf>,
     /// Log filter.
@@ -217,6 +236,12 @@ pub fn variable_of(key: &str) -> String {
 }
 
 impl Config {
+    /// Where the private key of the audit log is.
+    #[must_use]
+    pub fn audit_key(&self) -> PathBuf {
+        self.audit_signing_key_file.clone().unwrap_or_else(|| self.data_dir.join(AUDIT_KEY_FILE))
+    }
+
     /// Read the file, if any, and the process's environment.
     ///
     /// # Errors
@@ -261,6 +286,16 @@ impl Config {
         });
         let config = Self {
             data_dir: reader.text("data_dir").map_or_else(default_data_dir, PathBuf::from),
+            audit_signing_key_file: reader.text("audit.signing_key_file").map(PathBuf::from),
+            audit_trusted_keys: reader.parse(
+                "audit.trusted_keys",
+                Vec::new(),
+                "keys such as chartgate-audit/…+01234567+AQ…",
+                |text| {
+                    let keys = text.split(',').map(str::trim).filter(|key| !key.is_empty());
+                    keys.map(|key| (key.matches('+').count() >= 2).then(|| key.to_owned())).collect()
+                },
+            ),
             listen: reader.parse(
                 "listen",
                 SocketAddr::from(([127, 0, 0, 1], 8080)),

@@ -11,7 +11,7 @@
 pub mod metrics;
 
 pub use metrics::{
-    clinical_fetch, http_request, intake_accepted, intake_duplicate, intake_duration, intake_rejected, intake_sighting,
+    audit_published, audit_sealed, audit_state, clinical_fetch, http_request, intake_accepted, intake_duplicate, intake_duration, intake_rejected, intake_sighting,
     job_ended, step_failed, step_ran, upload_refused, upload_taken_up, watcher_hint, watcher_swept,
 };
 use std::io::IsTerminal as _;

@@ -8,12 +8,16 @@ pub(crate) use servers::write_private;
 pub use checks::StartError;
 pub use servers::{Endpoints, Servers};
 
+use crate::audit::keys::SigningKey;
+use crate::audit::note::PublicKey;
+use crate::audit::sealer::SealerOptions;
+use crate::audit::source::SourceError;
 use crate::auth::Authenticator;
 use crate::auth::origins::Origins;
 use crate::callbacks::Callbacks;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::Db;
+use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::Catalog;
 use crate::engine::registry::Registry;
 use crate::engine::wake::Wake;
@@ -100,6 +104,30 @@ impl App {
             wake,
             catalog,
         }))
+    }
+
+    /// How this process seals the audit log.
+    #[must_use]
+    pub fn sealer_options(&self) -> SealerOptions {
+        SealerOptions::new(self.config.audit_key())
+    }
+
+    /// The keys that are known to be the audit log's without asking the database: the configured ones, and the signing key's
+    /// where its file is.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the database or the key's file cannot be read.
+    pub async fn audit_anchors(&self) -> Result<Vec<PublicKey>, SourceError> {
+        let log = self
+            .db
+            .unit::<_, DbError, _>(Scope::Global, |connection| {
+                Box::pin(async move { crate::audit::store::log_id(connection).await })
+            })
+            .await?;
+        let trusted = self.config.audit_trusted_keys.iter().filter_map(|key| PublicKey::from_verifier(key));
+        // Readable only where this process may sign; elsewhere its public half is configured, or unknown.
+        let own = SigningKey::load(&self.config.audit_key())?.map(|key| key.key(log));
+        Ok(trusted.chain(own).collect())
     }
 
     /// The engine of this process, with its committers.

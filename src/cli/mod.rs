@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 the answer is no (invalid files, a failed job, faults found); 2 wrong usage or configuration;
 //! 3 the server or database cannot be reached.
 
+mod audit;
 pub mod bench;
 mod client;
 mod definitions;
@@ -67,6 +68,9 @@ enum Command {
     /// List and check workflow files.
     #[command(subcommand)]
     Workflows(workflows::Command),
+    /// Look audit records up; verify and export the audit log; rotate its key.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Check configuration, database, object storage and stuck work; each finding comes with its remedy.
     Doctor(workflows::DoctorArguments),
     /// Tables of FHIR's definitions (for developers of this project).
@@ -126,6 +130,7 @@ async fn dispatch(command: Command, config: Config) -> ExitCode {
         Command::Reviews(command) => reviews::run_reviews(command).await,
         Command::Patients(command) => reviews::run_patients(command).await,
         Command::Workflows(command) => workflows::run(&command, &config),
+        Command::Audit(command) => audit::run(command, &config).await,
         Command::Doctor(arguments) => workflows::doctor(&config, &arguments).await,
         Command::Definitions(command) => definitions::run(&command),
         Command::Openapi => openapi(),

@@ -3,6 +3,7 @@
 use super::client::ClientError;
 use super::out;
 use crate::app::{App, Servers};
+use crate::audit;
 use crate::auth::store::{self, KeyGrant};
 use crate::auth::{NewKey, Role};
 use crate::callbacks;
@@ -37,7 +38,7 @@ pub enum ProcessRole {
     Worker,
     /// Picks up uploaded objects.
     Watcher,
-    /// Takes back the leases of dead workers.
+    /// Takes back the leases of dead workers; seals the audit log.
     Sweeper,
 }
 
@@ -151,6 +152,8 @@ impl Running {
                 tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
                 let (db, catalog, wake) = (app.db.clone(), app.catalog.clone(), app.wake.clone());
                 tasks.push(tokio::spawn(callbacks::dispatch::run(db, catalog, wake, config.callbacks.keep, stop.clone())));
+                let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
+                tasks.push(tokio::spawn(sealing));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {

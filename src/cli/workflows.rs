@@ -3,12 +3,14 @@
 use super::out;
 use crate::app::{App, Servers};
 use crate::callbacks::Callbacks;
+use crate::audit::store::sealer_status;
 use crate::config::Config;
 use crate::db::log_settings::open_settings;
 use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::{self, Catalog, CatalogError};
 use crate::engine::registry::Registry;
 use crate::engine::workers_store::doctor_facts;
+use crate::http::health::audit_fault;
 use crate::ingest::steps;
 use crate::objects::{Objects, ObjectsOptions};
 use crate::secrets::Secrets;
@@ -222,6 +224,21 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
                     "queue",
                     format!("{} waiting, oldest ready for {:.0} s", facts.waiting, facts.oldest_ready_seconds),
                     "add workers, or look at `chartgate jobs list --status queued`",
+                );
+                let sealer = app
+                    .db
+                    .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(sealer_status(connection)))
+                    .await?;
+                let (ok, what) = match (audit_fault(sealer.as_ref()), sealer) {
+                    (None, Some(status)) => (true, format!("sealed; about {} record(s) wait", status.unsealed_records)),
+                    (Some(fault), Some(status)) => (false, format!("{fault} {}", status.detail)),
+                    (fault, None) => (false, fault.unwrap_or_default()),
+                };
+                add(
+                    ok,
+                    "audit log",
+                    what,
+                    "start `chartgate serve --role sweeper` where the signing key is; docs/audit.md says what each state means",
                 );
                 for (workflow, version, open) in facts.versions {
                     let known = app.catalog.resolve(&app.db, &workflow, version).await.is_ok();

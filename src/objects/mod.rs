@@ -194,6 +194,19 @@ impl Objects {
         Ok(())
     }
 
+    /// Put an object under a key that is free (`If-None-Match: *`). Servers that do not know conditional writes replace what
+    /// is there: look first where that matters.
+    ///
+    /// # Errors
+    /// [`ObjectError`]; `Changed` when the key is taken.
+    pub async fn put_new(&self, key: &str, body: Bytes, content_type: &str) -> Result<(), ObjectError> {
+        let sha256 = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(&body));
+        let request = self.client.put_object().bucket(&self.bucket).key(self.full(key)).content_type(content_type);
+        let request = request.if_none_match("*").checksum_sha256(sha256).body(ByteStream::from(body));
+        request.send().await.map_err(changed)?;
+        Ok(())
+    }
+
     /// A whole object in memory.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 pub mod callbacks;
 pub mod deliveries;
+pub mod audit;
 pub mod jobs;
 pub mod links;
 pub mod objects;
