@@ -3,6 +3,7 @@
 //! [`KEYS`] is the list that `docs/configuration.md` and `--help` speak of; a test compares them. Secrets are
 //! [`SecretString`]s and never print.
 
+pub mod jwt;
 pub mod origins;
 
 use secrecy::SecretString;
@@ -70,8 +71,48 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "2",
         "Chunks of bulk files under way at once in one process, beside the jobs; each may take some 60 MB.",
     ),
+    (
+        "secrets.key",
+        &[],
+        "{data_dir}/secrets.key",
+        "32 bytes in base64 that seal the secrets of callbacks in the database; several separated by commas: the first seals, all open.",
+    ),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
+    (
+        "auth.jwt.issuer",
+        &[],
+        "",
+        "The exact `iss` of accepted tokens; without an issuer no tokens are accepted. See authentication.md.",
+    ),
+    ("auth.jwt.name", &[], "the issuer's host", "Names the issuer in audit records."),
+    ("auth.jwt.audience", &[], "", "One of these must be in the tokens' `aud`: a list, or separated by commas."),
+    ("auth.jwt.jwks_url", &[], "", "Where the issuer's public keys are: https, or http on this host."),
+    ("auth.jwt.secret", &[], "", "Instead of auth.jwt.jwks_url: the secret that tokens are signed with by HMAC."),
+    (
+        "auth.jwt.algorithms",
+        &[],
+        "RS256,RS384,ES256,ES384,EdDSA; HS256 with a secret",
+        "Accepted signatures. HS256, HS384 and HS512 only with auth.jwt.secret, and then only these.",
+    ),
+    ("auth.jwt.organization", &[], "", "The organization, by id or name, of all tokens, instead of a claim."),
+    ("auth.jwt.organization_claim", &[], "organization", "The claim that names the organization, by id or name."),
+    ("auth.jwt.roles_claim", &[], "roles", "The claim that names roles: a text or a list of them."),
+    (
+        "auth.jwt.roles",
+        &[],
+        "",
+        "Further words of that claim, or scopes, and the roles that they give: a list of word=role.",
+    ),
+    ("auth.jwt.platform", &[], "false", "Tokens may have the role platform."),
+    (
+        "auth.jwt.source",
+        &[],
+        "default",
+        "Label of the sending system: resource ids of two systems are told apart by it.",
+    ),
+    ("auth.jwt.lifetime_max_seconds", &[], "86400", "A token's `exp` may be at most so far in the future."),
+    ("auth.jwt.issuers", &[], "", "Several issuers: an array of tables with the same keys."),
     ("telemetry.log_level", &["LOG_LEVEL"], "info", "error, warn, info, debug or trace, or a tracing filter."),
     ("telemetry.log_format", &[], "text", "text or json."),
 ];
@@ -133,6 +174,8 @@ pub struct Config {
     pub intake_max_body_bytes: usize,
     /// Origins for every organization, in canonical form.
     pub cors_origins: Vec<String>,
+    /// Seals secrets that must be usable; `None`: the key is in a file.
+    pub secrets_key: Option<SecretString>,
     /// Jobs at once.
     pub workers_concurrency: usize,
     /// Chunks at once.
@@ -141,6 +184,8 @@ pub struct Config {
     pub lease: Duration,
     /// Own workflow files.
     pub workflows_dir: Option<PathBuf>,
+    /// Whose tokens are accepted.
+    pub jwt: Vec<jwt::IssuerConfig>,
     /// Log filter.
     pub log_level: String,
     /// JSON lines instead of text.
@@ -307,6 +352,7 @@ impl Config {
                         .collect()
                 },
             ),
+            secrets_key: secret(reader.text("secrets.key")),
             workers_concurrency: usize::try_from(reader.parse(
                 "workers.concurrency",
                 256,
@@ -318,6 +364,7 @@ impl Config {
                 .unwrap_or(2),
             lease: Duration::from_secs_f64(lease),
             workflows_dir: reader.text("workflows.dir").map(PathBuf::from),
+            jwt: issuers(reader),
             log_level: reader.text("telemetry.log_level").unwrap_or_else(|| "info".to_owned()),
             log_json: reader.parse("telemetry.log_format", false, "text or json", |text| match text {
                 "text" => Some(false),
@@ -337,6 +384,15 @@ impl Config {
         }
         config
     }
+}
+
+fn issuers(reader: &mut Reader) -> Vec<jwt::IssuerConfig> {
+    let flat: BTreeMap<String, String> = jwt::KEYS
+        .iter()
+        .filter_map(|key| Some(((*key).to_owned(), reader.text(&format!("auth.jwt.{key}"))?)))
+        .collect();
+    let list = reader.text("auth.jwt.issuers");
+    jwt::issuers(&flat, list.as_deref(), &mut reader.faults)
 }
 
 fn read_file(path: &Path, reader: &mut Reader) {

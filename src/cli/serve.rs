@@ -4,7 +4,7 @@ use super::client::ClientError;
 use super::out;
 use crate::app::{App, Servers};
 use crate::auth::store::{self, KeyGrant};
-use crate::auth::{NewKey, Role};
+use crate::auth::{AuthError, NewKey, Role, webhooks};
 use crate::config::Config;
 use crate::db::{DbError, Scope};
 use crate::engine::sweeper;
@@ -148,6 +148,7 @@ impl Running {
                 tasks.push(tokio::spawn(sweeper::run(Arc::clone(&engine), stop.clone())));
                 tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
                 tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
+                tasks.push(tokio::spawn(webhooks::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {
@@ -202,13 +203,14 @@ impl Running {
         for task in self.tasks {
             let _ = task.await;
         }
+        self.app.denials.flush().await;
         self.app.db.pool().close().await;
         self.servers.stop().await;
     }
 }
 
-/// Keys of the embedded instance's organization, as scripts read them.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+/// Keys of the embedded instance's organization, as scripts read them. No `Debug`: it would print them.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct DemoCredentials {
     /// `http://host:port`
     pub url: String,
@@ -219,7 +221,7 @@ pub struct DemoCredentials {
 }
 
 /// One key a role.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct DemoKeys {
     /// Submits.
     pub sender: String,
@@ -240,7 +242,10 @@ async fn create_demo(app: &App, address: SocketAddr) -> anyhow::Result<PathBuf> 
     let host = if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address };
     let url = format!("http://{host}");
     let works = match &stored {
-        Some(stored) => app.authenticator.authenticate(&stored.keys.platform).await?.is_some(),
+        Some(stored) => match app.authenticator.authenticate(&stored.keys.platform).await {
+            Err(AuthError::Db(error)) => return Err(error.into()),
+            other => other.is_ok(),
+        },
         None => false,
     };
     let credentials = if let Some(stored) = stored.filter(|_| works) {

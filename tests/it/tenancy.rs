@@ -146,7 +146,15 @@ const ROWS: &[(&str, &str)] = &[
         "insert into callback_deliveries (organization_id, id, callback_id, job_id, attempt, outcome, at)
          values ($1, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 'delivered', now())",
     ),
-    ("webhook_replays", "insert into webhook_replays values ($1, 'w', now())"),
+    (
+        "webhook_secrets",
+        "insert into webhook_secrets (organization_id, id, sender_id, sealed_secret)
+         values ($1, '0123456789abcdef', '0123456789abcdef', 'x')",
+    ),
+    (
+        "webhook_replays",
+        "insert into webhook_replays (organization_id, sender_id, webhook_id, body_sha256, seen_at) values ($1, 's', 'w', sha256('x'), now())",
+    ),
     ("sessions", "insert into sessions values ($1, sha256('x'), 'k', now(), now())"),
     (
         "audit_records",

@@ -256,8 +256,8 @@ fn default_source() -> String {
     "default".to_owned()
 }
 
-/// A new key: shown this once.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+/// A new key: shown this once. No `Debug`: it would print it.
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreatedKey {
     /// Public part, for listing and revoking.

@@ -21,12 +21,20 @@ fn allowed(operation: &str) -> &'static [Role] {
         "getJob" | "getTimeline" | "getIssues" | "getOutcomes" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
-        "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent"
-        | "linkEvent" => &[Role::Admin],
+        "listReviews"
+        | "getReview"
+        | "decideReview"
+        | "mergePatient"
+        | "unmergePatient"
+        | "unlinkEvent"
+        | "linkEvent"
+        | "listWebhookSecrets"
+        | "createWebhookSecret"
+        | "revokeWebhookSecret" => &[Role::Admin],
         "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" => &[Role::Platform],
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "getOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
-        | "revokeKey" | "listWorkflows" => &[Role::Admin, Role::Platform],
+        | "revokeKey" | "rotateKey" | "listWorkflows" => &[Role::Admin, Role::Platform],
         other => panic!("say in {} who may use the operation {other}", file!()),
     }
 }
@@ -44,6 +52,8 @@ struct Belongings {
     other_patient: String,
     event: String,
     key: String,
+    rotated: String,
+    secret: String,
     organization: String,
 }
 
@@ -63,6 +73,9 @@ impl Belongings {
         assert_eq!(status, 202, "{event}");
         app.wait_for(event["job_id"].as_str().unwrap(), "succeeded").await;
         let key = create_key(&app.app, Some(organization.id), Role::Sender).await;
+        let rotated = create_key(&app.app, Some(organization.id), Role::Sender).await;
+        let (status, secret) = app.post(&organization.admin, "/v1/admin/webhook-secrets", &json!({})).await;
+        assert_eq!(status, 201, "{secret}");
         let (status, upload) = app.post(&organization.sender, "/v1/ingestion/upload-url", &json!({})).await;
         assert_eq!(status, 200, "{upload}");
         Self {
@@ -77,6 +90,8 @@ impl Belongings {
             patient: String::new(),
             other_patient: String::new(),
             key: key.split('_').nth(1).unwrap().to_owned(),
+            rotated: rotated.split('_').nth(1).unwrap().to_owned(),
+            secret: secret["id"].as_str().unwrap().to_owned(),
             organization: organization.id.to_string(),
         }
     }
@@ -108,7 +123,9 @@ impl Belongings {
             .replace("{reviewId}", &self.review)
             .replace("{patientId}", &self.patient)
             .replace("{eventId}", &self.event)
+            .replace("{keyId}/rotate", &format!("{}/rotate", self.rotated))
             .replace("{keyId}", &self.key)
+            .replace("{secretId}", &self.secret)
             .replace("{organizationId}", &self.organization)
             .replace("{code}", "forbidden")
     }
@@ -129,13 +146,15 @@ impl Belongings {
     }
 
     /// What must stand in no answer to somebody else.
-    fn secrets(&self) -> [&str; 9] {
+    fn secrets(&self) -> [&str; 11] {
         [
             &self.job,
             &self.payload,
             &self.finding,
             &self.operation,
             &self.key,
+            &self.rotated,
+            &self.secret,
             &self.organization,
             &self.review,
             &self.patient,

@@ -8,6 +8,7 @@ use chartgate::app::App;
 use chartgate::auth::store::{self, KeyGrant};
 use chartgate::auth::{NewKey, Role};
 use chartgate::config::Config;
+use chartgate::config::jwt::IssuerConfig;
 use chartgate::db::{DbError, Scope};
 use chartgate::engine::handler::StepHandler;
 use chartgate::engine::{Engine, EngineOptions, sweeper};
@@ -53,6 +54,8 @@ pub struct Setup {
     pub s3: Option<Through>,
     /// `cors.origins` of the configuration.
     pub origins: Vec<String>,
+    /// Whose tokens are accepted.
+    pub jwt: Vec<IssuerConfig>,
 }
 
 impl Default for Setup {
@@ -71,6 +74,7 @@ impl Default for Setup {
             database: None,
             s3: None,
             origins: Vec::new(),
+            jwt: Vec::new(),
         }
     }
 }
@@ -105,7 +109,13 @@ impl TestWorkers {
 }
 
 pub fn test_config() -> Config {
-    Config::from_sources(None, &|name| (name == "CHARTGATE_DATABASE_ALLOW_UNSAFE").then(|| "true".to_owned())).unwrap()
+    let values = [
+        ("CHARTGATE_DATABASE_ALLOW_UNSAFE", "true"),
+        // 32 bytes that seal secrets, so that no test writes a file for them.
+        ("CHARTGATE_SECRETS_KEY", "dGhpcyBpcyB0aGUga2V5IG9mIHRoZSB0ZXN0cyBvbmw="),
+    ];
+    let value = |name: &str| values.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+    Config::from_sources(None, &value).unwrap()
 }
 
 impl TestApp {
@@ -126,6 +136,7 @@ impl TestApp {
         config.workflows_dir = Some(workflows.path().to_owned());
         config.database.connections_max = setup.connections;
         config.cors_origins = setup.origins;
+        config.jwt = setup.jwt;
         let s3 = setup.s3.map_or_else(|| objects.objects.clone(), |through| through(&objects));
         let app = App::build_with(config, owner_options.clone(), s3, setup.handlers).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
