@@ -4,6 +4,7 @@
 //! [`SecretString`]s and never print.
 
 pub mod callbacks;
+pub mod jwt;
 pub mod origins;
 
 use secrecy::SecretString;
@@ -64,7 +65,12 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "",
         "Web origins that may call for every organization, beside the organizations' own: a list, or separated by commas.",
     ),
-    ("callbacks.allow_http", &[], "false", "Development only: callbacks may have http URLs; bodies and signatures are then readable on the way."),
+    (
+        "callbacks.allow_http",
+        &[],
+        "false",
+        "Development only: callbacks may have http URLs; bodies and signatures are then readable on the way.",
+    ),
     (
         "callbacks.allow_private",
         &[],
@@ -72,9 +78,24 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "Networks that callbacks may reach although they are private or of special purpose, such as 10.1.0.0/16, separated by commas.",
     ),
     ("callbacks.ports", &[], "443,1024-65535", "Ports that callbacks may have, single ones or ranges."),
-    ("callbacks.disable_after_days", &[], "5", "A callback whose deliveries fail for so long without a success between is disabled."),
-    ("callbacks.keep_days", &[], "30", "How long messages of callbacks and the log of their deliveries are kept after their end."),
-    ("callbacks.public_url", &[], "", "Where others reach the API; put before the path of the job in messages of callbacks."),
+    (
+        "callbacks.disable_after_days",
+        &[],
+        "5",
+        "A callback whose deliveries fail for so long without a success between is disabled.",
+    ),
+    (
+        "callbacks.keep_days",
+        &[],
+        "30",
+        "How long messages of callbacks and the log of their deliveries are kept after their end.",
+    ),
+    (
+        "callbacks.public_url",
+        &[],
+        "",
+        "Where others reach the API; put before the path of the job in messages of callbacks.",
+    ),
     ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
     (
         "workers.chunks",
@@ -102,7 +123,46 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "Public keys that are known to be the audit log's (as `chartgate audit verify` shows them), separated by commas; the signing key's is always among them where its file is.",
     ),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
-    ("telemetry.log_level", &["LOG_LEVEL"], "info", "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn."),
+    (
+        "auth.jwt.issuer",
+        &[],
+        "",
+        "The exact `iss` of accepted tokens; without an issuer no tokens are accepted. See authentication.md.",
+    ),
+    ("auth.jwt.name", &[], "the issuer's host", "Names the issuer in audit records."),
+    ("auth.jwt.audience", &[], "", "One of these must be in the tokens' `aud`: a list, or separated by commas."),
+    ("auth.jwt.jwks_url", &[], "", "Where the issuer's public keys are: https, or http on this host."),
+    ("auth.jwt.secret", &[], "", "Instead of auth.jwt.jwks_url: the secret that tokens are signed with by HMAC."),
+    (
+        "auth.jwt.algorithms",
+        &[],
+        "RS256,RS384,ES256,ES384,EdDSA; HS256 with a secret",
+        "Accepted signatures. HS256, HS384 and HS512 only with auth.jwt.secret, and then only these.",
+    ),
+    ("auth.jwt.organization", &[], "", "The organization, by id or name, of all tokens, instead of a claim."),
+    ("auth.jwt.organization_claim", &[], "organization", "The claim that names the organization, by id or name."),
+    ("auth.jwt.roles_claim", &[], "roles", "The claim that names roles: a text or a list of them."),
+    (
+        "auth.jwt.roles",
+        &[],
+        "",
+        "Further words of that claim, or scopes, and the roles that they give: a list of word=role.",
+    ),
+    ("auth.jwt.platform", &[], "false", "Tokens may have the role platform."),
+    (
+        "auth.jwt.source",
+        &[],
+        "default",
+        "Label of the sending system: resource ids of two systems are told apart by it.",
+    ),
+    ("auth.jwt.lifetime_max_seconds", &[], "86400", "A token's `exp` may be at most so far in the future."),
+    ("auth.jwt.issuers", &[], "", "Several issuers: an array of tables with the same keys."),
+    (
+        "telemetry.log_level",
+        &["LOG_LEVEL"],
+        "info",
+        "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn.",
+    ),
     ("telemetry.log_format", &[], "text", "text or json."),
 ];
 
@@ -182,6 +242,8 @@ pub struct Config {
     pub audit_trusted_keys: Vec<String>,
     /// Own workflow files.
     pub workflows_dir: Option<PathBuf>,
+    /// Whose tokens are accepted.
+    pub jwt: Vec<jwt::IssuerConfig>,
     /// Log filter.
     pub log_level: String,
     /// JSON lines instead of text.
@@ -377,6 +439,7 @@ impl Config {
                 .unwrap_or(2),
             lease: Duration::from_secs_f64(lease),
             workflows_dir: reader.text("workflows.dir").map(PathBuf::from),
+            jwt: issuers(reader),
             log_level: reader.text("telemetry.log_level").unwrap_or_else(|| "info".to_owned()),
             log_json: reader.parse("telemetry.log_format", false, "text or json", |text| match text {
                 "text" => Some(false),
@@ -396,6 +459,15 @@ impl Config {
         }
         config
     }
+}
+
+fn issuers(reader: &mut Reader) -> Vec<jwt::IssuerConfig> {
+    let flat: BTreeMap<String, String> = jwt::KEYS
+        .iter()
+        .filter_map(|key| Some(((*key).to_owned(), reader.text(&format!("auth.jwt.{key}"))?)))
+        .collect();
+    let list = reader.text("auth.jwt.issuers");
+    jwt::issuers(&flat, list.as_deref(), &mut reader.faults)
 }
 
 fn read_file(path: &Path, reader: &mut Reader) {

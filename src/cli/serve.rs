@@ -5,7 +5,7 @@ use super::out;
 use crate::app::{App, Servers};
 use crate::audit;
 use crate::auth::store::{self, KeyGrant};
-use crate::auth::{NewKey, Role};
+use crate::auth::{AuthError, NewKey, Role, webhooks};
 use crate::callbacks;
 use crate::config::Config;
 use crate::db::{DbError, Scope};
@@ -151,9 +151,16 @@ impl Running {
                 tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
                 tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
                 let (db, catalog, wake) = (app.db.clone(), app.catalog.clone(), app.wake.clone());
-                tasks.push(tokio::spawn(callbacks::dispatch::run(db, catalog, wake, config.callbacks.keep, stop.clone())));
+                tasks.push(tokio::spawn(callbacks::dispatch::run(
+                    db,
+                    catalog,
+                    wake,
+                    config.callbacks.keep,
+                    stop.clone(),
+                )));
                 let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
                 tasks.push(tokio::spawn(sealing));
+                tasks.push(tokio::spawn(webhooks::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {
@@ -208,12 +215,13 @@ impl Running {
         for task in self.tasks {
             let _ = task.await;
         }
+        self.app.denials.flush().await;
         self.app.db.pool().close().await;
         self.servers.stop().await;
     }
 }
 
-/// Keys of the embedded instance's organization, as scripts read them.
+/// Keys of the embedded instance's organization, as scripts read them. No `Debug`: it would print them.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub struct DemoCredentials {
     /// `http://host:port`
@@ -246,7 +254,10 @@ async fn create_demo(app: &App, address: SocketAddr) -> anyhow::Result<PathBuf> 
     let host = if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address };
     let url = format!("http://{host}");
     let works = match &stored {
-        Some(stored) => app.authenticator.authenticate(&stored.keys.platform).await?.is_some(),
+        Some(stored) => match app.authenticator.authenticate(&stored.keys.platform).await {
+            Err(AuthError::Db(error)) => return Err(error.into()),
+            other => other.is_ok(),
+        },
         None => false,
     };
     let credentials = if let Some(stored) = stored.filter(|_| works) {

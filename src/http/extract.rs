@@ -3,7 +3,7 @@
 use super::problem::Problem;
 use crate::app::App;
 use crate::audit::Actor;
-use crate::auth::{Caller, Role};
+use crate::auth::{AuthError, Caller, Refusal, Role};
 use crate::ids::OrganizationId;
 use crate::ingest::fhir::envelope::unsafe_text;
 use axum::extract::{FromRequestParts, Path, Query};
@@ -51,12 +51,27 @@ pub struct Authenticated {
 }
 
 impl Authenticated {
+    /// That caller, known from here on to the edge of its request, too.
+    #[must_use]
+    pub fn of(caller: Caller, context: Option<&RequestContext>) -> Self {
+        if let Some(context) = context {
+            // Extracted once a request.
+            let _ = context.caller.set(caller.organization);
+        }
+        let actor = caller.actor(
+            context.and_then(|context| context.peer).map(|peer| peer.ip().to_string()),
+            context.map(|context| context.request_id.clone()),
+        );
+        let received = context.map_or_else(Instant::now, |context| context.received);
+        Self { caller, actor, received }
+    }
+
     /// Allow only these roles.
     ///
     /// # Errors
     /// `forbidden`.
     pub fn allow(&self, roles: &[Role]) -> Result<(), Problem> {
-        if roles.contains(&self.caller.role) {
+        if self.caller.has_one_of(roles) {
             return Ok(());
         }
         let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
@@ -83,26 +98,21 @@ impl FromRequestParts<Arc<App>> for Authenticated {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let missing = || Problem::new("unauthenticated", "The request has no valid API key.");
-        let header =
-            parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
-        let (scheme, key) = header.split_once(' ').ok_or_else(missing)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(missing());
-        }
-        let caller = app.authenticator.authenticate(key.trim()).await?.ok_or_else(missing)?;
-        let context = parts.extensions.get::<RequestContext>();
-        if let Some(context) = context {
-            // Extracted once a request.
-            let _ = context.caller.set(caller.organization);
-        }
-        let actor = caller.actor(
-            context.and_then(|context| context.peer).map(|peer| peer.ip().to_string()),
-            context.map(|context| context.request_id.clone()),
-        );
-        let received = context.map_or_else(Instant::now, |context| context.received);
-        Ok(Self { caller, actor, received })
+        let caller = app.authenticator.authenticate(bearer(&parts.headers)?).await?;
+        Ok(Self::of(caller, parts.extensions.get::<RequestContext>()))
     }
+}
+
+/// What stands behind `Authorization: Bearer`; nowhere else is a key or token looked for.
+fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let header = values.next().and_then(|value| value.to_str().ok()).ok_or(Refusal::NoCredentials)?;
+    // Two of them: one that we check, and one that somebody before us may have checked.
+    if values.next().is_some() {
+        return Err(Refusal::Malformed.into());
+    }
+    let (scheme, bearer) = header.split_once(' ').ok_or(Refusal::Malformed)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(bearer.trim()) } else { Err(Refusal::NoCredentials.into()) }
 }
 
 /// Query parameters; a bad one is named, its value is not repeated.
@@ -159,18 +169,30 @@ pub fn require_media_type(headers: &HeaderMap, accepted: &[&str]) -> Result<Stri
 /// # Errors
 /// `payload_too_large`, `request_timeout`, `incomplete_body`, `invalid_gzip`, `unsupported_content_encoding`.
 pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
+    is_gzip(headers)?;
+    decode_body(headers, receive_body(headers, body, limit).await?, limit).await
+}
+
+fn is_gzip(headers: &HeaderMap) -> Result<bool, Problem> {
+    let encoding =
+        headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    match encoding.as_deref() {
+        None | Some("" | "identity") => Ok(false),
+        Some("gzip" | "x-gzip") => Ok(true),
+        Some(_) => Err(Problem::new("unsupported_content_encoding", "Only gzip and identity are accepted.")),
+    }
+}
+
+/// Read a body of at most `limit` bytes as it was sent.
+///
+/// # Errors
+/// `payload_too_large`, `request_timeout`, `incomplete_body`.
+pub async fn receive_body(headers: &HeaderMap, body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
     let too_large = || {
         Problem::new(
             "payload_too_large",
             format!("The body is over {limit} bytes; larger data go through POST /v1/ingestion/upload-url."),
         )
-    };
-    let encoding =
-        headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
-    let is_gzip = match encoding.as_deref() {
-        None | Some("" | "identity") => false,
-        Some("gzip" | "x-gzip") => true,
-        Some(_) => return Err(Problem::new("unsupported_content_encoding", "Only gzip and identity are accepted.")),
     };
     let declared = headers
         .get(header::CONTENT_LENGTH)
@@ -194,10 +216,17 @@ pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize
         }
         Ok(bytes.freeze())
     };
-    let bytes = tokio::time::timeout(BODY_DEADLINE, collect).await.map_err(|_| {
+    tokio::time::timeout(BODY_DEADLINE, collect).await.map_err(|_| {
         Problem::new("request_timeout", format!("The body did not arrive within {} s.", BODY_DEADLINE.as_secs()))
-    })??;
-    if !is_gzip {
+    })?
+}
+
+/// A received body after its content encoding: at most `limit` bytes.
+///
+/// # Errors
+/// `payload_too_large`, `invalid_gzip`, `unsupported_content_encoding`.
+pub async fn decode_body(headers: &HeaderMap, bytes: Bytes, limit: usize) -> Result<Bytes, Problem> {
+    if !is_gzip(headers)? {
         return Ok(bytes);
     }
     // Bounded: one byte more than the limit is read at most, whatever the archive would expand to.

@@ -1,7 +1,8 @@
 //! `POST /v1/ingestion/fhir/Bundle`: the cheap checks, one durable transaction, 202.
 
-use super::extract::{Authenticated, BLOCKING_BODY_MIN, Parameters, read_body, require_media_type};
+use super::extract::{BLOCKING_BODY_MIN, Parameters, require_media_type};
 use super::problem::{Problem, ProblemDocument};
+use super::signed::{Received, Submitting};
 use crate::app::App;
 use crate::auth::Role;
 use crate::engine::state::JobStatus;
@@ -126,11 +127,11 @@ pub struct FhirResource {
         (status = "4XX", description = "Refused; nothing was recorded", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
     ),
-    security(("api_key" = []))
+    security(("api_key" = []), ("webhook" = []))
 )]
 pub async fn submit_bundle(
     State(app): State<Arc<App>>,
-    caller: Authenticated,
+    caller: Submitting,
     Parameters(parameters): Parameters<IntakeParameters>,
     headers: HeaderMap,
     body: Body,
@@ -147,12 +148,12 @@ pub async fn submit_bundle(
 
 async fn submit(
     app: &App,
-    caller: Authenticated,
+    caller: Submitting,
     parameters: IntakeParameters,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let organization = caller.organization(&[Role::Sender, Role::Admin])?;
+    caller.may_submit()?;
     let content_type = require_media_type(headers, &["application/fhir+json", "application/json"])?;
     let idempotency_key = idempotency_key(headers)?;
     let workflow = app.catalog.latest("fhir-bundle").map_err(|error| {
@@ -160,7 +161,13 @@ async fn submit(
         Problem::new("internal_error", "An internal error.")
     })?;
     let own_limit = workflow.limits.body_max_bytes.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let body = read_body(headers, body, app.config.intake_max_body_bytes.min(own_limit)).await?;
+    let received = caller.receive(app, headers, body, app.config.intake_max_body_bytes.min(own_limit)).await?;
+    let Received { caller, body, idempotency_key: webhook_key } = received;
+    if webhook_key.is_some() && idempotency_key.is_some() {
+        let detail = "A signed webhook has its webhook-id: Idempotency-Key is not signed, and not taken beside it.";
+        return Err(Problem::new("invalid_idempotency_key", detail));
+    }
+    let organization = caller.organization(&[Role::Sender, Role::Admin])?;
     let (body, envelope, sha256) = inspect(body).await?;
     if workflow.limits.entries_max.is_some_and(|max| envelope.entries > max) {
         return Err(Problem::new("too_many_entries", format!("The Bundle has {} entries.", envelope.entries)));
@@ -177,7 +184,7 @@ async fn submit(
             workflow,
             source: SOURCE,
             source_label: caller.caller.source_label.clone(),
-            idempotency_key,
+            idempotency_key: webhook_key.map(Phi::new).or(idempotency_key),
             ordering_key: None,
             body: Phi::new(body),
             sha256,

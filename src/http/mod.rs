@@ -18,14 +18,14 @@ mod issues;
 pub mod jobs;
 pub mod problem;
 pub mod server;
+mod signed;
 pub mod uploads;
 
 pub use description::description;
 
 use crate::app::App;
-use crate::audit::{self, Action, Actor, Outcome, Record};
-use crate::db::{DbError, Scope};
-use crate::ids::{OrganizationId, RequestId};
+use crate::auth::denials::Denial;
+use crate::ids::RequestId;
 use crate::telemetry;
 use axum::Router;
 use axum::body::Body;
@@ -88,6 +88,9 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::organizations::resume_organization))
         .routes(routes!(admin::organizations::list_keys, admin::organizations::create_key))
         .routes(routes!(admin::organizations::revoke_key))
+        .routes(routes!(admin::keys::rotate_key))
+        .routes(routes!(admin::webhook_secrets::list_secrets, admin::webhook_secrets::create_secret))
+        .routes(routes!(admin::webhook_secrets::revoke_secret))
         .routes(routes!(admin::reviews::list_reviews))
         .routes(routes!(admin::reviews::get_review))
         .routes(routes!(admin::reviews::decide_review))
@@ -193,31 +196,14 @@ fn request_id(request: &Request<Body>) -> String {
     given.map_or_else(|| RequestId::new().to_string(), str::to_owned)
 }
 
-/// One audit record of a denial, in its own transaction. The denial stands also when it cannot be recorded.
+/// A denial for the audit log, and for the metrics.
 async fn record_denial(app: &App, problem: &Problem, request_id: &str, peer: Option<SocketAddr>, route: &str) {
-    let unknown = || Actor {
-        name: "unknown".to_owned(),
-        authentication: None,
-        address: peer.map(|peer| peer.ip().to_string()),
-        request_id: Some(request_id.to_owned()),
-    };
-    let denied = problem.denied_caller();
-    let organization = denied.and_then(|denied| denied.organization).unwrap_or(OrganizationId::PLATFORM);
-    let actor = denied.map_or_else(unknown, |denied| denied.actor.clone());
-    let (code, route) = (problem.code(), route.to_owned());
-    let recorded = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                let mut record = Record::new(organization, "access.denied", Action::Execute, &actor);
-                record.outcome = Outcome::Denied;
-                record.resource = Some(&route);
-                record.detail = Some(serde_json::json!({ "code": code }));
-                audit::append(connection, record).await
-            })
-        })
-        .await;
-    if let Err(error) = recorded {
-        tracing::warn!(error = ?error, request.id = %request_id, "a denial could not be recorded");
+    let reason = problem.refusal();
+    if let Some(reason) = reason {
+        telemetry::auth_refused(reason.as_str());
     }
+    let caller = problem.denied_caller().map(|denied| (denied.organization, denied.actor.clone()));
+    let (request_id, route) = (request_id.to_owned(), route.to_owned());
+    let address = peer.map(|peer| peer.ip());
+    app.denials.record(Denial { caller, address, request_id, route, code: problem.code(), reason }).await;
 }

@@ -4,6 +4,7 @@
 //! echoes a value from a payload, and a 5xx says only its code and the request's id.
 
 use crate::audit::Actor;
+use crate::auth::{AuthError, Refusal};
 use crate::db::DbError;
 use crate::ids::OrganizationId;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -38,7 +39,7 @@ pub const CODES: &[Code] = &[
         401,
         "No valid credentials",
         false,
-        "Send `Authorization: Bearer <API key>` with a key that is neither expired nor revoked.",
+        "Send `Authorization: Bearer <API key or token>` that is neither expired nor revoked, or sign the webhook.",
     ),
     code(
         "forbidden",
@@ -79,6 +80,20 @@ pub const CODES: &[Code] = &[
         "List the organizations; use the id or the exact name.",
     ),
     code("key_not_found", 404, "No such key", false, "List the keys; use the part between the first two underscores."),
+    code(
+        "webhook_secret_not_found",
+        404,
+        "No such webhook secret",
+        false,
+        "List the secrets; use an `id` of the list.",
+    ),
+    code(
+        "issuer_unavailable",
+        503,
+        "The token cannot be checked now",
+        true,
+        "Send it again after the time in Retry-After: the keys of its issuer could not be fetched.",
+    ),
     code("operation_not_found", 404, "No such operation", false, "Check the id."),
     code(
         "unsupported_media_type",
@@ -297,6 +312,7 @@ struct Parts {
     retry_after: Option<Duration>,
     allow: Option<HeaderValue>,
     denied: Option<Denied>,
+    refusal: Option<Refusal>,
 }
 
 /// Who was denied something, for the audit record.
@@ -384,6 +400,7 @@ impl Problem {
             retry_after: None,
             allow: None,
             denied: None,
+            refusal: None,
         }))
     }
 
@@ -420,6 +437,19 @@ impl Problem {
     #[must_use]
     pub fn denied_caller(&self) -> Option<&Denied> {
         self.0.denied.as_ref()
+    }
+
+    /// With what the caller is not told.
+    #[must_use]
+    pub fn because(mut self, refusal: Refusal) -> Self {
+        self.0.refusal = Some(refusal);
+        self
+    }
+
+    /// What the caller is not told.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.0.refusal
     }
 
     /// The stable code.
@@ -508,6 +538,21 @@ impl IntoResponse for Problem {
         let mut response = status.into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Refused(refusal) => {
+                Self::new("unauthenticated", "The request has no valid credentials.").because(refusal)
+            }
+            AuthError::IssuerAway { retry_after } => {
+                Self::new("issuer_unavailable", "The keys of the token's issuer cannot be fetched now.")
+                    .retry_after(retry_after)
+            }
+            AuthError::Db(error) => error.into(),
+        }
     }
 }
 

@@ -453,10 +453,7 @@ fn credentials(options: &ObjectsOptions) -> Option<Credentials> {
 }
 
 async fn collect(body: ByteStream) -> Result<Bytes, ObjectError> {
-    let body = body
-        .collect()
-        .await
-        .map_err(|_| ObjectError::broken_off())?;
+    let body = body.collect().await.map_err(|_| ObjectError::broken_off())?;
     Ok(body.into_bytes())
 }
 

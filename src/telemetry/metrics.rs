@@ -130,6 +130,14 @@ const SWEEP_DURATION: Metric = metric(
     &["outcome"],
     "One sweep of incoming/: complete, partial (an object could not be looked at) or failed.",
 );
+const AUTH_REFUSED: Metric = metric(
+    "chartgate_auth_refused_total",
+    Counter,
+    &["reason"],
+    "Requests that were answered with 401, by what they were not told.",
+);
+const JWKS_FETCHES: Metric =
+    metric("chartgate_jwks_fetches_total", Counter, &["outcome"], "Fetches of issuers' keys: ok or failed.");
 const HTTP_DURATION: Metric = metric(
     "chartgate_http_request_duration_seconds",
     Histogram(ANSWER),
@@ -182,6 +190,8 @@ pub const METRICS: &[Metric] = &[
     REFUSED,
     UPLOAD_LAG,
     SWEEP_DURATION,
+    AUTH_REFUSED,
+    JWKS_FETCHES,
     HTTP_DURATION,
     AUDIT_SEALED,
     AUDIT_PUBLISHED,
@@ -209,6 +219,8 @@ struct Meters {
     refused: Option<IntCounterVec>,
     upload_lag: Option<HistogramVec>,
     sweep_duration: Option<HistogramVec>,
+    auth_refused: Option<IntCounterVec>,
+    jwks_fetches: Option<IntCounterVec>,
     http_duration: Option<HistogramVec>,
     audit_sealed: Option<IntCounterVec>,
     audit_published: Option<IntCounterVec>,
@@ -237,6 +249,8 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         refused: counter(&registry, REFUSED),
         upload_lag: histogram(&registry, UPLOAD_LAG),
         sweep_duration: histogram(&registry, SWEEP_DURATION),
+        auth_refused: counter(&registry, AUTH_REFUSED),
+        jwks_fetches: counter(&registry, JWKS_FETCHES),
         http_duration: histogram(&registry, HTTP_DURATION),
         audit_sealed: counter(&registry, AUDIT_SEALED),
         audit_published: counter(&registry, AUDIT_PUBLISHED),
@@ -370,6 +384,16 @@ pub fn upload_taken_up(hint: &'static str, lag: Duration) {
 /// A sweep ended: complete, partial or failed.
 pub fn watcher_swept(outcome: &'static str, duration: Duration) {
     observe(METERS.sweep_duration.as_ref(), &[outcome], duration);
+}
+
+/// A request was answered with 401, for a reason that it was not told.
+pub fn auth_refused(reason: &'static str) {
+    add(METERS.auth_refused.as_ref(), &[reason], 1);
+}
+
+/// An issuer's keys were fetched: ok or failed.
+pub fn jwks_fetched(outcome: &'static str) {
+    add(METERS.jwks_fetches.as_ref(), &[outcome], 1);
 }
 
 /// An HTTP request: the route's template (never the path), the method, the status.

@@ -11,8 +11,8 @@
 
 mod athena;
 mod bulk;
-mod canaries;
 mod callbacks;
+mod canaries;
 mod cli;
 mod clinical;
 mod crash;

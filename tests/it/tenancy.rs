@@ -27,8 +27,16 @@ const WITHOUT_RLS: &[&str] = &[
 const APPEND_ONLY: &[&str] = &["audit_checkpoints", "audit_leaves", "audit_records", "link_decisions"];
 
 /// What the platform role may read over all organizations.
-const PLATFORM_READS: &[&str] =
-    &["audit_records", "callback_messages", "chunk_steps", "chunks", "job_steps", "jobs", "operations", "step_attempts"];
+const PLATFORM_READS: &[&str] = &[
+    "audit_records",
+    "callback_messages",
+    "chunk_steps",
+    "chunks",
+    "job_steps",
+    "jobs",
+    "operations",
+    "step_attempts",
+];
 
 /// The policy's conditions for what is read and for what is written, as PostgreSQL prints them: a scalar sub-select,
 /// evaluated once a statement; for reading no form that an index could answer (docs/decisions/0009).
@@ -155,7 +163,15 @@ const ROWS: &[(&str, &str)] = &[
         "insert into callback_deliveries (organization_id, id, callback_id, message_id, event, attempt, outcome, duration_ms, at)
          values ($1, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'callback.test', 1, 'delivered', 1, now())",
     ),
-    ("webhook_replays", "insert into webhook_replays values ($1, 'w', now())"),
+    (
+        "webhook_secrets",
+        "insert into webhook_secrets (organization_id, id, sender_id, sealed_secret)
+         values ($1, '0123456789abcdef', '0123456789abcdef', 'x')",
+    ),
+    (
+        "webhook_replays",
+        "insert into webhook_replays (organization_id, sender_id, webhook_id, body_sha256, seen_at) values ($1, 's', 'w', sha256('x'), now())",
+    ),
     ("sessions", "insert into sessions values ($1, sha256('x'), 'k', now(), now())"),
     (
         "audit_records",

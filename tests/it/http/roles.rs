@@ -23,12 +23,20 @@ fn allowed(operation: &str) -> &'static [Role] {
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
         "listCallbacks" | "createCallback" | "getCallback" | "changeCallback" | "deleteCallback" | "rotateCallback"
         | "testCallback" | "listDeliveries" | "resendCallbacks" => &[Role::Admin],
-        "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent"
-        | "linkEvent" => &[Role::Admin],
+        "listReviews"
+        | "getReview"
+        | "decideReview"
+        | "mergePatient"
+        | "unmergePatient"
+        | "unlinkEvent"
+        | "linkEvent"
+        | "listWebhookSecrets"
+        | "createWebhookSecret"
+        | "revokeWebhookSecret" => &[Role::Admin],
         "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" => &[Role::Platform],
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "getOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
-        | "revokeKey" | "listWorkflows" => &[Role::Admin, Role::Platform],
+        | "revokeKey" | "rotateKey" | "listWorkflows" => &[Role::Admin, Role::Platform],
         other => panic!("say in {} who may use the operation {other}", file!()),
     }
 }
@@ -47,6 +55,8 @@ struct Belongings {
     event: String,
     key: String,
     callback: String,
+    rotated: String,
+    secret: String,
     organization: String,
 }
 
@@ -68,6 +78,9 @@ impl Belongings {
         let key = create_key(&app.app, Some(organization.id), Role::Sender).await;
         let callback = json!({"url": "https://1.1.1.1:8443/", "events": ["job.expired"]});
         let callback = app.post(&organization.admin, "/v1/admin/callbacks", &callback).await.1;
+        let rotated = create_key(&app.app, Some(organization.id), Role::Sender).await;
+        let (status, secret) = app.post(&organization.admin, "/v1/admin/webhook-secrets", &json!({})).await;
+        assert_eq!(status, 201, "{secret}");
         let (status, upload) = app.post(&organization.sender, "/v1/ingestion/upload-url", &json!({})).await;
         assert_eq!(status, 200, "{upload}");
         Self {
@@ -83,6 +96,8 @@ impl Belongings {
             other_patient: String::new(),
             callback: callback["callback"]["callbackId"].as_str().unwrap().to_owned(),
             key: key.split('_').nth(1).unwrap().to_owned(),
+            rotated: rotated.split('_').nth(1).unwrap().to_owned(),
+            secret: secret["id"].as_str().unwrap().to_owned(),
             organization: organization.id.to_string(),
         }
     }
@@ -114,8 +129,10 @@ impl Belongings {
             .replace("{reviewId}", &self.review)
             .replace("{patientId}", &self.patient)
             .replace("{eventId}", &self.event)
+            .replace("{keyId}/rotate", &format!("{}/rotate", self.rotated))
             .replace("{keyId}", &self.key)
             .replace("{callbackId}", &self.callback)
+            .replace("{secretId}", &self.secret)
             .replace("{organizationId}", &self.organization)
             .replace("{code}", "forbidden")
     }
@@ -138,7 +155,7 @@ impl Belongings {
     }
 
     /// What must stand in no answer to somebody else.
-    fn secrets(&self) -> [&str; 10] {
+    fn secrets(&self) -> [&str; 12] {
         [
             &self.callback,
             &self.job,
@@ -146,6 +163,8 @@ impl Belongings {
             &self.finding,
             &self.operation,
             &self.key,
+            &self.rotated,
+            &self.secret,
             &self.organization,
             &self.review,
             &self.patient,

@@ -8,6 +8,7 @@ use chartgate::app::App;
 use chartgate::auth::store::{self, KeyGrant};
 use chartgate::auth::{NewKey, Role};
 use chartgate::config::Config;
+use chartgate::config::jwt::IssuerConfig;
 use chartgate::db::{DbError, Scope};
 use chartgate::engine::handler::StepHandler;
 use chartgate::engine::{Engine, EngineOptions, sweeper};
@@ -55,6 +56,8 @@ pub struct Setup {
     pub origins: Vec<String>,
     /// What else of the configuration is different.
     pub configure: fn(&mut Config),
+    /// Whose tokens are accepted.
+    pub jwt: Vec<IssuerConfig>,
 }
 
 impl Default for Setup {
@@ -74,6 +77,7 @@ impl Default for Setup {
             s3: None,
             origins: Vec::new(),
             configure: |_| {},
+            jwt: Vec::new(),
         }
     }
 }
@@ -136,6 +140,7 @@ impl TestApp {
         config.database.connections_max = setup.connections;
         config.cors_origins = setup.origins;
         (setup.configure)(&mut config);
+        config.jwt = setup.jwt;
         let s3 = setup.s3.map_or_else(|| objects.objects.clone(), |through| through(&objects));
         let app = App::build_with(config, owner_options.clone(), s3, setup.handlers).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
