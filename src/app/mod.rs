@@ -19,6 +19,7 @@ use crate::engine::wake::Wake;
 use crate::engine::{Engine, EngineOptions};
 use crate::ingest::steps;
 use crate::ingest::submit::Submitter;
+use crate::limits::Limits;
 use crate::objects::Objects;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
 use sqlx::postgres::PgConnectOptions;
@@ -46,6 +47,8 @@ pub struct App {
     pub origins: Origins,
     /// Takes up what was uploaded.
     pub watcher: Watcher,
+    /// What callers may take of this process.
+    pub limits: Arc<Limits>,
 }
 
 impl App {
@@ -80,6 +83,7 @@ impl App {
             origins: Origins::new(db.clone(), &config.cors_origins),
             watcher: Watcher::new(db.clone(), objects.clone(), catalog.clone(), wake.clone(), watching),
             clock: Clock::system(),
+            limits: Limits::new(&config.limits),
             config,
             db,
             objects,

@@ -46,14 +46,14 @@ pub struct Dependency {
 /// Readiness.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Ready {
-    /// `ok` or `unavailable`.
+    /// `ok`, `unavailable`, or `draining`: this process stops, send requests elsewhere.
     pub status: &'static str,
     /// Each dependency, with the reason if it is away.
     pub dependencies: Vec<Dependency>,
 }
 
 /// Each dependency, with the reason if it is away. 503 while the database is: without S3, jobs are still accepted and
-/// wait in backoff.
+/// wait in backoff. 503 also while the process stops and still answers.
 #[utoipa::path(
     get, path = "/health/ready", tag = "operations", operation_id = "ready",
     responses((status = 200, description = "Ready", body = Ready), (status = 503, description = "Not ready", body = Ready))
@@ -65,8 +65,12 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
         Dependency { name: "database", ok, reason: database },
         Dependency { name: "object_store", ok: objects.is_none(), reason: objects },
     ];
-    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { status: if ok { "ok" } else { "unavailable" }, dependencies })).into_response()
+    let (code, status) = match (app.limits.draining.is_cancelled(), ok) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, true) => (StatusCode::OK, "ok"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    };
+    (code, Json(Ready { status, dependencies })).into_response()
 }
 
 /// Database and object store: what is wrong with each.

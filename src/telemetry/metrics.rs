@@ -135,6 +135,15 @@ const HTTP_DURATION: Metric = metric(
     "HTTP requests by route template, method and class of status (2xx, …).",
 );
 
+const CONNECTIONS_REFUSED: Metric = metric(
+    "chartgate_connections_refused_total",
+    Counter,
+    &["reason"],
+    "Connections that were closed: one too many of their address, idle while others came, or without a TLS handshake.",
+);
+const REQUESTS_LIMITED: Metric =
+    metric("chartgate_requests_limited_total", Counter, &["code"], "Requests that a limit refused, by error code.");
+
 /// All metrics.
 pub const METRICS: &[Metric] = &[
     ACCEPTED,
@@ -153,6 +162,8 @@ pub const METRICS: &[Metric] = &[
     UPLOAD_LAG,
     SWEEP_DURATION,
     HTTP_DURATION,
+    CONNECTIONS_REFUSED,
+    REQUESTS_LIMITED,
 ];
 
 /// None: the description above is faulty, which a test would have found.
@@ -174,6 +185,8 @@ struct Meters {
     upload_lag: Option<HistogramVec>,
     sweep_duration: Option<HistogramVec>,
     http_duration: Option<HistogramVec>,
+    connections_refused: Option<IntCounterVec>,
+    requests_limited: Option<IntCounterVec>,
 }
 
 /// One set a process: the events come from everywhere in it.
@@ -196,6 +209,8 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         upload_lag: histogram(&registry, UPLOAD_LAG),
         sweep_duration: histogram(&registry, SWEEP_DURATION),
         http_duration: histogram(&registry, HTTP_DURATION),
+        connections_refused: counter(&registry, CONNECTIONS_REFUSED),
+        requests_limited: counter(&registry, REQUESTS_LIMITED),
         registry,
     };
     // Known series begin at 0, so that the first event is an increase.
@@ -213,6 +228,12 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         add(meters.refused.as_ref(), &[reason], 0);
     }
     add(meters.sightings.as_ref(), &[], 0);
+    for reason in ["address", "idle", "tls"] {
+        add(meters.connections_refused.as_ref(), &[reason], 0);
+    }
+    for code in ["rate_limited", "organization_queue_full", "queue_full", "overloaded"] {
+        add(meters.requests_limited.as_ref(), &[code], 0);
+    }
     meters
 });
 
@@ -331,6 +352,16 @@ pub fn http_request(route: &str, method: &str, status: u16, duration: Duration) 
     observe(METERS.http_duration.as_ref(), &[route, method, class], duration);
 }
 
+/// A connection was closed to make or keep room: address, idle or tls.
+pub fn connection_refused(reason: &'static str) {
+    add(METERS.connections_refused.as_ref(), &[reason], 1);
+}
+
+/// A limit refused a request with that code.
+pub fn request_limited(code: &'static str) {
+    add(METERS.requests_limited.as_ref(), &[code], 1);
+}
+
 /// All metrics in Prometheus' text format, version 0.0.4.
 ///
 /// # Errors
@@ -360,6 +391,8 @@ mod tests {
         upload_taken_up("sweep", second);
         watcher_swept("complete", second);
         http_request("/unit-test", "BREW", 200, second);
+        connection_refused("idle");
+        request_limited("rate_limited");
         let text = render().unwrap();
         for metric in METRICS {
             let kind = if metric.kind == Counter { "counter" } else { "histogram" };

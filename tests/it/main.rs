@@ -14,6 +14,7 @@ mod bulk;
 mod cli;
 mod clinical;
 mod crash;
+mod edge;
 mod embedded_postgres;
 mod engine;
 mod house;

@@ -10,6 +10,7 @@ use crate::ids::{EventId, JobId, OrganizationId};
 use crate::ingest::athena::event::{self, EventFault};
 use crate::ingest::athena::submit::{NewEvent, SOURCE, Taken, TakenEvent};
 use crate::ingest::fhir::node::Node;
+use crate::limits::pressure::Work;
 use crate::telemetry::metrics as telemetry;
 use axum::Json;
 use axum::body::Body;
@@ -204,6 +205,7 @@ pub async fn submit_event(
 
 async fn take_event(app: &App, sender: Sender, headers: &HeaderMap, body: Body) -> Result<TakenEvent, Problem> {
     require_media_type(headers, &["application/json"])?;
+    app.limits.pressure.admit(sender.organization, Work::RealTime, 1)?;
     let body = read_body(headers, body, sender.event_max).await?;
     let new = read(body, move |body| sender.event(body.clone(), event::open(body)?)).await?;
     let taken = app.submitter.submit_events(vec![new]).await?;
@@ -266,6 +268,8 @@ async fn take_events(
     body: Body,
 ) -> Result<Vec<Result<TakenEvent, EventFault>>, Problem> {
     require_media_type(headers, &["application/json"])?;
+    let organization = sender.organization;
+    app.limits.pressure.admit(organization, Work::RealTime, 1)?;
     let body = read_body(headers, body, app.config.intake_max_body_bytes).await?;
     let read = read(body, move |body| {
         let nodes = batch(event::open(body)?)?;
@@ -276,6 +280,7 @@ async fn take_events(
     for event in read {
         faults.push(event.map(|event| new.push(event)).err());
     }
+    app.limits.pressure.count(organization, new.len().saturating_sub(1) as u64);
     let taken = if new.is_empty() { Vec::new() } else { app.submitter.submit_events(new).await? };
     let mut taken = taken.into_iter();
     Ok(faults
