@@ -5,7 +5,10 @@
 
 pub mod callbacks;
 pub mod jwt;
+mod limits;
 pub mod origins;
+
+pub use limits::{BODY_WINDOW, LimitsConfig, TlsConfig};
 
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -164,6 +167,61 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn.",
     ),
     ("telemetry.log_format", &[], "text", "text or json."),
+    ("limits.connections", &[], "4096", "Open connections of one process."),
+    (
+        "limits.connections_per_address",
+        &[],
+        "1024",
+        "Open connections of one address (IPv6: of one /64). Behind a proxy all are the proxy's: raise it.",
+    ),
+    (
+        "limits.header_seconds",
+        &[],
+        "10",
+        "For a TLS handshake, for a request's whole head, and for the time between two requests of a connection.",
+    ),
+    (
+        "limits.body_bytes_per_second",
+        &[],
+        "32768",
+        "A request's body must bring so much, in every window of ten seconds.",
+    ),
+    (
+        "limits.body_bytes_total",
+        &[],
+        "268435456, or twice intake.max_body_bytes if that is more",
+        "Bytes of request bodies in memory at once, as received and as decompressed.",
+    ),
+    ("limits.write_seconds", &[], "10", "A client that takes nothing of an answer for so long is cut off."),
+    ("limits.validations", &[], "4", "validateOnly requests that are computed at once."),
+    ("limits.requests_per_second", &[], "0", "Requests of one organization in one process; 0: no limit."),
+    ("limits.burst", &[], "0", "Requests that an organization may send at once after quiet; 0: those of one second."),
+    (
+        "limits.failed_authentications_per_minute",
+        &[],
+        "300",
+        "Requests without valid credentials from one address; further ones are answered 429. 0: no limit.",
+    ),
+    (
+        "limits.queue_organization",
+        &[],
+        "1000000",
+        "Jobs of one organization in the queue; above, its submissions are answered 429 (uploads from four fifths on). 0: no limit.",
+    ),
+    (
+        "limits.queue_total",
+        &[],
+        "5000000",
+        "Jobs in the queue; above, submissions are answered 503 (uploads from four fifths on). 0: no limit.",
+    ),
+    (
+        "limits.drain_grace_seconds",
+        &[],
+        "0",
+        "How long a process that got SIGTERM still answers while /health/ready says draining; twice the load balancer's interval.",
+    ),
+    ("tls.certificate", &[], "", "PEM file with the listener's certificate and its chain: HTTPS instead of HTTP."),
+    ("tls.key", &[], "", "PEM file with its private key. Both are read again on SIGHUP and when they change."),
 ];
 
 /// In the data directory, unless `audit.signing_key_file` says otherwise.
@@ -248,6 +306,10 @@ pub struct Config {
     pub log_level: String,
     /// JSON lines instead of text.
     pub log_json: bool,
+    /// What one caller, and all of them together, may take.
+    pub limits: LimitsConfig,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<TlsConfig>,
 }
 
 /// All faults of the configuration at once.
@@ -346,7 +408,16 @@ impl Config {
         let lease = reader.parse("lease_seconds", 10.0, "a number of seconds from 0.5 to 3600", |text| {
             text.parse::<f64>().ok().filter(|seconds| (0.5..=3600.0).contains(seconds))
         });
+        let body_max = usize::try_from(reader.parse(
+            "intake.max_body_bytes",
+            16 << 20,
+            "a number of bytes, at most 1 GiB",
+            whole(1 << 30),
+        ))
+        .unwrap_or(16 << 20);
         let config = Self {
+            limits: LimitsConfig::read(reader, body_max),
+            tls: TlsConfig::read(reader),
             data_dir: reader.text("data_dir").map_or_else(default_data_dir, PathBuf::from),
             audit_signing_key_file: reader.text("audit.signing_key_file").map(PathBuf::from),
             audit_trusted_keys: reader.parse(
@@ -408,13 +479,7 @@ impl Config {
             watcher_keep: Duration::from_hours(
                 24 * reader.parse("watcher.keep_days", 30, "a number of days from 1 to 3650", whole(3650)),
             ),
-            intake_max_body_bytes: usize::try_from(reader.parse(
-                "intake.max_body_bytes",
-                16 << 20,
-                "a number of bytes, at most 1 GiB",
-                whole(1 << 30),
-            ))
-            .unwrap_or(16 << 20),
+            intake_max_body_bytes: body_max,
             cors_origins: reader.parse(
                 "cors.origins",
                 Vec::new(),

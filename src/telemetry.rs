@@ -11,7 +11,7 @@
 pub mod metrics;
 
 pub use metrics::{
-    audit_published, audit_sealed, audit_state, auth_refused, clinical_fetch, http_request, intake_accepted,
+    connection_refused, request_limited, audit_published, audit_sealed, audit_state, auth_refused, clinical_fetch, http_request, intake_accepted,
     intake_duplicate, intake_duration, intake_rejected, intake_sighting, job_ended, jwks_fetched, step_failed,
     step_ran, upload_refused, upload_taken_up, watcher_hint, watcher_swept,
 };

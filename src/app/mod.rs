@@ -26,6 +26,7 @@ use crate::engine::wake::Wake;
 use crate::engine::{Engine, EngineOptions};
 use crate::ingest::steps;
 use crate::ingest::submit::Submitter;
+use crate::limits::Limits;
 use crate::objects::Objects;
 use crate::secrets::Secrets;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
@@ -62,6 +63,8 @@ pub struct App {
     pub secrets: Secrets,
     /// Tells others of the ends of jobs.
     pub callbacks: Callbacks,
+    /// What callers may take of this process.
+    pub limits: Arc<Limits>,
 }
 
 impl App {
@@ -106,6 +109,7 @@ impl App {
             secrets,
             callbacks,
             clock,
+            limits: Limits::new(&config.limits),
             config,
             db,
             objects,

@@ -12,6 +12,7 @@ use crate::engine::catalog::{self, Catalog, CatalogError};
 use crate::engine::registry::Registry;
 use crate::engine::workers_store::doctor_facts;
 use crate::http::health::audit_fault;
+use crate::http::server::tls::Tls;
 use crate::ingest::steps;
 use crate::objects::{Objects, ObjectsOptions};
 use crate::secrets::Secrets;
@@ -190,6 +191,24 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
         let what =
             format!("no secrets.key: secrets of callbacks are sealed with {}, which every host needs", file.display());
         add(true, "secrets", what, "");
+    let is_private = config.listen.ip().is_loopback();
+    add(
+        config.tls.is_some() || is_private,
+        "listener",
+        match &config.tls {
+            Some(_) => format!("{} speaks TLS", config.listen),
+            None if is_private => format!("{} is reached from this machine only", config.listen),
+            None => format!(
+                "{} is reached from other machines, and keys and clinical data go over it in the clear",
+                config.listen
+            ),
+        },
+        "set tls.certificate and tls.key, or listen on 127.0.0.1 behind a proxy that speaks TLS",
+    );
+    if let Some(files) = &config.tls
+        && let Err(error) = Tls::load(files)
+    {
+        add(false, "certificate", error.to_string(), "mend the file that is named; it is read again without a restart");
     }
     // Join what runs; a doctor starts nothing.
     match Servers::start(config, false).await {

@@ -29,6 +29,9 @@ use time::OffsetDateTime;
 /// Where Bundles come from.
 const SOURCE: &str = "webhook";
 
+/// A `validateOnly` waits so long for its turn.
+const VALIDATION_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// Query of the intake.
 #[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -161,7 +164,8 @@ async fn submit(
         Problem::new("internal_error", "An internal error.")
     })?;
     let own_limit = workflow.limits.body_max_bytes.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let received = caller.receive(app, headers, body, app.config.intake_max_body_bytes.min(own_limit)).await?;
+    let limit = app.config.intake_max_body_bytes.min(own_limit);
+    let received = caller.receive(app, headers, body, limit, !parameters.validate_only).await?;
     let Received { caller, body, idempotency_key: webhook_key } = received;
     if webhook_key.is_some() && idempotency_key.is_some() {
         let detail = "A signed webhook has its webhook-id: Idempotency-Key is not signed, and not taken beside it.";
@@ -173,7 +177,7 @@ async fn submit(
         return Err(Problem::new("too_many_entries", format!("The Bundle has {} entries.", envelope.entries)));
     }
     if parameters.validate_only {
-        return check_only(body, envelope).await;
+        return check_only(app, body, envelope).await;
     }
     let size_bytes = body.len();
     let resource_count = envelope.resource_count;
@@ -250,8 +254,20 @@ async fn inspect(body: Bytes) -> Result<(Bytes, Envelope, [u8; 32]), Problem> {
     run(size, work).await
 }
 
-async fn check_only(body: Bytes, envelope: Envelope) -> Result<Response, Problem> {
-    let issues = run(body.len(), move || Ok(validate_bundle(&body))).await?;
+async fn check_only(app: &App, body: Bytes, envelope: Envelope) -> Result<Response, Problem> {
+    let place = tokio::time::timeout(VALIDATION_WAIT_MAX, Arc::clone(&app.limits.validations).acquire_owned()).await;
+    let Ok(Ok(place)) = place else {
+        let detail = "As many Bundles are being validated as may be at once.";
+        return Err(Problem::new("overloaded", detail).retry_after(VALIDATION_WAIT_MAX));
+    };
+    // The place goes with the work: a client that hangs up does not make room before it is done.
+    let work = move || {
+        let issues = validate_bundle(&body);
+        drop((body, place));
+        issues
+    };
+    let issues = tokio::task::spawn_blocking(work).await;
+    let issues = issues.map_err(|_| Problem::new("internal_error", "An internal error."))?;
     let valid = !issues.iter().any(|issue| issue.severity.rejects());
     Ok(Json(Checked { valid, resource_count: envelope.resource_count, issues }).into_response())
 }

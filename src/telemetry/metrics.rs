@@ -173,6 +173,15 @@ const AUDIT_STATE: Metric = metric(
     "1 for what the sealer last said of itself: sealing, or what stands in its way.",
 );
 
+const CONNECTIONS_REFUSED: Metric = metric(
+    "chartgate_connections_refused_total",
+    Counter,
+    &["reason"],
+    "Connections that were closed: one too many of their address, idle while others came, or without a TLS handshake.",
+);
+const REQUESTS_LIMITED: Metric =
+    metric("chartgate_requests_limited_total", Counter, &["code"], "Requests that a limit refused, by error code.");
+
 /// All metrics.
 pub const METRICS: &[Metric] = &[
     ACCEPTED,
@@ -199,6 +208,8 @@ pub const METRICS: &[Metric] = &[
     AUDIT_UNSEALED,
     AUDIT_UNPUBLISHED,
     AUDIT_STATE,
+    CONNECTIONS_REFUSED,
+    REQUESTS_LIMITED,
 ];
 
 /// None: the description above is faulty, which a test would have found.
@@ -228,6 +239,8 @@ struct Meters {
     audit_unsealed: Option<GaugeVec>,
     audit_unpublished: Option<GaugeVec>,
     audit_state: Option<GaugeVec>,
+    connections_refused: Option<IntCounterVec>,
+    requests_limited: Option<IntCounterVec>,
 }
 
 /// One set a process: the events come from everywhere in it.
@@ -258,6 +271,8 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         audit_unsealed: gauge(&registry, AUDIT_UNSEALED),
         audit_unpublished: gauge(&registry, AUDIT_UNPUBLISHED),
         audit_state: gauge(&registry, AUDIT_STATE),
+        connections_refused: counter(&registry, CONNECTIONS_REFUSED),
+        requests_limited: counter(&registry, REQUESTS_LIMITED),
         registry,
     };
     // Known series begin at 0, so that the first event is an increase.
@@ -275,6 +290,12 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         add(meters.refused.as_ref(), &[reason], 0);
     }
     add(meters.sightings.as_ref(), &[], 0);
+    for reason in ["address", "idle", "tls"] {
+        add(meters.connections_refused.as_ref(), &[reason], 0);
+    }
+    for code in ["rate_limited", "organization_queue_full", "queue_full", "overloaded"] {
+        add(meters.requests_limited.as_ref(), &[code], 0);
+    }
     meters
 });
 
@@ -434,6 +455,16 @@ pub fn audit_state(state: &str, unsealed_seconds: f64, unsealed_records: f64, un
     set(METERS.audit_state.as_ref(), &[state], 1.0);
 }
 
+/// A connection was closed to make or keep room: address, idle or tls.
+pub fn connection_refused(reason: &'static str) {
+    add(METERS.connections_refused.as_ref(), &[reason], 1);
+}
+
+/// A limit refused a request with that code.
+pub fn request_limited(code: &'static str) {
+    add(METERS.requests_limited.as_ref(), &[code], 1);
+}
+
 /// All metrics in Prometheus' text format, version 0.0.4.
 ///
 /// # Errors
@@ -466,6 +497,8 @@ mod tests {
         audit_sealed(1);
         audit_published("done");
         audit_state("sealing", 1.0, 1.0, 1.0);
+        connection_refused("idle");
+        request_limited("rate_limited");
         let text = render().unwrap();
         for metric in METRICS {
             let kind = match metric.kind {

@@ -16,6 +16,7 @@ mod canaries;
 mod cli;
 mod clinical;
 mod crash;
+mod edge;
 mod embedded_postgres;
 mod engine;
 mod house;

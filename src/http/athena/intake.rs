@@ -147,7 +147,7 @@ impl Sender {
         let request_max = app.config.intake_max_body_bytes;
         let event_max = own.min(request_max);
         let limit = if is_batch { request_max } else { event_max };
-        let Received { caller, body, .. } = caller.receive(app, headers, body, limit).await?;
+        let Received { caller, body, .. } = caller.receive(app, headers, body, limit, true).await?;
         let organization = caller.organization(&[Role::Sender, Role::Admin])?;
         Ok((Self { organization, caller, workflow, event_max }, body))
     }
@@ -286,6 +286,7 @@ async fn take_events(
     for event in read {
         faults.push(event.map(|event| new.push(event)).err());
     }
+    app.limits.pressure.count(organization, new.len().saturating_sub(1) as u64);
     let taken = if new.is_empty() { Vec::new() } else { app.submitter.submit_events(new).await? };
     let mut taken = taken.into_iter();
     Ok(faults
