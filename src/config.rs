@@ -3,6 +3,7 @@
 //! [`KEYS`] is the list that `docs/configuration.md` and `--help` speak of; a test compares them. Secrets are
 //! [`SecretString`]s and never print.
 
+pub mod callbacks;
 pub mod origins;
 
 use secrecy::SecretString;
@@ -63,6 +64,37 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "",
         "Web origins that may call for every organization, beside the organizations' own: a list, or separated by commas.",
     ),
+    (
+        "callbacks.allow_http",
+        &[],
+        "false",
+        "Development only: callbacks may have http URLs; bodies and signatures are then readable on the way.",
+    ),
+    (
+        "callbacks.allow_private",
+        &[],
+        "",
+        "Networks that callbacks may reach although they are private or of special purpose, such as 10.1.0.0/16, separated by commas.",
+    ),
+    ("callbacks.ports", &[], "443,1024-65535", "Ports that callbacks may have, single ones or ranges."),
+    (
+        "callbacks.disable_after_days",
+        &[],
+        "5",
+        "A callback whose deliveries fail for so long without a success between is disabled.",
+    ),
+    (
+        "callbacks.keep_days",
+        &[],
+        "30",
+        "How long messages of callbacks and the log of their deliveries are kept after their end.",
+    ),
+    (
+        "callbacks.public_url",
+        &[],
+        "",
+        "Where others reach the API; put before the path of the job in messages of callbacks.",
+    ),
     ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
     (
         "workers.chunks",
@@ -70,11 +102,37 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "2",
         "Chunks of bulk files under way at once in one process, beside the jobs; each may take some 60 MB.",
     ),
+    (
+        "secrets.key",
+        &[],
+        "{data_dir}/secrets.key",
+        "32 bytes in base64 that seal the secrets of callbacks in the database; several separated by commas: the first seals, all open.",
+    ),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
+    (
+        "audit.signing_key_file",
+        &[],
+        "{data_dir}/audit-signing-key.pem",
+        "Private key that signs the audit log; made at the first start of a sweeper, and kept out of the database.",
+    ),
+    (
+        "audit.trusted_keys",
+        &[],
+        "",
+        "Public keys that are known to be the audit log's (as `chartgate audit verify` shows them), separated by commas; the signing key's is always among them where its file is.",
+    ),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
-    ("telemetry.log_level", &["LOG_LEVEL"], "info", "error, warn, info, debug or trace, or a tracing filter."),
+    (
+        "telemetry.log_level",
+        &["LOG_LEVEL"],
+        "info",
+        "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn.",
+    ),
     ("telemetry.log_format", &[], "text", "text or json."),
 ];
+
+/// In the data directory, unless `audit.signing_key_file` says otherwise.
+const AUDIT_KEY_FILE: &str = "audit-signing-key.pem";
 
 /// How the database is reached.
 #[derive(Debug, Clone)]
@@ -133,12 +191,20 @@ pub struct Config {
     pub intake_max_body_bytes: usize,
     /// Origins for every organization, in canonical form.
     pub cors_origins: Vec<String>,
+    /// Outbound callbacks.
+    pub callbacks: callbacks::CallbackConfig,
+    /// Seals secrets that must be usable; `None`: the key is in a file.
+    pub secrets_key: Option<SecretString>,
     /// Jobs at once.
     pub workers_concurrency: usize,
     /// Chunks at once.
     pub workers_chunks: usize,
     /// Lease.
     pub lease: Duration,
+    /// Private key of the audit log, if it is elsewhere than [`Config::audit_key`] would look for it.
+    pub audit_signing_key_file: Option<PathBuf>,
+    /// Public keys that are known to be the audit log's.
+    pub audit_trusted_keys: Vec<String>,
     /// Own workflow files.
     pub workflows_dir: Option<PathBuf>,
     /// Log filter.
@@ -195,6 +261,12 @@ pub fn variable_of(key: &str) -> String {
 }
 
 impl Config {
+    /// Where the private key of the audit log is.
+    #[must_use]
+    pub fn audit_key(&self) -> PathBuf {
+        self.audit_signing_key_file.clone().unwrap_or_else(|| self.data_dir.join(AUDIT_KEY_FILE))
+    }
+
     /// Read the file, if any, and the process's environment.
     ///
     /// # Errors
@@ -239,6 +311,16 @@ impl Config {
         });
         let config = Self {
             data_dir: reader.text("data_dir").map_or_else(default_data_dir, PathBuf::from),
+            audit_signing_key_file: reader.text("audit.signing_key_file").map(PathBuf::from),
+            audit_trusted_keys: reader.parse(
+                "audit.trusted_keys",
+                Vec::new(),
+                "keys such as chartgate-audit/…+01234567+AQ…",
+                |text| {
+                    let keys = text.split(',').map(str::trim).filter(|key| !key.is_empty());
+                    keys.map(|key| (key.matches('+').count() >= 2).then(|| key.to_owned())).collect()
+                },
+            ),
             listen: reader.parse(
                 "listen",
                 SocketAddr::from(([127, 0, 0, 1], 8080)),
@@ -307,6 +389,8 @@ impl Config {
                         .collect()
                 },
             ),
+            callbacks: callbacks::read(reader),
+            secrets_key: secret(reader.text("secrets.key")),
             workers_concurrency: usize::try_from(reader.parse(
                 "workers.concurrency",
                 256,

@@ -3,8 +3,10 @@
 use super::client::ClientError;
 use super::out;
 use crate::app::{App, Servers};
+use crate::audit;
 use crate::auth::store::{self, KeyGrant};
 use crate::auth::{NewKey, Role};
+use crate::callbacks;
 use crate::config::Config;
 use crate::db::{DbError, Scope};
 use crate::engine::sweeper;
@@ -36,7 +38,7 @@ pub enum ProcessRole {
     Worker,
     /// Picks up uploaded objects.
     Watcher,
-    /// Takes back the leases of dead workers.
+    /// Takes back the leases of dead workers; seals the audit log.
     Sweeper,
 }
 
@@ -148,6 +150,16 @@ impl Running {
                 tasks.push(tokio::spawn(sweeper::run(Arc::clone(&engine), stop.clone())));
                 tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
                 tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
+                let (db, catalog, wake) = (app.db.clone(), app.catalog.clone(), app.wake.clone());
+                tasks.push(tokio::spawn(callbacks::dispatch::run(
+                    db,
+                    catalog,
+                    wake,
+                    config.callbacks.keep,
+                    stop.clone(),
+                )));
+                let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
+                tasks.push(tokio::spawn(sealing));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {
@@ -208,7 +220,7 @@ impl Running {
 }
 
 /// Keys of the embedded instance's organization, as scripts read them.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct DemoCredentials {
     /// `http://host:port`
     pub url: String,
@@ -219,7 +231,7 @@ pub struct DemoCredentials {
 }
 
 /// One key a role.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct DemoKeys {
     /// Submits.
     pub sender: String,

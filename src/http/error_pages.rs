@@ -9,6 +9,17 @@ macro_rules! pages {
 }
 
 pages!(
+    "callback_busy",
+    "callback_disabled",
+    "callback_gone",
+    "callback_not_found",
+    "callback_redirected",
+    "callback_refused",
+    "callback_rejected",
+    "callback_secret_unreadable",
+    "callback_timeout",
+    "callback_unreachable",
+    "callback_url_refused",
     "database_conflict",
     "database_refused",
     "database_unavailable",
@@ -77,6 +88,7 @@ pages!(
     "step_timeout",
     "step_unknown",
     "too_deep",
+    "too_many_callbacks",
     "too_many_entries",
     "too_many_uploads",
     "unauthenticated",

@@ -6,11 +6,12 @@ use super::uploads::problem;
 use crate::app::App;
 use crate::auth::Role;
 use crate::uploads::watcher::events::{self, NAMED_MAX, NotNotified};
-use crate::uploads::watcher::{Hint, TakenUp};
+use crate::uploads::watcher::{AT_ONCE, Hint, TakenUp};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use futures::{StreamExt as _, stream};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -62,8 +63,14 @@ pub async fn notify_objects(
     })?;
     let mut answer = NotificationAnswer { ignored: notified.ignored, ..NotificationAnswer::default() };
     let mut failed = None;
-    for (bucket, key) in notified.objects {
-        match app.watcher.take_up_named(Hint::Notification, &bucket, &key).await {
+    let mut looked = stream::iter(notified.objects)
+        .map(|(bucket, key)| {
+            let watcher = app.watcher.clone();
+            async move { watcher.take_up_named(Hint::Notification, &bucket, &key).await }
+        })
+        .buffer_unordered(AT_ONCE);
+    while let Some(taken) = looked.next().await {
+        match taken {
             Ok(TakenUp::Job(..)) => answer.taken_up += 1,
             Ok(TakenUp::Refused(_)) => answer.refused += 1,
             Ok(TakenUp::Known) => answer.known += 1,

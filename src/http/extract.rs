@@ -27,7 +27,7 @@ const SMALL_BODY_MAX: usize = 64 * 1024;
 pub const BLOCKING_BODY_MIN: usize = 256 * 1024;
 
 /// The request's id, set by the edge on every request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RequestContext {
     /// The caller's, if it is a sane token, else ours.
     pub request_id: String,
@@ -126,7 +126,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Paramet
 
 /// The one parameter of a path, decoded. U+FFFD stands for what is not UTF-8 and for U+0000 (which PostgreSQL cannot hold
 /// in a text): it is in no id of ours, so that such a path is answered like any other unknown one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Segment(pub String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Segment {

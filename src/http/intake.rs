@@ -10,6 +10,7 @@ use crate::ingest::fhir::envelope::{self, Envelope, EnvelopeFault};
 use crate::ingest::fhir::issue::Issue;
 use crate::ingest::fhir::validate::validate_bundle;
 use crate::ingest::submit::{Submission, SubmitError};
+use crate::phi::Phi;
 use crate::telemetry;
 use axum::Json;
 use axum::body::Body;
@@ -38,7 +39,7 @@ pub struct IntakeParameters {
 }
 
 /// The 202.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Accepted {
     /// The job: poll `/v1/ingestion/jobs/{jobId}`.
@@ -68,7 +69,7 @@ pub struct Accepted {
 }
 
 /// The answer to `validateOnly=true`.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Checked {
     /// No issue of severity error or fatal.
@@ -178,7 +179,7 @@ async fn submit(
             source_label: caller.caller.source_label.clone(),
             idempotency_key,
             ordering_key: None,
-            body,
+            body: Phi::new(body),
             sha256,
             fingerprint: sha256,
             content_type,
@@ -214,7 +215,7 @@ async fn submit(
     Ok((StatusCode::ACCEPTED, headers, Json(accepted)).into_response())
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<Phi<String>>, Problem> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
     let bad = || {
@@ -228,7 +229,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
     let text = value.to_str().map_err(|_| bad())?;
     let fits = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits { Ok(Some(text.to_owned())) } else { Err(bad()) }
+    if fits { Ok(Some(Phi::new(text.to_owned()))) } else { Err(bad()) }
 }
 
 /// The cheap checks and the hash; off the runtime's threads for large bodies.

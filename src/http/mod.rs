@@ -95,9 +95,22 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::links::unmerge_patient))
         .routes(routes!(admin::links::unlink_event))
         .routes(routes!(admin::links::link_event))
+        .routes(routes!(admin::callbacks::list_callbacks, admin::callbacks::create_callback))
+        .routes(routes!(
+            admin::callbacks::get_callback,
+            admin::callbacks::change_callback,
+            admin::callbacks::delete_callback
+        ))
+        .routes(routes!(admin::callbacks::rotate_callback))
+        .routes(routes!(admin::deliveries::test_callback))
+        .routes(routes!(admin::deliveries::list_deliveries))
+        .routes(routes!(admin::deliveries::resend_callbacks))
         .routes(routes!(admin::system::list_workflows))
         .routes(routes!(admin::system::list_workers))
         .routes(routes!(admin::objects::list_refused))
+        .routes(routes!(admin::audit::list_audit))
+        .routes(routes!(admin::audit::verify_audit))
+        .routes(routes!(admin::audit::export_audit))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))

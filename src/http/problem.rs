@@ -238,6 +238,27 @@ pub const CODES: &[Code] = &[
         true,
         "PUT the files that were announced, or wait until their URLs end; then ask for further URLs.",
     ),
+    code(
+        "callback_not_found",
+        404,
+        "No such callback",
+        false,
+        "List the callbacks; check that the key belongs to the callback's organization.",
+    ),
+    code(
+        "callback_url_refused",
+        400,
+        "The callback's URL is not acceptable",
+        false,
+        "Use an https URL whose host has public addresses only, written plainly.",
+    ),
+    code(
+        "too_many_callbacks",
+        409,
+        "The organization has as many callbacks as it may have",
+        false,
+        "Remove one that is not needed, or let one receiver pass its messages on.",
+    ),
     code("organization_exists", 409, "The name is taken", false, "Choose another name."),
     code("overloaded", 503, "Too much is waiting", true, "Send it again after the time in Retry-After."),
     code(
@@ -264,10 +285,10 @@ pub const CODES: &[Code] = &[
 ];
 
 /// A problem on its way to the caller; rendered by the edge, which knows the request's id and what the caller accepts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Problem(Box<Parts>);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Parts {
     code: &'static Code,
     detail: String,

@@ -149,7 +149,7 @@ struct PlacedIssue {
 }
 
 /// An issue as stored, in the words of the API.
-#[derive(Debug, Clone, serde::Serialize, sqlx::FromRow)]
+#[derive(Clone, serde::Serialize, sqlx::FromRow)]
 pub struct StoredIssue {
     /// fatal, error, warning or information.
     pub severity: String,

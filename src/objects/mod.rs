@@ -42,7 +42,7 @@ pub const COPY_TIMEOUT: Duration = Duration::from_mins(15);
 const VERSIONS_MAX: usize = 100;
 
 /// Where objects are, and as whom we ask for them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ObjectsOptions {
     /// `http://host:port` of a server that is not AWS; addressed path-style.
     pub endpoint: Option<String>,
@@ -61,7 +61,7 @@ pub struct ObjectsOptions {
 }
 
 /// What HEAD tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ObjectHead {
     /// Bytes.
     pub size: u64,
@@ -78,7 +78,7 @@ pub struct ObjectHead {
 }
 
 /// One line of a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ObjectEntry {
     /// Without our prefix.
     pub key: String,
@@ -91,7 +91,7 @@ pub struct ObjectEntry {
 }
 
 /// A multipart upload that is neither complete nor aborted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UnfinishedUpload {
     /// Without our prefix.
     pub key: String,
@@ -102,7 +102,7 @@ pub struct UnfinishedUpload {
 }
 
 /// A bucket. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Objects {
     client: Client,
     bucket: String,
@@ -193,6 +193,19 @@ impl Objects {
             request = request.metadata(*name, value);
         }
         request.checksum_sha256(sha256).body(ByteStream::from(body)).send().await?;
+        Ok(())
+    }
+
+    /// Put an object under a key that is free (`If-None-Match: *`). Servers that do not know conditional writes replace what
+    /// is there: look first where that matters.
+    ///
+    /// # Errors
+    /// [`ObjectError`]; `Changed` when the key is taken.
+    pub async fn put_new(&self, key: &str, body: Bytes, content_type: &str) -> Result<(), ObjectError> {
+        let sha256 = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(&body));
+        let request = self.client.put_object().bucket(&self.bucket).key(self.full(key)).content_type(content_type);
+        let request = request.if_none_match("*").checksum_sha256(sha256).body(ByteStream::from(body));
+        request.send().await.map_err(changed)?;
         Ok(())
     }
 
@@ -479,10 +492,7 @@ fn credentials(options: &ObjectsOptions) -> Option<Credentials> {
 }
 
 async fn collect(body: ByteStream) -> Result<Bytes, ObjectError> {
-    let body = body
-        .collect()
-        .await
-        .map_err(|error| ObjectError::Unavailable { retry_after: None, source: Box::new(error) })?;
+    let body = body.collect().await.map_err(|_| ObjectError::broken_off())?;
     Ok(body.into_bytes())
 }
 

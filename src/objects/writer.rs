@@ -12,7 +12,6 @@ const PART_BYTES: usize = 8 * 1024 * 1024;
 
 /// An object on its way: nobody sees it before [`ObjectWriter::finish`]. One that is given up is told so by
 /// [`ObjectWriter::abort`]; its parts stay otherwise.
-#[derive(Debug)]
 pub struct ObjectWriter {
     objects: Objects,
     key: String,

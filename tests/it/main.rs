@@ -11,6 +11,8 @@
 
 mod athena;
 mod bulk;
+mod callbacks;
+mod canaries;
 mod cli;
 mod clinical;
 mod crash;

@@ -27,8 +27,16 @@ const WITHOUT_RLS: &[&str] = &[
 const APPEND_ONLY: &[&str] = &["audit_checkpoints", "audit_leaves", "audit_records", "link_decisions"];
 
 /// What the platform role may read over all organizations.
-const PLATFORM_READS: &[&str] =
-    &["audit_records", "chunk_steps", "chunks", "job_steps", "jobs", "operations", "step_attempts"];
+const PLATFORM_READS: &[&str] = &[
+    "audit_records",
+    "callback_messages",
+    "chunk_steps",
+    "chunks",
+    "job_steps",
+    "jobs",
+    "operations",
+    "step_attempts",
+];
 
 /// The policy's conditions for what is read and for what is written, as PostgreSQL prints them: a scalar sub-select,
 /// evaluated once a statement; for reading no form that an index could answer (docs/decisions/0009).
@@ -144,11 +152,20 @@ const ROWS: &[(&str, &str)] = &[
         "insert into uploads (organization_id, id, job_id, bucket, storage_key, content_type, expires_at, created_at)
          values ($1, gen_random_uuid(), gen_random_uuid(), 'b', 'k', 'text/plain', now(), now())",
     ),
-    ("callbacks", "insert into callbacks values ($1, gen_random_uuid(), 'https://example.org', 'active', now())"),
+    (
+        "callbacks",
+        "insert into callbacks (organization_id, id, url, status, secret, created_at, updated_at)
+         values ($1, gen_random_uuid(), 'https://example.org', 'active', 'x', now(), now())",
+    ),
+    (
+        "callback_messages",
+        "insert into callback_messages (organization_id, id, callback_id, job_id, round, event, workflow, source, finished_at, status, created_at)
+         values ($1, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 'failed', 'w', 'webhook', now(), 'waiting', now())",
+    ),
     (
         "callback_deliveries",
-        "insert into callback_deliveries (organization_id, id, callback_id, job_id, attempt, outcome, at)
-         values ($1, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 'delivered', now())",
+        "insert into callback_deliveries (organization_id, id, callback_id, message_id, event, attempt, outcome, duration_ms, at)
+         values ($1, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'callback.test', 1, 'delivered', 1, now())",
     ),
     ("webhook_replays", "insert into webhook_replays values ($1, 'w', now())"),
     ("sessions", "insert into sessions values ($1, sha256('x'), 'k', now(), now())"),

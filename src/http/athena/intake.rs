@@ -55,7 +55,7 @@ impl From<&TakenEvent> for EventAccepted {
 }
 
 /// One event of a batch: taken, or refused by itself.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct BatchResult {
     /// `accepted`, `duplicate` or `rejected`.
     pub status: &'static str,
@@ -78,7 +78,7 @@ pub struct BatchResult {
 }
 
 /// The 202 of a batch.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct BatchAccepted {
     /// New events.
     pub accepted: usize,

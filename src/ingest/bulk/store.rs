@@ -14,7 +14,7 @@ use uuid::Uuid;
 const CHUNKS_WRITTEN: usize = 5_000;
 
 /// A job with the object that was taken up for it.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct Upload {
     /// Source label of the sender's key.
     pub source_label: String,
@@ -61,7 +61,7 @@ pub async fn upload_of(
 }
 
 /// What is known of a file as a whole.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct PlanRow {
     /// What was read.
     pub storage_key: String,
@@ -82,7 +82,7 @@ pub struct PlanRow {
 }
 
 /// A piece of a file, as planned.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PlannedChunk {
     /// Offsets after decompression.
     pub bytes: Range<u64>,
@@ -249,7 +249,7 @@ pub async fn write_plan(
 }
 
 /// Whose bytes a job has.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Identity {
     /// Of the object as it is stored.
     pub sha256: [u8; 32],
@@ -318,7 +318,7 @@ pub async fn ingested_before(
 }
 
 /// A chunk, and what must be known to work on it.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct ChunkWork {
     /// First byte, after decompression.
     pub byte_start: i64,
@@ -412,7 +412,7 @@ pub async fn set_rejected(
 }
 
 /// What a job's file is.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct FileKind {
     /// NDJSON, array or Bundle.
     pub shape: Shape,

@@ -65,7 +65,7 @@ impl BundleType {
 }
 
 /// What the intake knows of an accepted Bundle.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// Its type.
     pub bundle_type: BundleType,

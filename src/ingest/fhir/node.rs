@@ -164,7 +164,7 @@ impl<'a> Node<'a> {
 }
 
 /// An opened object: its members in order of appearance.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Object<'a> {
     node: Node<'a>,
     members: Vec<(Cow<'a, str>, Node<'a>)>,

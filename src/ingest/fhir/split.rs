@@ -7,7 +7,6 @@ use super::node::{Node, NotJson, Object};
 use std::borrow::Cow;
 
 /// A Bundle by its entries.
-#[derive(Debug)]
 pub struct Bundle<'a> {
     /// The opened Bundle.
     pub object: Object<'a>,
@@ -18,7 +17,6 @@ pub struct Bundle<'a> {
 }
 
 /// One entry of a Bundle.
-#[derive(Debug)]
 pub struct Entry<'a> {
     /// Position in `Bundle.entry`.
     pub index: u32,
@@ -33,7 +31,6 @@ pub struct Entry<'a> {
 }
 
 /// A resource of an entry.
-#[derive(Debug)]
 pub struct Resource<'a> {
     /// The opened resource.
     pub object: Object<'a>,

@@ -41,7 +41,7 @@ pub enum StoreError {
     #[error("the part number must be from 1 to 10000")]
     InvalidPartNumber,
     #[error("Checksum Type mismatch occurred, expected checksum Type: {expected}, actual checksum Type: {actual}")]
-    ChecksumType { expected: String, actual: &'static str },
+    ChecksumType { expected: &'static str, actual: &'static str },
     #[error("the upload was created with a checksum: the request to complete must name that of each part")]
     MissingPartChecksum,
     #[error("the disk failed")]

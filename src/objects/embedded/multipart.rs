@@ -21,7 +21,7 @@ const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
 const PARTS_MAX: i32 = 10_000;
 
 /// The file `upload`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Upload {
     pub key: String,
     pub initiated_us: i64,
@@ -32,7 +32,6 @@ pub struct Upload {
 }
 
 /// A part as the request to complete names it.
-#[derive(Debug)]
 pub struct WantedPart {
     pub number: i32,
     /// Without quotes.
@@ -59,7 +58,9 @@ impl Upload {
         match other {
             None => Ok(()),
             Some(name) => Err(StoreError::ChecksumType {
-                expected: self.checksum_algorithm.clone().unwrap_or_else(|| "null".to_owned()),
+                expected: self.checksum_algorithm.as_deref().map_or("null", |asked| {
+                    all.into_iter().map(|(name, _)| name).find(|name| *name == asked).unwrap_or("unknown")
+                }),
                 actual: name,
             }),
         }

@@ -34,7 +34,6 @@ use tokio_util::io::ReaderStream;
 const READ_BYTES: usize = 256 * 1024;
 
 /// S3 over a [`Store`].
-#[derive(Debug)]
 pub struct Service {
     pub store: Arc<Store>,
     pub region: String,

@@ -41,7 +41,7 @@ const KEY_BYTES_MAX: usize = 1024;
 /// A transaction that lost against another one is run again, at most so often.
 const RUNS_MAX: usize = 5;
 /// Objects that one source takes up at the same time: each needs a connection for a moment.
-const AT_ONCE: usize = 6;
+pub const AT_ONCE: usize = 6;
 
 /// What made us look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// The object that a job reads, as it was when it was taken up. Another generation under the same key is another object.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct JobObject {
     /// Its bucket.
     pub bucket: String,
@@ -76,7 +76,7 @@ pub fn generation_of(head: &ObjectHead) -> String {
 }
 
 /// What a HEAD showed, and what it is to become.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SeenObject {
     /// Its bucket.
     pub bucket: String,
@@ -164,7 +164,7 @@ pub async fn organization_exists(connection: &mut PgConnection, organization: Or
 }
 
 /// An upload and its job, both locked, in this order.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct WaitingUpload {
     /// Its bucket.
     pub bucket: String,
@@ -247,7 +247,7 @@ pub async fn start_waiting_job(
 }
 
 /// A job of its own for an object that somebody else put there.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ForeignJob<'a> {
     /// Whose.
     pub organization: OrganizationId,
@@ -308,7 +308,7 @@ async fn enqueue(connection: &mut PgConnection, organization: OrganizationId, jo
 }
 
 /// A generation of an object that is known, as a listing would show it.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct KnownObject {
     /// Without the configured prefix.
     pub storage_key: String,
@@ -345,7 +345,7 @@ pub async fn known_objects(
 }
 
 /// An object that may be deleted.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct RemovableObject {
     /// Its bucket.
     pub bucket: String,
@@ -497,7 +497,7 @@ pub async fn give_texts_up(
 }
 
 /// An object that was not taken up.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct RefusedObject {
     /// Its bucket.
     pub bucket: String,

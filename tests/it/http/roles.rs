@@ -21,6 +21,8 @@ fn allowed(operation: &str) -> &'static [Role] {
         "getJob" | "getTimeline" | "getIssues" | "getOutcomes" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
+        "listCallbacks" | "createCallback" | "getCallback" | "changeCallback" | "deleteCallback" | "rotateCallback"
+        | "testCallback" | "listDeliveries" | "resendCallbacks" => &[Role::Admin],
         "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent"
         | "linkEvent" => &[Role::Admin],
         "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" => &[Role::Platform],
@@ -44,6 +46,7 @@ struct Belongings {
     other_patient: String,
     event: String,
     key: String,
+    callback: String,
     organization: String,
 }
 
@@ -63,6 +66,8 @@ impl Belongings {
         assert_eq!(status, 202, "{event}");
         app.wait_for(event["job_id"].as_str().unwrap(), "succeeded").await;
         let key = create_key(&app.app, Some(organization.id), Role::Sender).await;
+        let callback = json!({"url": "https://1.1.1.1:8443/", "events": ["job.expired"]});
+        let callback = app.post(&organization.admin, "/v1/admin/callbacks", &callback).await.1;
         let (status, upload) = app.post(&organization.sender, "/v1/ingestion/upload-url", &json!({})).await;
         assert_eq!(status, 200, "{upload}");
         Self {
@@ -76,6 +81,7 @@ impl Belongings {
             event: String::new(),
             patient: String::new(),
             other_patient: String::new(),
+            callback: callback["callback"]["callbackId"].as_str().unwrap().to_owned(),
             key: key.split('_').nth(1).unwrap().to_owned(),
             organization: organization.id.to_string(),
         }
@@ -109,6 +115,7 @@ impl Belongings {
             .replace("{patientId}", &self.patient)
             .replace("{eventId}", &self.event)
             .replace("{keyId}", &self.key)
+            .replace("{callbackId}", &self.callback)
             .replace("{organizationId}", &self.organization)
             .replace("{code}", "forbidden")
     }
@@ -123,14 +130,17 @@ impl Belongings {
             "retryJob" | "unmergePatient" | "unlinkEvent" => json!({"reason": "x"}),
             "linkEvent" => json!({"patient": self.other_patient, "reason": "x"}),
             "putSettings" => json!({"mrnSystems": ["urn:x"]}),
+            "createCallback" => json!({"url": "https://1.1.1.1/"}),
+            "changeCallback" => json!({"description": "x"}),
             "createKey" => json!({"role": "sender", "organization": self.organization}),
             _ => json!({}),
         }
     }
 
     /// What must stand in no answer to somebody else.
-    fn secrets(&self) -> [&str; 9] {
+    fn secrets(&self) -> [&str; 10] {
         [
+            &self.callback,
             &self.job,
             &self.payload,
             &self.finding,

@@ -53,6 +53,8 @@ pub struct Setup {
     pub s3: Option<Through>,
     /// `cors.origins` of the configuration.
     pub origins: Vec<String>,
+    /// What else of the configuration is different.
+    pub configure: fn(&mut Config),
 }
 
 impl Default for Setup {
@@ -71,6 +73,7 @@ impl Default for Setup {
             database: None,
             s3: None,
             origins: Vec::new(),
+            configure: |_| {},
         }
     }
 }
@@ -105,7 +108,13 @@ impl TestWorkers {
 }
 
 pub fn test_config() -> Config {
-    Config::from_sources(None, &|name| (name == "CHARTGATE_DATABASE_ALLOW_UNSAFE").then(|| "true".to_owned())).unwrap()
+    let values = [
+        ("CHARTGATE_DATABASE_ALLOW_UNSAFE", "true"),
+        // 32 bytes that seal secrets, so that no test writes a file for them.
+        ("CHARTGATE_SECRETS_KEY", "dGhpcyBpcyB0aGUga2V5IG9mIHRoZSB0ZXN0cyBvbmw="),
+    ];
+    let value = |name: &str| values.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+    Config::from_sources(None, &value).unwrap()
 }
 
 impl TestApp {
@@ -126,6 +135,7 @@ impl TestApp {
         config.workflows_dir = Some(workflows.path().to_owned());
         config.database.connections_max = setup.connections;
         config.cors_origins = setup.origins;
+        (setup.configure)(&mut config);
         let s3 = setup.s3.map_or_else(|| objects.objects.clone(), |through| through(&objects));
         let app = App::build_with(config, owner_options.clone(), s3, setup.handlers).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -153,9 +163,20 @@ impl TestApp {
     }
 
     /// The same database, store and keys under an application with other handlers.
-    pub async fn rebuilt(mut self, handlers: Handlers) -> Self {
-        let objects = self.objects.objects.clone();
+    pub async fn rebuilt(self, handlers: Handlers) -> Self {
         let config = self.app.config.clone();
+        self.anew(config, handlers).await
+    }
+
+    /// The same under another configuration.
+    pub async fn reconfigured(self, configure: fn(&mut Config)) -> Self {
+        let mut config = self.app.config.clone();
+        configure(&mut config);
+        self.anew(config, Vec::new()).await
+    }
+
+    async fn anew(mut self, config: Config, handlers: Handlers) -> Self {
+        let objects = self.objects.objects.clone();
         self.app = App::build_with(config, self.owner_options.clone(), objects, handlers).await.unwrap();
         self.stop.cancel();
         self.stop = CancellationToken::new();

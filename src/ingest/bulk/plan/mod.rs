@@ -109,7 +109,7 @@ pub trait Sink {
 }
 
 /// What is known of a file once it was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FilePlan {
     /// Of the bytes as they are stored.
     pub sha256: [u8; 32],
@@ -130,7 +130,6 @@ pub struct FilePlan {
 }
 
 /// Gathers lines or entries to chunks, and tells the sink.
-#[derive(Debug)]
 struct Cutter {
     target: u64,
     lines: u64,
@@ -158,7 +157,7 @@ impl Cutter {
 }
 
 /// Text that an open chunk or line may still need.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Window {
     text: Vec<u8>,
     /// Offset of its first byte.
@@ -179,7 +178,6 @@ impl Window {
 }
 
 /// Reads the text, once it is known what it is.
-#[derive(Debug)]
 enum Reader {
     Sniffing(Box<Sniffer>),
     Lines(Lines),
@@ -187,7 +185,6 @@ enum Reader {
 }
 
 /// The text half of the planner: everything behind the decompression.
-#[derive(Debug)]
 struct TextPlanner {
     limits: PlanLimits,
     reader: Reader,
@@ -289,7 +286,6 @@ pub fn unpack(stored: &[u8], text_bytes: usize) -> Result<Vec<u8>, PlanError> {
 }
 
 /// Reads one file, from its first to its last stored byte.
-#[derive(Debug)]
 pub struct Planner {
     hash: Sha256,
     size_bytes: u64,

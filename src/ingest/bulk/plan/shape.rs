@@ -42,7 +42,6 @@ impl Sink for Nobody {
 }
 
 /// Holds the head of the file until it is known what it is: at most one line of the longest allowed.
-#[derive(Debug)]
 pub(super) struct Sniffer {
     line_bytes_max: u64,
     head: Vec<u8>,

@@ -79,14 +79,14 @@ fn a_file_of_very_short_lines_makes_only_so_many_chunks() {
     for pack in [|text: Vec<u8>| text, |text: Vec<u8>| gzip(&text)] {
         assert_eq!(plan(&pack(lines(30)), limits).0.unwrap().chunks, 10);
         let (refused, _) = plan(&pack(lines(31)), limits);
-        assert_eq!(refused, Err(PlanError::TooManyChunks { limit: 10 }));
+        assert_eq!(refused.err(), Some(PlanError::TooManyChunks { limit: 10 }));
         // It ends where it is known, not at the end of the file.
         let (refused, told) = plan(&pack(lines(50_000)), limits);
-        assert_eq!(refused.unwrap_err().code(), "file_too_large");
+        assert_eq!(refused.err().unwrap().code(), "file_too_large");
         assert!(told.chunks.len() * 3 * 2 < 70_000, "{}", told.chunks.len());
     }
     let items = [b"[1".to_vec(), b",1".repeat(40), b"]".to_vec()].concat();
-    assert_eq!(plan(&items, limits).0.unwrap_err().code(), "file_too_large");
+    assert_eq!(plan(&items, limits).0.err().unwrap().code(), "file_too_large");
     // 100 GB of long lines stay below the bound.
     let whole = PlanLimits::default();
     assert!(whole.text_bytes_max / whole.chunk_bytes < whole.chunks_max / 2);
