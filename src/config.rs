@@ -64,12 +64,7 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "",
         "Web origins that may call for every organization, beside the organizations' own: a list, or separated by commas.",
     ),
-    (
-        "callbacks.allow_http",
-        &[],
-        "false",
-        "Development only: callbacks may have http URLs; bodies and signatures are then readable on the way.",
-    ),
+    ("callbacks.allow_http", &[], "false", "Development only: callbacks may have http URLs; bodies and signatures are then readable on the way."),
     (
         "callbacks.allow_private",
         &[],
@@ -77,24 +72,9 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "Networks that callbacks may reach although they are private or of special purpose, such as 10.1.0.0/16, separated by commas.",
     ),
     ("callbacks.ports", &[], "443,1024-65535", "Ports that callbacks may have, single ones or ranges."),
-    (
-        "callbacks.disable_after_days",
-        &[],
-        "5",
-        "A callback whose deliveries fail for so long without a success between is disabled.",
-    ),
-    (
-        "callbacks.keep_days",
-        &[],
-        "30",
-        "How long messages of callbacks and the log of their deliveries are kept after their end.",
-    ),
-    (
-        "callbacks.public_url",
-        &[],
-        "",
-        "Where others reach the API; put before the path of the job in messages of callbacks.",
-    ),
+    ("callbacks.disable_after_days", &[], "5", "A callback whose deliveries fail for so long without a success between is disabled."),
+    ("callbacks.keep_days", &[], "30", "How long messages of callbacks and the log of their deliveries are kept after their end."),
+    ("callbacks.public_url", &[], "", "Where others reach the API; put before the path of the job in messages of callbacks."),
     ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
     (
         "workers.chunks",
@@ -122,12 +102,7 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "Public keys that are known to be the audit log's (as `chartgate audit verify` shows them), separated by commas; the signing key's is always among them where its file is.",
     ),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
-    (
-        "telemetry.log_level",
-        &["LOG_LEVEL"],
-        "info",
-        "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn.",
-    ),
+    ("telemetry.log_level", &["LOG_LEVEL"], "info", "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn."),
     ("telemetry.log_format", &[], "text", "text or json."),
 ];
 

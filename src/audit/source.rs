@@ -173,10 +173,7 @@ impl Source for Live {
             .db
             .unit::<_, DbError, _>(Scope::Platform, |connection| {
                 Box::pin(async move {
-                    Ok((
-                        store::log_id(connection).await?,
-                        store::last_published(connection, Published::Checkpoint).await?,
-                    ))
+                    Ok((store::log_id(connection).await?, store::last_published(connection, Published::Checkpoint).await?))
                 })
             })
             .await?;

@@ -227,14 +227,7 @@ impl<'a> Verifier<'a> {
         self.fault_at(kind, checkpoint, record, self.tree.size(), what);
     }
 
-    fn fault_at(
-        &mut self,
-        kind: FaultKind,
-        checkpoint: Option<i64>,
-        record: Option<i64>,
-        leaf: u64,
-        what: impl Into<String>,
-    ) {
+    fn fault_at(&mut self, kind: FaultKind, checkpoint: Option<i64>, record: Option<i64>, leaf: u64, what: impl Into<String>) {
         self.faults_total += 1;
         self.faults.push(Fault { kind, record, checkpoint, what: what.into(), leaf });
         if self.faults.len() > 2 * FAULTS_MAX {
@@ -451,8 +444,7 @@ impl<'a> Verifier<'a> {
                 if let Some((_, leaves)) = &proven {
                     let changed = (0..).zip(leaves).find(|(index, leaf)| stored.get(*index) != Some(&Some(**leaf)));
                     let (index, id) = changed.map_or((0, None), |(index, (id, _))| (index as u64, Some(*id)));
-                    let what =
-                        format!("the leaf of record {} in the database is not the signed one", id.unwrap_or_default());
+                    let what = format!("the leaf of record {} in the database is not the signed one", id.unwrap_or_default());
                     self.fault_at(FaultKind::LeafChanged, Some(number), id, first + index, what);
                 }
                 proven
@@ -502,9 +494,7 @@ impl<'a> Verifier<'a> {
                 Difference::Edited(id) => (FaultKind::RecordEdited, id, "was changed after it was sealed"),
                 Difference::Deleted(id) => (FaultKind::RecordDeleted, id, "was sealed and is gone"),
                 Difference::Inserted(id) => (FaultKind::RecordInserted, id, "was put where all was sealed already"),
-                Difference::Moved(id) => {
-                    (FaultKind::RecordMoved, id, "stands at another place than when it was sealed")
-                }
+                Difference::Moved(id) => (FaultKind::RecordMoved, id, "stands at another place than when it was sealed"),
             };
             self.fault_at(kind, checkpoint, Some(id), first + index, format!("record {id} {what}"));
         }
@@ -607,12 +597,8 @@ impl<'a> Verifier<'a> {
     fn report(mut self) -> Report {
         // Keys first, then in the order of the log.
         self.faults.sort_by_key(|fault| (fault.kind != FaultKind::Key, fault.leaf));
-        self.report.first_bad_record = self
-            .faults
-            .iter()
-            .filter(|fault| fault.record.is_some())
-            .min_by_key(|fault| fault.leaf)
-            .and_then(|fault| fault.record);
+        self.report.first_bad_record =
+            self.faults.iter().filter(|fault| fault.record.is_some()).min_by_key(|fault| fault.leaf).and_then(|fault| fault.record);
         self.faults.truncate(FAULTS_MAX);
         Report { ok: self.faults_total == 0, faults_total: self.faults_total, faults: self.faults, ..self.report }
     }

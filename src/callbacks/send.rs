@@ -96,11 +96,7 @@ impl Sender {
     ///
     /// # Errors
     /// When TLS cannot be set up at all.
-    pub fn new(
-        policy: Policy,
-        lookup: Arc<dyn Lookup>,
-        roots: Vec<reqwest::Certificate>,
-    ) -> Result<Self, reqwest::Error> {
+    pub fn new(policy: Policy, lookup: Arc<dyn Lookup>, roots: Vec<reqwest::Certificate>) -> Result<Self, reqwest::Error> {
         let resolver = GuardedResolver::new(policy.clone(), lookup);
         let build = |with_system: bool| {
             let mut builder = reqwest::Client::builder()

@@ -4,12 +4,12 @@
 use super::client::{Client, ClientError, encode};
 use super::out;
 use crate::app::Servers;
-use crate::audit::Actor;
 use crate::audit::archive::Archive;
 use crate::audit::care;
 use crate::audit::note::PublicKey;
 use crate::audit::sealer::{SealError, Sealer, SealerOptions};
 use crate::audit::verify::verify;
+use crate::audit::Actor;
 use crate::config::Config;
 use crate::db::{Db, DbError};
 use anyhow::Context as _;
@@ -35,9 +35,7 @@ pub enum Command {
     RotateKey,
     /// Go on after the database was restored to an earlier time: gives up, by a signed statement, the checkpoints that only
     /// the object store knows. Needs the key's file, the database and the object store.
-    #[command(
-        after_help = "Examples:\n  chartgate audit continue --reason \"restored to 2026-11-20 04:00 after a disk failure\""
-    )]
+    #[command(after_help = "Examples:\n  chartgate audit continue --reason \"restored to 2026-11-20 04:00 after a disk failure\"")]
     Continue {
         /// Why; kept in the audit log.
         #[arg(long)]
@@ -69,9 +67,7 @@ pub struct VerifyArguments {
 /// Export the audit log as NDJSON: with a platform key all of it, with what is needed to verify it offline; with an
 /// administrator's key the own organization's records.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  chartgate audit export --output audit.ndjson\n  chartgate audit export | gzip > audit.ndjson.gz"
-)]
+#[command(after_help = "Examples:\n  chartgate audit export --output audit.ndjson\n  chartgate audit export | gzip > audit.ndjson.gz")]
 pub struct ExportArguments {
     /// Write to this file instead of standard output.
     #[arg(long, value_name = "FILE")]
@@ -151,8 +147,7 @@ async fn online(behind: Option<i64>) -> anyhow::Result<Value> {
 
 async fn offline(file: &Path, trusted: &[String]) -> anyhow::Result<Value> {
     let anchors = trusted.iter().map(|key| {
-        let wrong =
-            || ClientError::Settings("--trusted-key: not a key such as `chartgate audit verify` shows".to_owned());
+        let wrong = || ClientError::Settings("--trusted-key: not a key such as `chartgate audit verify` shows".to_owned());
         PublicKey::from_verifier(key).ok_or_else(wrong)
     });
     let anchors: Vec<PublicKey> = anchors.collect::<Result<_, _>>()?;
@@ -254,7 +249,8 @@ async fn list(arguments: &ListArguments) -> anyhow::Result<ExitCode> {
     let filter: String = given.map(|(name, value)| format!("&{name}={}", encode(value))).collect();
     let (mut left, mut cursor) = (arguments.limit, String::new());
     while left > 0 {
-        let page: Value = client.get(&format!("/v1/admin/audit?limit={}{filter}{cursor}", left.min(1000))).await?;
+        let page: Value =
+            client.get(&format!("/v1/admin/audit?limit={}{filter}{cursor}", left.min(1000))).await?;
         let records = page["records"].as_array().map(Vec::as_slice).unwrap_or_default();
         for record in records {
             out::json(record)?;
@@ -285,9 +281,7 @@ async fn rotate_key(config: &Config) -> anyhow::Result<ExitCode> {
         }
     };
     out::line(&key.verifier());
-    out::note(
-        "The new key signs from the next checkpoint on. Note its public key above, and keep a copy of the file; the old private key is gone.",
-    );
+    out::note("The new key signs from the next checkpoint on. Note its public key above, and keep a copy of the file; the old private key is gone.");
     Ok(ExitCode::SUCCESS)
 }
 

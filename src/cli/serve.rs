@@ -151,13 +151,7 @@ impl Running {
                 tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
                 tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
                 let (db, catalog, wake) = (app.db.clone(), app.catalog.clone(), app.wake.clone());
-                tasks.push(tokio::spawn(callbacks::dispatch::run(
-                    db,
-                    catalog,
-                    wake,
-                    config.callbacks.keep,
-                    stop.clone(),
-                )));
+                tasks.push(tokio::spawn(callbacks::dispatch::run(db, catalog, wake, config.callbacks.keep, stop.clone())));
                 let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
                 tasks.push(tokio::spawn(sealing));
             }

@@ -2,8 +2,8 @@
 
 use super::out;
 use crate::app::{App, Servers};
-use crate::audit::store::sealer_status;
 use crate::callbacks::Callbacks;
+use crate::audit::store::sealer_status;
 use crate::config::Config;
 use crate::db::log_settings::open_settings;
 use crate::db::{Db, DbError, Scope};
@@ -154,8 +154,7 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
     }
     if config.secrets_key.is_none() && config.database.url.is_some() {
         let file = config.data_dir.join("secrets.key");
-        let what =
-            format!("no secrets.key: secrets of callbacks are sealed with {}, which every host needs", file.display());
+        let what = format!("no secrets.key: secrets of callbacks are sealed with {}, which every host needs", file.display());
         add(true, "secrets", what, "");
     }
     // Join what runs; a doctor starts nothing.
@@ -194,8 +193,10 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
                     add(true, "database log", "PostgreSQL logs no values".to_owned(), "");
                 }
                 for setting in open {
-                    let what =
-                        format!("{} is `{}`: PostgreSQL's log may hold {}", setting.name, setting.value, setting.shows);
+                    let what = format!(
+                        "{} is `{}`: PostgreSQL's log may hold {}",
+                        setting.name, setting.value, setting.shows
+                    );
                     let remedy = format!(
                         "as superuser: {}; then restart Chartgate (with one URL for everything: `alter database … set` instead)",
                         setting.remedy()

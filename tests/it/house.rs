@@ -43,7 +43,8 @@ const CLINICAL_MODULES: &[&str] = &["ingest", "http", "uploads", "objects"];
 
 /// Types of those modules that print (`Debug`, derived or written by hand) although they hold text, and why that text is
 /// nobody's: file, type, reason. Each must still be so, so that the list can only shrink.
-const PRINTING: &[(&str, &str, &str)] = &[];
+const PRINTING: &[(&str, &str, &str)] = &[
+];
 
 /// Types that hold text, as words of a field's type.
 const TEXT_TYPES: &[&str] = &["String", "str", "Cow", "Bytes", "BytesMut", "Value", "RawValue", "Map", "Facts", "Node"];
@@ -617,9 +618,9 @@ fn printing(file: &str, code: &str) -> Vec<Printing> {
         };
         let rest = &rest[start + keyword.len()..];
         let name = word(rest).to_owned();
-        let is_suspect = rest
-            .find(['{', '(', ';'])
-            .is_some_and(|at| !rest[at..].starts_with(';') && holds_text(bracketed(rest, at), keyword == "enum "));
+        let is_suspect = rest.find(['{', '(', ';']).is_some_and(|at| {
+            !rest[at..].starts_with(';') && holds_text(bracketed(rest, at), keyword == "enum ")
+        });
         found.push(Printing { file: file.to_owned(), name, is_suspect });
     }
     for rest in code.split("Debug for ").skip(1) {
@@ -706,8 +707,5 @@ fn the_lock_file_holds_nothing_that_deny_toml_refuses() {
         let exists = packages.iter().any(|(name, version, _)| format!("{name}@{version}") == wanted);
         assert!(exists && text(skip, "reason").is_some(), "deny.toml skips {wanted}, which is gone, or says no reason");
     }
-    assert!(
-        deny["advisories"]["ignore"].as_array().unwrap().is_empty(),
-        "an ignored advisory needs a reason and a date here"
-    );
+    assert!(deny["advisories"]["ignore"].as_array().unwrap().is_empty(), "an ignored advisory needs a reason and a date here");
 }

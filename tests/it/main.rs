@@ -11,8 +11,8 @@
 
 mod athena;
 mod bulk;
-mod callbacks;
 mod canaries;
+mod callbacks;
 mod cli;
 mod clinical;
 mod crash;

@@ -232,10 +232,9 @@ pub async fn resend_callbacks(
         .await?;
     match found {
         Found::Nothing => Err(Problem::new("job_not_found", "There is no such job.")),
-        Found::NotEnded => {
-            Err(Problem::new("job_not_finished", "The job has not ended; there is nothing to tell yet."))
-        }
+        Found::NotEnded => Err(Problem::new("job_not_finished", "The job has not ended; there is nothing to tell yet.")),
         Found::NoCallback => Err(not_found()),
         Found::Resent(messages) => Ok((StatusCode::ACCEPTED, Json(Resent { messages })).into_response()),
     }
 }
+

@@ -1,8 +1,8 @@
 //! Administration over HTTP; roles admin (the own organization) and platform (all).
 
-pub mod audit;
 pub mod callbacks;
 pub mod deliveries;
+pub mod audit;
 pub mod jobs;
 pub mod links;
 pub mod objects;

@@ -83,11 +83,7 @@ async fn a_message_whose_worker_died_before_its_commit_comes_again_under_its_id(
     let killed = Arc::clone(&kills);
     receiver.answer(move |_| {
         if killed.fetch_add(1, Ordering::SeqCst) == 0 {
-            rustix::process::kill_process(
-                rustix::process::Pid::from_raw(victim).unwrap(),
-                rustix::process::Signal::KILL,
-            )
-            .unwrap();
+            rustix::process::kill_process(rustix::process::Pid::from_raw(victim).unwrap(), rustix::process::Signal::KILL).unwrap();
         }
         (200, Vec::new())
     });
@@ -108,11 +104,7 @@ async fn a_message_whose_worker_died_before_its_commit_comes_again_under_its_id(
     assert_eq!(received.len(), 2);
     assert_eq!((received[0].id(), &received[0].body), (received[1].id(), &received[1].body));
     assert!(received.iter().all(|one| one.signed_by(&secret) == 1));
-    assert_eq!(
-        app.count("select count(*) from step_attempts where outcome = 'lost'").await,
-        1,
-        "the kill hit the step"
-    );
+    assert_eq!(app.count("select count(*) from step_attempts where outcome = 'lost'").await, 1, "the kill hit the step");
     // The log knows what was committed.
     let log = deliveries(&app, &id).await;
     assert_eq!((log.len(), &log[0]["outcome"]), (1, &json!("delivered")));

@@ -76,8 +76,7 @@ async fn send_broken_bundles(desk: &Instance, people: &[Person]) -> Vec<String> 
 
 /// Events, one by one and in batches; reads of them.
 async fn send_events(desk: &Instance, people: &[Person]) -> Vec<String> {
-    let kinds =
-        ["medication", "problem", "vital", "lab", "allergy", "immunization", "procedure", "encounter", "document"];
+    let kinds = ["medication", "problem", "vital", "lab", "allergy", "immunization", "procedure", "encounter", "document"];
     let mut jobs = Vec::new();
     for (person, kind) in people.iter().zip(kinds.iter().cycle()) {
         let taken = desk.ask(Ask::post("sender", "/ingest/athena", JSON, person.event(kind).to_string())).await;
@@ -93,11 +92,7 @@ async fn send_events(desk: &Instance, people: &[Person]) -> Vec<String> {
         }
         let path = format!("/ingest/events/{}?event_type={kind}", encoded(&person.athena_id));
         desk.ask(Ask::get("reader", path).clinical()).await;
-        desk.ask(Ask::get(
-            "sender",
-            format!("/ingest/events/{}?limit={}", encoded(&person.athena_id), encoded(&person.note)),
-        ))
-        .await;
+        desk.ask(Ask::get("sender", format!("/ingest/events/{}?limit={}", encoded(&person.athena_id), encoded(&person.note)))).await;
     }
     for path in ["/ingest/stats", "/ingest/health"] {
         desk.ask(Ask::get("reader", path)).await;
@@ -111,11 +106,7 @@ async fn upload(desk: &Instance, people: &[Person]) -> Vec<String> {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for (number, person) in people.iter().enumerate() {
         let lines = person.resources().iter().map(|line| format!("{line}\n")).collect::<String>();
-        let broken = format!(
-            "{lines}{{\"resourceType\":\"Patient\",\"birthDate\":\"{}\"\n{}\n{lines}",
-            person.note.replace('\n', " "),
-            person.family
-        );
+        let broken = format!("{lines}{{\"resourceType\":\"Patient\",\"birthDate\":\"{}\"\n{}\n{lines}", person.note.replace('\n', " "), person.family);
         let array = format!("[{}]", lines.trim_end().replace('\n', ","));
         let body = match number % 6 {
             0 => lines.into_bytes(),
@@ -125,15 +116,9 @@ async fn upload(desk: &Instance, people: &[Person]) -> Vec<String> {
             4 => broken.into_bytes(),
             _ => gzip(lines.as_bytes())[..40].to_vec(),
         };
-        let request =
-            json!({ "contentType": "application/fhir+ndjson", "filename": person.file_name, "sizeBytes": body.len() });
+        let request = json!({ "contentType": "application/fhir+ndjson", "filename": person.file_name, "sizeBytes": body.len() });
         let allowed = desk.ask(Ask::post("sender", "/v1/ingestion/upload-url", JSON, request.to_string())).await.json();
-        for odd in [
-            json!({ "contentType": person.note }),
-            json!({ "sha256": person.ssn }),
-            json!({ person.family.clone(): person.mrn }),
-            json!({ "sizeBytes": person.family }),
-        ] {
+        for odd in [json!({ "contentType": person.note }), json!({ "sha256": person.ssn }), json!({ person.family.clone(): person.mrn }), json!({ "sizeBytes": person.family })] {
             desk.ask(Ask::post("sender", "/v1/ingestion/upload-url", JSON, odd.to_string())).await;
         }
         let mut put = client.put(allowed["uploadUrl"].as_str().unwrap()).body(body);
@@ -196,13 +181,7 @@ async fn ask_around(desk: &Instance, person: &Person) {
         let search = json!({ "mrn": person.mrn, "system": person.note });
         desk.ask(Ask::post(role, "/v1/clinical/search", JSON, search.to_string()).clinical()).await;
         for odd in [json!({ "mrn": [person.mrn] }), json!({ person.mrn.clone(): person.note }), json!(person.note)] {
-            for path in [
-                "/v1/clinical/search",
-                "/v1/admin/organizations",
-                "/v1/admin/keys",
-                "/v1/admin/jobs/retry",
-                "/v1/events/s3",
-            ] {
+            for path in ["/v1/clinical/search", "/v1/admin/organizations", "/v1/admin/keys", "/v1/admin/jobs/retry", "/v1/events/s3"] {
                 desk.ask(Ask::post(role, path, JSON, odd.to_string())).await;
             }
         }
@@ -233,8 +212,7 @@ async fn ask_for_a_review(desk: &Instance, one: &Person, other: &Person) {
     let job = desk.ask(Ask::post("sender", BUNDLES, FHIR, Person::bundle_of(&[twin]).to_string())).await.job();
     desk.ended(&job, ENDED).await;
     let reviews = desk.ask(Ask::get("admin", "/v1/admin/reviews")).await.json();
-    let review =
-        reviews["reviews"][0]["reviewId"].as_str().unwrap_or_else(|| panic!("no review: {reviews}")).to_owned();
+    let review = reviews["reviews"][0]["reviewId"].as_str().unwrap_or_else(|| panic!("no review: {reviews}")).to_owned();
     // Demographics side by side: a clinical read.
     desk.ask(Ask::get("admin", format!("/v1/admin/reviews/{review}")).clinical()).await;
     let wrong = json!({ "decision": one.family, "reason": 1 });
@@ -259,19 +237,14 @@ async fn refuse_in_the_database(desk: &Instance, person: &Person) {
     let denied = "drop trigger quoting on clinical_events; drop function quoting();
         revoke insert on clinical_events from chartgate_app";
     sqlx::raw_sql(denied).execute(&mut owner).await.unwrap();
-    let retry = || {
-        Ask::post("admin", format!("/v1/admin/jobs/{job}/retry"), JSON, r#"{"from":"failed_step","reason":"mended"}"#)
-    };
+    let retry = || Ask::post("admin", format!("/v1/admin/jobs/{job}/retry"), JSON, r#"{"from":"failed_step","reason":"mended"}"#);
     assert_eq!(desk.ask(retry()).await.status, 200);
     desk.ended(&job, &["failed"]).await;
     sqlx::raw_sql("grant insert on clinical_events to chartgate_app").execute(&mut owner).await.unwrap();
     desk.ask(retry()).await;
     desk.ended(&job, &["succeeded"]).await;
     // Refused at intake.
-    sqlx::raw_sql("revoke execute on all functions in schema public from public, chartgate_app")
-        .execute(&mut owner)
-        .await
-        .unwrap();
+    sqlx::raw_sql("revoke execute on all functions in schema public from public, chartgate_app").execute(&mut owner).await.unwrap();
     desk.ask(Ask::post("sender", BUNDLES, FHIR, person.bundle().to_string().replace("chest", "back"))).await;
     desk.ask(Ask::post("sender", "/ingest/athena", JSON, person.event("note").to_string())).await;
     sqlx::raw_sql("grant execute on all functions in schema public to public").execute(&mut owner).await.unwrap();
@@ -348,8 +321,7 @@ async fn no_canary_leaves_the_clinical_tables_and_the_objects() {
         desk.ended(job, ENDED).await;
     }
     for job in [&jobs[0], &failing[0], &failing[failing.len() - 1]] {
-        for arguments in [vec!["jobs", "explain", job], vec!["jobs", "show", job], vec!["jobs", "show", "--json", job]]
-        {
+        for arguments in [vec!["jobs", "explain", job], vec!["jobs", "show", job], vec!["jobs", "show", "--json", job]] {
             let (_, said) = desk.run("admin", &arguments).await;
             assert!(said.contains(job.as_str()), "{said}");
         }
@@ -358,15 +330,7 @@ async fn no_canary_leaves_the_clinical_tables_and_the_objects() {
     assert!(said.contains("database log: PostgreSQL logs no values"), "{said}");
     desk.run("admin", &["jobs", "list", "--status", "failed"]).await;
     desk.run("admin", &["reviews", "list"]).await;
-    for path in [
-        "/metrics",
-        "/v1/admin/failures",
-        "/v1/admin/jobs",
-        "/v1/admin/workers",
-        "/v1/admin/objects/refused",
-        "/v1/admin/lanes/blocked",
-        "/health/ready",
-    ] {
+    for path in ["/metrics", "/v1/admin/failures", "/v1/admin/jobs", "/v1/admin/workers", "/v1/admin/objects/refused", "/v1/admin/lanes/blocked", "/health/ready"] {
         desk.ask(Ask::get("platform", path)).await;
     }
     assert!(desk.answered(2) > 400 && desk.answered(4) > 400, "{} and {}", desk.answered(2), desk.answered(4));
@@ -383,9 +347,7 @@ async fn no_canary_leaves_the_clinical_tables_and_the_objects() {
 
     let places = desk.everything_else().await;
     let has = |what: &str| places.iter().any(|(label, bytes)| label.contains(what) && !bytes.is_empty());
-    for place in
-        ["table audit_records", "table jobs", "table issues", "postgres.log", "01.err", "02.err", "endpoints.json"]
-    {
+    for place in ["table audit_records", "table jobs", "table issues", "postgres.log", "01.err", "02.err", "endpoints.json"] {
         assert!(has(place), "{place} is not looked through");
     }
     let trace = places.iter().find(|(label, _)| label.ends_with("01.err")).unwrap();
