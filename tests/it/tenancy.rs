@@ -53,6 +53,10 @@ const ROWS: &[(&str, &str)] = &[
          values ($1, gen_random_uuid(), sha256('x'), '1', 'lab', 'lab', gen_random_uuid(), sha256('x'), now())",
     ),
     ("athena_counts", "insert into athena_counts (organization_id, minute, measure, name, n) values ($1, now(), 'received', 'lab', 1)"),
+    (
+        "chunk_texts",
+        "insert into chunk_texts (organization_id, plan_id, job_id, begun_at) values ($1, gen_random_uuid(), gen_random_uuid(), now())",
+    ),
     ("payloads", "insert into payloads values ($1, sha256('x'), 1, 'text/plain', 'x', null, null, now())"),
     (
         "jobs",

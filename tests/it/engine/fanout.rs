@@ -4,6 +4,7 @@ use crate::support::app::{Setup, TestApp, step_of};
 use crate::support::submit::submit;
 use chartgate::engine::EngineOptions;
 use chartgate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
+use chartgate::ids::JobId;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -472,6 +473,36 @@ async fn a_chunk_whose_workers_die_fails_alone() {
     assert_eq!((&view["error"]["code"], &view["error"]["class"]), (&json!("worker_killed"), &json!("ours")));
     assert_eq!(effects(&app, "cut").await, once([1, 3, 4]));
     workers.stop().await;
+}
+
+#[tokio::test]
+async fn of_suspects_jobs_come_first_and_then_chunks_by_their_deaths() {
+    let (app, _) = app(4).await;
+    let job = start(&app).await;
+    let workers = app.workers_with(EngineOptions { chunks: 0, ..quick() });
+    app.wait_until(&job, "fanned out", |view| view["progress"]["total"] == 4).await;
+    workers.stop().await;
+    let mut owner = app.owner().await;
+    for (job, deaths) in [(start(&app).await, 1), (start(&app).await, 2)] {
+        let suspect = "update queue set state = 'suspect', deaths = $2 where job_id = $1";
+        sqlx::query(suspect).bind(job.parse::<JobId>().unwrap()).bind(deaths).execute(&mut owner).await.unwrap();
+    }
+    // The first has died eleven times, the others fewer.
+    let suspects =
+        "update queue set state = 'suspect', deaths = case chunk when 1 then 11 when 2 then 1 when 3 then 2 else 1 end
+                    where chunk > 0";
+    sqlx::query(suspects).execute(&mut owner).await.unwrap();
+    let mut claimed = Vec::new();
+    for slots in [0, 4, 4, 4, 4, 4, 4] {
+        let claim = "select chunk, deaths from claim_suspects(8, $1, 60, gen_random_uuid())";
+        let mut rows: Vec<(i32, i16)> = sqlx::query_as(claim).bind(slots).fetch_all(&mut owner).await.unwrap();
+        rows.sort_unstable();
+        claimed.push(rows);
+    }
+    // A job that died twice, alone; jobs that died once; chunks that died once; then one chunk at a time.
+    let expected: Vec<Vec<(i32, i16)>> =
+        vec![vec![(0, 2)], vec![(0, 1)], vec![(2, 1), (4, 1)], vec![(3, 2)], vec![(1, 11)], vec![], vec![]];
+    assert_eq!(claimed, expected);
 }
 
 #[tokio::test]
