@@ -191,6 +191,7 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
         let what =
             format!("no secrets.key: secrets of callbacks are sealed with {}, which every host needs", file.display());
         add(true, "secrets", what, "");
+    }
     let is_private = config.listen.ip().is_loopback();
     add(
         config.tls.is_some() || is_private,

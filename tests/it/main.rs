@@ -10,6 +10,7 @@
 )]
 
 mod athena;
+mod auth;
 mod bulk;
 mod callbacks;
 mod canaries;

@@ -11,7 +11,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Who may use a route; empty: everybody, also without a key.
-fn allowed(operation: &str) -> &'static [Role] {
+pub(super) fn allowed(operation: &str) -> &'static [Role] {
     match operation {
         "live" | "ready" | "ingestHealth" | "metrics" | "openapi" | "errorPage" => &[],
         "submitBundle" | "submitEvent" | "submitEvents" | "createUpload" | "completeUpload" => {
@@ -42,26 +42,26 @@ fn allowed(operation: &str) -> &'static [Role] {
 }
 
 /// What one organization has, to be asked for by another.
-struct Belongings {
-    job: String,
-    upload: String,
-    payload: String,
-    finding: String,
-    mrn: String,
-    operation: String,
-    review: String,
-    patient: String,
-    other_patient: String,
-    event: String,
-    key: String,
-    callback: String,
-    rotated: String,
-    secret: String,
-    organization: String,
+pub(super) struct Belongings {
+    pub(super) job: String,
+    pub(super) upload: String,
+    pub(super) payload: String,
+    pub(super) finding: String,
+    pub(super) mrn: String,
+    pub(super) operation: String,
+    pub(super) review: String,
+    pub(super) patient: String,
+    pub(super) other_patient: String,
+    pub(super) event: String,
+    pub(super) key: String,
+    pub(super) callback: String,
+    pub(super) rotated: String,
+    pub(super) secret: String,
+    pub(super) organization: String,
 }
 
 impl Belongings {
-    async fn of(app: &TestApp, organization: &TestOrganization, seed: u64) -> Self {
+    pub(super) async fn of(app: &TestApp, organization: &TestOrganization, seed: u64) -> Self {
         let body = small(seed);
         let job = job_of(&app.submit_as(&organization.sender, None, body.clone()).await.1);
         app.wait_for(&job, "succeeded").await;
@@ -103,7 +103,7 @@ impl Belongings {
     }
 
     /// Two patients, and a third about whom somebody must be asked.
-    async fn with_people(mut self, app: &TestApp, organization: &TestOrganization) -> Self {
+    pub(super) async fn with_people(mut self, app: &TestApp, organization: &TestOrganization) -> Self {
         let people = [patient("one", "r1", "1950"), patient("two", "r2", "1950"), patient("three", "r1", "1999")];
         let job = job_of(&app.submit_as(&organization.sender, None, bundle("batch", &people).to_string()).await.1);
         app.wait_for(&job, "succeeded").await;
@@ -117,7 +117,7 @@ impl Belongings {
         self
     }
 
-    fn path(&self, template: &str) -> String {
+    pub(super) fn path(&self, template: &str) -> String {
         template
             .replace("{jobId}", &self.job)
             .replace("{uploadId}", &self.upload)
@@ -137,7 +137,7 @@ impl Belongings {
             .replace("{code}", "forbidden")
     }
 
-    fn body(&self, operation: &str) -> Value {
+    pub(super) fn body(&self, operation: &str) -> Value {
         match operation {
             "searchClinical" => json!({"mrn": self.mrn}),
             "createOrganization" => json!({"name": JobId::new().to_string()}),
@@ -155,7 +155,7 @@ impl Belongings {
     }
 
     /// What must stand in no answer to somebody else.
-    fn secrets(&self) -> [&str; 12] {
+    pub(super) fn secrets(&self) -> [&str; 12] {
         [
             &self.callback,
             &self.job,
@@ -173,7 +173,7 @@ impl Belongings {
     }
 }
 
-fn operations() -> Vec<(Method, String, String)> {
+pub(super) fn operations() -> Vec<(Method, String, String)> {
     let description = serde_json::to_value(chartgate::http::description()).unwrap();
     let mut operations = Vec::new();
     for (path, methods) in description["paths"].as_object().unwrap() {
