@@ -199,7 +199,10 @@ async fn every_route_answers_each_role_of_each_organization_as_it_may() {
     assert!(operations.len() >= 27);
     for (method, template, operation) in &operations {
         let roles = allowed(operation);
-        let (path, body) = (own.path(template), own.body(operation).to_string());
+        let (mut path, body) = (own.path(template), own.body(operation).to_string());
+        if operation == "deleteCallback" {
+            path = path.replace(&own.callback, &own.spare_callback);
+        }
         let headers: &[(&str, &str)] = &[("content-type", "application/json")];
         let ask = |key: String| {
             let (method, path, body) = (method.clone(), path.clone(), body.clone());
