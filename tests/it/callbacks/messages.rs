@@ -249,15 +249,39 @@ async fn a_callback_that_fails_for_days_is_disabled_with_a_record() {
     app.advance(Duration::from_hours(24)).await;
     run_until_idle(&app).await;
     assert_eq!((receiver.received().len(), app.count(SENDING).await), (before, 0));
-    assert!(
-        app.count("select count(*) from jobs where workflow = 'callback' and error_code = 'callback_disabled'").await
-            > 0
-    );
+    assert!(app.count("select count(*) from callback_messages where status = 'waiting'").await > 0);
     receiver.answer_status(200);
     patch(&app, &id, &json!({"status": "active"})).await;
     run_until_idle(&app).await;
     workers.stop().await;
     assert!(!receiver.taken().is_empty(), "what waited is sent");
+}
+
+#[tokio::test]
+async fn what_is_under_way_ends_with_the_callback_and_what_waits_stays() {
+    let app = app().await;
+    let receiver = Receiver::start().await;
+    receiver.answer_status(500);
+    let (id, _) = register_url(&app, &receiver.url).await;
+    let workers = app.workers();
+    for _ in 0..2 {
+        let job = failing_job(&app).await;
+        app.wait_for(&job, "failed").await;
+        run_until_idle(&app).await;
+    }
+    patch(&app, &id, &json!({"status": "disabled"})).await;
+    let before = receiver.received().len();
+    app.advance(Duration::from_hours(3)).await;
+    run_until_idle(&app).await;
+    let ended = "select count(*) from jobs where workflow = 'callback' and status = 'failed' and error_code = 'callback_disabled'";
+    assert_eq!((receiver.received().len(), app.count(ended).await), (before, 1));
+    let messages = "select count(*) from callback_messages where status = 'waiting'";
+    assert_eq!((app.count(messages).await, app.count(SENDING).await), (1, 0));
+    receiver.answer_status(200);
+    patch(&app, &id, &json!({"status": "active"})).await;
+    run_until_idle(&app).await;
+    workers.stop().await;
+    assert_eq!(receiver.taken().len(), 1);
 }
 
 #[tokio::test]

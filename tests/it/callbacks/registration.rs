@@ -125,7 +125,7 @@ async fn what_does_not_fit_is_refused_and_there_are_twenty_at_most() {
     assert_eq!(posted.iter().filter(|(status, _)| *status == 201).count(), 20);
     let refused = posted.iter().find(|(status, _)| *status != 201).unwrap();
     assert_eq!((refused.0, &refused.1["code"]), (409, &json!("too_many_callbacks")));
-    let (id, _) = (posted.iter().find(|(status, _)| *status == 201).unwrap().1["callback"]["callbackId"].clone(), ());
+    let id = posted.iter().find(|(status, _)| *status == 201).unwrap().1["callback"]["callbackId"].clone();
     let rotate = format!("/v1/admin/callbacks/{}/rotate", id.as_str().unwrap());
     assert_eq!(app.post(key, &rotate, &json!({"overlapHours": 169})).await.0, 400);
 }
