@@ -80,17 +80,22 @@ const UNSEALED_MAX_SECONDS: f64 = 600.0;
 
 /// What the sealer last said, if it can be read now.
 async fn sealer(app: &App) -> Option<SealerStatus> {
-    let read = app.db.unit::<_, DbError, _>(Scope::Global, |connection| {
-        Box::pin(async move { sealer_status(connection).await })
-    });
+    let read = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(async move { sealer_status(connection).await }));
     tokio::time::timeout(CHECK_MAX, read).await.ok()?.ok()?
 }
 
 /// What is wrong with the sealing of the audit log: it stops no request and no job.
 pub(crate) fn audit_fault(status: Option<&SealerStatus>) -> Option<String> {
-    let Some(status) = status else { return Some("nothing was sealed yet: is a process with the role sweeper running?".to_owned()) };
+    let Some(status) = status else {
+        return Some("nothing was sealed yet: is a process with the role sweeper running?".to_owned());
+    };
     if status.silent_seconds > SILENCE_MAX_SECONDS {
-        return Some(format!("no sealer for {:.0} s: is a process with the role sweeper running?", status.silent_seconds));
+        return Some(format!(
+            "no sealer for {:.0} s: is a process with the role sweeper running?",
+            status.silent_seconds
+        ));
     }
     if status.state != "sealing" {
         return Some(status.state.clone());

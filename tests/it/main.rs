@@ -10,6 +10,7 @@
 )]
 
 mod athena;
+mod audit;
 mod bulk;
 mod cli;
 mod clinical;

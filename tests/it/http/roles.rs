@@ -23,10 +23,12 @@ fn allowed(operation: &str) -> &'static [Role] {
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
         "listReviews" | "getReview" | "decideReview" | "mergePatient" | "unmergePatient" | "unlinkEvent"
         | "linkEvent" => &[Role::Admin],
-        "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" => &[Role::Platform],
+        "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" | "verifyAudit" => {
+            &[Role::Platform]
+        }
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "getOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
-        | "revokeKey" | "listWorkflows" => &[Role::Admin, Role::Platform],
+        | "revokeKey" | "listWorkflows" | "listAudit" | "exportAudit" => &[Role::Admin, Role::Platform],
         other => panic!("say in {} who may use the operation {other}", file!()),
     }
 }

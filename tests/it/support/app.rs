@@ -124,6 +124,7 @@ impl TestApp {
         }
         let mut config = test_config();
         config.workflows_dir = Some(workflows.path().to_owned());
+        config.data_dir = workflows.path().join("data");
         config.database.connections_max = setup.connections;
         config.cors_origins = setup.origins;
         let s3 = setup.s3.map_or_else(|| objects.objects.clone(), |through| through(&objects));
