@@ -13,7 +13,6 @@ use super::witness;
 use crate::db::{Db, DbError, Scope};
 use crate::objects::{ObjectError, Objects};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;

@@ -46,11 +46,26 @@ pub enum SourceError {
     NoCheckpoint(i64),
 }
 
+/// A UUID as its text.
+pub(super) mod uuid_text {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use uuid::Uuid;
+
+    pub fn serialize<S: Serializer>(uuid: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(uuid)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uuid, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// What there is to verify.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Header {
     /// The log's identity.
+    #[serde(with = "uuid_text")]
     pub log: Uuid,
     /// When the verification or the export began.
     #[serde(with = "time::serde::rfc3339")]

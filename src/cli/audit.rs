@@ -5,20 +5,20 @@ use super::client::{Client, ClientError, encode};
 use super::out;
 use crate::app::Servers;
 use crate::audit::Actor;
-use crate::audit::archive::Archive;
+use crate::audit::archive::verify_export;
 use crate::audit::care;
 use crate::audit::note::PublicKey;
 use crate::audit::sealer::{SealError, Sealer, SealerOptions};
-use crate::audit::verify::verify;
 use crate::config::Config;
 use crate::db::{Db, DbError};
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use serde_json::Value;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::BufReader;
 
 /// A million records are verified within a minute; ten years of them within this.
 const PATIENCE: Duration = Duration::from_hours(6);
@@ -157,8 +157,8 @@ async fn offline(file: &Path, trusted: &[String]) -> anyhow::Result<Value> {
     });
     let anchors: Vec<PublicKey> = anchors.collect::<Result<_, _>>()?;
     let open = tokio::fs::File::open(file).await.with_context(|| format!("cannot read {}", file.display()))?;
-    let mut archive = Archive::new(BufReader::with_capacity(1 << 20, open));
-    let report = verify(&mut archive, &anchors).await.with_context(|| file.display().to_string())?;
+    let reader = BufReader::with_capacity(1 << 20, open);
+    let report = verify_export(reader, &anchors).await.with_context(|| file.display().to_string())?;
     Ok(serde_json::to_value(report)?)
 }
 
@@ -220,19 +220,19 @@ async fn export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     let query = arguments.behind.map_or_else(String::new, |number| format!("?behind={number}"));
     let request = client.request(reqwest::Method::GET, &format!("/v1/admin/audit/export{query}")).timeout(PATIENCE);
     let response = client.open(request).await?;
-    let mut writer: Box<dyn AsyncWrite + Send + Unpin> = match &arguments.output {
+    let mut writer: Box<dyn Write + Send> = match &arguments.output {
         Some(path) => {
-            let created = tokio::fs::File::create_new(path).await;
+            let created = std::fs::File::create_new(path);
             Box::new(created.with_context(|| format!("cannot write {}", path.display()))?)
         }
-        None => Box::new(tokio::io::stdout()),
+        None => Box::new(std::io::stdout()),
     };
     let mut body = response.bytes_stream();
     while let Some(chunk) = body.next().await {
         let chunk = chunk.context("the answer broke off: the export is not whole")?;
-        writer.write_all(&chunk).await.context("cannot write the export")?;
+        writer.write_all(&chunk).context("cannot write the export")?;
     }
-    writer.flush().await.context("cannot write the export")?;
+    writer.flush().context("cannot write the export")?;
     Ok(ExitCode::SUCCESS)
 }
 

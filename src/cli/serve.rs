@@ -18,6 +18,7 @@ use crate::uploads::expiry;
 use crate::uploads::watcher::Sources;
 use anyhow::Context as _;
 use serde_json::json;
+use sqlx::PgConnection;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -299,17 +300,24 @@ async fn create_demo(app: &App, address: SocketAddr, scheme: &str) -> anyhow::Re
 }
 
 async fn make_demo(app: &App) -> Result<(OrganizationId, DemoKeys), DbError> {
-    let new = OrganizationId::new();
+    // After the file was lost: the organization stays, its old keys too.
+    let known = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, |connection| {
+            Box::pin(async move { store::find_organization(connection, None, Some("demo")).await })
+        })
+        .await?;
+    let organization = known.as_ref().map_or_else(OrganizationId::new, |organization| organization.id);
+    let is_new = known.is_none();
     app.db
-        .unit(Scope::Organization(new), move |connection| {
+        .unit(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
-                let organization = match store::insert_organization(connection, new, "demo").await? {
-                    Some(organization) => organization.id,
-                    // The file was lost: the organization stays, its old keys too.
-                    None => store::find_organization(connection, None, Some("demo"))
-                        .await?
-                        .map_or(new, |organization| organization.id),
-                };
+                let actor = audit::Actor::internal("serve");
+                if is_new {
+                    store::insert_organization(connection, organization, "demo").await?;
+                    let resource = organization.to_string();
+                    record_creation(connection, organization, "organization.created", &resource, &actor).await?;
+                }
                 let mut keys = Vec::new();
                 for role in Role::ALL {
                     let key = NewKey::generate();
@@ -322,6 +330,8 @@ async fn make_demo(app: &App) -> Result<(OrganizationId, DemoKeys), DbError> {
                         expires_at: None,
                     };
                     store::insert_key(connection, &key, &grant).await?;
+                    let resource = format!("key:{}", key.id);
+                    record_creation(connection, organization, "key.created", &resource, &actor).await?;
                     keys.push(key.key);
                 }
                 let mut keys = keys.into_iter();
@@ -330,6 +340,18 @@ async fn make_demo(app: &App) -> Result<(OrganizationId, DemoKeys), DbError> {
             })
         })
         .await
+}
+
+async fn record_creation(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: &str,
+    resource: &str,
+    actor: &audit::Actor,
+) -> Result<(), DbError> {
+    let mut record = audit::Record::new(organization, event, audit::Action::Create, actor);
+    record.resource = Some(resource);
+    audit::append(connection, record).await
 }
 
 /// The first platform key, straight into the database.
@@ -359,16 +381,9 @@ pub async fn bootstrap_key(config: &Config, as_json: bool) -> anyhow::Result<Exi
                 expires_at: None,
             };
             store::insert_key(connection, &key, &grant).await?;
-            let actor = crate::audit::Actor::internal("cli");
+            let actor = audit::Actor::internal("cli");
             let resource = format!("key:{}", key.id);
-            let mut record = crate::audit::Record::new(
-                OrganizationId::PLATFORM,
-                "key.created",
-                crate::audit::Action::Create,
-                &actor,
-            );
-            record.resource = Some(&resource);
-            crate::audit::append(connection, record).await
+            record_creation(connection, OrganizationId::PLATFORM, "key.created", &resource, &actor).await
         })
     })
     .await?;

@@ -10,6 +10,7 @@
 )]
 
 mod athena;
+mod audit;
 mod auth;
 mod bulk;
 mod callbacks;

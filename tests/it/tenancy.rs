@@ -14,7 +14,11 @@ const WITHOUT_RLS: &[&str] = &[
     "_sqlx_migrations",
     "api_keys",
     "audit_checkpoints",
+    "audit_keys",
     "audit_leaves",
+    "audit_log",
+    "audit_publications",
+    "audit_sealer",
     "clock_offset",
     "ingested_objects",
     "organizations",
@@ -24,7 +28,8 @@ const WITHOUT_RLS: &[&str] = &[
 ];
 
 /// Tables that take INSERT and SELECT only, whoever asks.
-const APPEND_ONLY: &[&str] = &["audit_checkpoints", "audit_leaves", "audit_records", "link_decisions"];
+const APPEND_ONLY: &[&str] =
+    &["audit_checkpoints", "audit_keys", "audit_leaves", "audit_publications", "audit_records", "link_decisions"];
 
 /// What the platform role may read over all organizations.
 const PLATFORM_READS: &[&str] = &[
@@ -460,7 +465,11 @@ async fn the_audit_log_cannot_be_changed_by_anybody() {
     let mut owner = PgConnection::connect_with(&database.options()).await.unwrap();
     two_organizations(&mut owner).await;
     for table in APPEND_ONLY {
-        let column = if *table == "audit_checkpoints" { "at = at" } else { "organization_id = organization_id" };
+        let column = match *table {
+            "audit_checkpoints" | "audit_keys" | "audit_publications" => "at = at",
+            "audit_leaves" => "batch = batch",
+            _ => "organization_id = organization_id",
+        };
         for statement in
             [format!("update {table} set {column}"), format!("delete from {table}"), format!("truncate {table}")]
         {

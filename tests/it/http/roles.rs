@@ -33,10 +33,12 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
         | "listWebhookSecrets"
         | "createWebhookSecret"
         | "revokeWebhookSecret" => &[Role::Admin],
-        "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" => &[Role::Platform],
+        "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" | "verifyAudit" => {
+            &[Role::Platform]
+        }
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "getOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
-        | "revokeKey" | "rotateKey" | "listWorkflows" => &[Role::Admin, Role::Platform],
+        | "revokeKey" | "rotateKey" | "listWorkflows" | "listAudit" | "exportAudit" => &[Role::Admin, Role::Platform],
         other => panic!("say in {} who may use the operation {other}", file!()),
     }
 }

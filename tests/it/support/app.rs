@@ -143,6 +143,7 @@ impl TestApp {
         }
         let mut config = test_config();
         config.workflows_dir = Some(workflows.path().to_owned());
+        config.data_dir = workflows.path().join("data");
         config.database.connections_max = setup.connections;
         config.cors_origins = setup.origins;
         (setup.configure)(&mut config);
