@@ -72,7 +72,12 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
     ),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
-    ("telemetry.log_level", &["LOG_LEVEL"], "info", "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn."),
+    (
+        "telemetry.log_level",
+        &["LOG_LEVEL"],
+        "info",
+        "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn.",
+    ),
     ("telemetry.log_format", &[], "text", "text or json."),
 ];
 

@@ -174,10 +174,8 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
                     add(true, "database log", "PostgreSQL logs no values".to_owned(), "");
                 }
                 for setting in open {
-                    let what = format!(
-                        "{} is `{}`: PostgreSQL's log may hold {}",
-                        setting.name, setting.value, setting.shows
-                    );
+                    let what =
+                        format!("{} is `{}`: PostgreSQL's log may hold {}", setting.name, setting.value, setting.shows);
                     let remedy = format!(
                         "as superuser: {}; then restart Chartgate (with one URL for everything: `alter database … set` instead)",
                         setting.remedy()

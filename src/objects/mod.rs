@@ -75,6 +75,13 @@ pub struct ObjectHead {
     pub version_id: Option<String>,
 }
 
+impl std::fmt::Debug for ObjectHead {
+    /// Size and ETag: type and metadata may be others' words.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ObjectHead({} bytes, {})", self.size, self.etag)
+    }
+}
+
 /// One line of a listing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ObjectEntry {
@@ -440,10 +447,7 @@ fn credentials(options: &ObjectsOptions) -> Option<Credentials> {
 }
 
 async fn collect(body: ByteStream) -> Result<Bytes, ObjectError> {
-    let body = body
-        .collect()
-        .await
-        .map_err(|_| ObjectError::broken_off())?;
+    let body = body.collect().await.map_err(|_| ObjectError::broken_off())?;
     Ok(body.into_bytes())
 }
 
