@@ -203,7 +203,7 @@ pub async fn put_settings(
     let stored = settings.checked(id)?;
     let running_max = settings.running_max;
     // What an organization may send is not its own administrator's to say.
-    let keeps_rate = caller.caller.role != Role::Platform;
+    let keeps_rate = !caller.caller.has_one_of(&[Role::Platform]);
     let changed = app
         .db
         .unit::<_, Problem, _>(Scope::Organization(id), move |connection| {

@@ -277,6 +277,7 @@ async fn take_events(
     body: Body,
 ) -> Result<Vec<Result<TakenEvent, EventFault>>, Problem> {
     let (sender, body) = Sender::receive(app, caller, headers, body, true).await?;
+    let organization = sender.organization;
     let read = read(body, move |body| {
         let nodes = batch(event::open(body)?)?;
         Ok(nodes.into_iter().map(|node| sender.event(body.slice(node.span()), node)).collect::<Vec<_>>())
