@@ -36,6 +36,7 @@ fn filled(app: &TestApp, path: &str) -> String {
         .replace("{patientId}", &other("pat_"))
         .replace("{reviewId}", &other("rev_"))
         .replace("{findingId}", &other("fnd_"))
+        .replace("{callbackId}", &other("cb_"))
 }
 
 /// What is refused everywhere. Deep ones and escapes stand where a value may stand in each of the bodies.
