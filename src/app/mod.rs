@@ -13,7 +13,10 @@ use crate::audit::note::PublicKey;
 use crate::audit::sealer::SealerOptions;
 use crate::audit::source::SourceError;
 use crate::auth::Authenticator;
+use crate::auth::denials::Denials;
 use crate::auth::origins::Origins;
+use crate::auth::webhooks::Webhooks;
+use crate::callbacks::Callbacks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{Db, DbError, Scope};
@@ -23,7 +26,9 @@ use crate::engine::wake::Wake;
 use crate::engine::{Engine, EngineOptions};
 use crate::ingest::steps;
 use crate::ingest::submit::Submitter;
+use crate::limits::Limits;
 use crate::objects::Objects;
+use crate::secrets::Secrets;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
 use sqlx::postgres::PgConnectOptions;
 use std::sync::Arc;
@@ -44,12 +49,22 @@ pub struct App {
     pub catalog: Catalog,
     /// Intake.
     pub submitter: Submitter,
-    /// API keys.
+    /// API keys and tokens.
     pub authenticator: Authenticator,
+    /// Signed webhooks.
+    pub webhooks: Webhooks,
+    /// Denials in the audit log.
+    pub denials: Denials,
     /// Web pages that may call.
     pub origins: Origins,
     /// Takes up what was uploaded.
     pub watcher: Watcher,
+    /// Seals secrets that must be usable.
+    pub secrets: Secrets,
+    /// Tells others of the ends of jobs.
+    pub callbacks: Callbacks,
+    /// What callers may take of this process.
+    pub limits: Arc<Limits>,
 }
 
 impl App {
@@ -73,17 +88,28 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let db = Db::connect(database, config.database.connections_max);
         checks::check_database(&db, config.database.allow_unsafe).await?;
-        let registry = Registry::default().with(steps::handlers(db.clone(), objects.clone())).with(handlers);
+        let secrets = Secrets::new(config.secrets_key.clone(), &config.data_dir);
+        let callbacks = Callbacks::new(&config, db.clone(), secrets.clone())
+            .map_err(|_| StartError::Server("TLS for callbacks cannot be set up".to_owned()))?;
+        let registry = Registry::default()
+            .with(steps::handlers(db.clone(), objects.clone()))
+            .with(callbacks.handlers())
+            .with(handlers);
         let catalog = Catalog::load(config.workflows_dir.as_deref(), registry)?;
         catalog.register(&db).await?;
-        let wake = Wake::default();
+        let (wake, clock) = (Wake::default(), Clock::system());
         let watching = WatcherOptions { sweep_every: config.watcher_sweep, keep: config.watcher_keep };
         Ok(Arc::new(Self {
             submitter: Submitter::start(db.clone(), wake.clone()),
-            authenticator: Authenticator::new(db.clone()),
+            authenticator: Authenticator::new(db.clone(), clock.clone(), &config.jwt),
+            webhooks: Webhooks::new(db.clone(), clock.clone(), secrets.clone()),
+            denials: Denials::new(db.clone()),
             origins: Origins::new(db.clone(), &config.cors_origins),
             watcher: Watcher::new(db.clone(), objects.clone(), catalog.clone(), wake.clone(), watching),
-            clock: Clock::system(),
+            secrets,
+            callbacks,
+            clock,
+            limits: Limits::new(&config.limits),
             config,
             db,
             objects,

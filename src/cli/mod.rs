@@ -16,6 +16,7 @@ mod serve;
 mod submit;
 mod upload;
 mod validate;
+mod webhooks;
 mod workflows;
 
 use crate::app::StartError;
@@ -56,7 +57,7 @@ enum Command {
     /// Create, list, pause and resume organizations (role platform; pause and resume also admin).
     #[command(subcommand)]
     Orgs(orgs::OrgsCommand),
-    /// Create, list and revoke API keys.
+    /// Create, list, rotate and revoke API keys; secrets of webhook senders.
     #[command(subcommand)]
     Keys(orgs::KeysCommand),
     /// List, show and decide links that need a person (role admin).
@@ -97,6 +98,9 @@ pub fn run() -> ExitCode {
     let quiet = !matches!(arguments.command, Command::Serve(_));
     let level = if quiet && config.log_level == "info" { "error" } else { &config.log_level };
     crate::telemetry::start(level, config.log_json);
+    crate::telemetry::quiet_panics();
+    // Every command may have clinical data in its memory.
+    crate::telemetry::forbid_core_dumps();
     // One TLS implementation for all clients; a second install would only mean that it is there already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -151,6 +155,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             Unreachable { .. } => 3,
             client::ClientError::Refused { .. } => 1,
         });
+    }
+    if error.downcast_ref::<upload::SendError>().is_some_and(upload::SendError::is_away) {
+        return ExitCode::from(3);
     }
     let away = match error.downcast_ref::<StartError>() {
         Some(StartError::Server(_)) => true,

@@ -5,11 +5,12 @@ use super::out;
 use crate::app::{App, Servers};
 use crate::audit;
 use crate::auth::store::{self, KeyGrant};
-use crate::auth::{NewKey, Role};
+use crate::auth::{AuthError, NewKey, Role, webhooks};
+use crate::callbacks;
 use crate::config::Config;
 use crate::db::{DbError, Scope};
 use crate::engine::sweeper;
-use crate::http;
+use crate::http::server::{self, tls::Tls};
 use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
 use crate::queue::{Presence, Workers};
@@ -82,11 +83,23 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     };
     running.announce();
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let asked_by_hand = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => true,
+    };
     tracing::info!("stopping: running steps finish, everything else is handed back");
+    let hurry = running.app.limits.hurry.clone();
+    if asked_by_hand {
+        // The grace is for load balancers; somebody at a terminal does not want to wait.
+        hurry.cancel();
+    }
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        hurry.cancel();
+    });
     running.stop().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -138,6 +151,9 @@ impl Running {
     pub async fn start(config: Config, roles: &[ProcessRole]) -> anyhow::Result<Self> {
         let has = |role: ProcessRole| roles.contains(&ProcessRole::All) || roles.contains(&role);
         let embedded = config.database.url.is_none();
+        // Before anything is started for nothing.
+        let files = config.tls.as_ref().filter(|_| has(ProcessRole::Api));
+        let tls = files.map(Tls::load).transpose()?;
         let mut servers = Servers::start(&config, has(ProcessRole::Api)).await?;
         let app = App::build(config.clone(), servers.database.clone(), servers.objects.clone()).await?;
         let stop = CancellationToken::new();
@@ -150,8 +166,17 @@ impl Running {
                 tasks.push(tokio::spawn(sweeper::run(Arc::clone(&engine), stop.clone())));
                 tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
                 tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
+                let (db, catalog, wake) = (app.db.clone(), app.catalog.clone(), app.wake.clone());
+                tasks.push(tokio::spawn(callbacks::dispatch::run(
+                    db,
+                    catalog,
+                    wake,
+                    config.callbacks.keep,
+                    stop.clone(),
+                )));
                 let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
                 tasks.push(tokio::spawn(sealing));
+                tasks.push(tokio::spawn(webhooks::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {
@@ -175,9 +200,9 @@ impl Running {
             let bound = listener.local_addr()?;
             address = Some(bound);
             if embedded {
-                credentials = Some(create_demo(&app, bound).await?);
+                credentials = Some(create_demo(&app, bound, scheme_of(tls.is_some())).await?);
             }
-            tasks.push(tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&app)), stop.clone())));
+            tasks.push(tokio::spawn(server::serve(listener, tls, Arc::clone(&app), stop.clone())));
         }
         Ok(Self { app, address, credentials, servers, workers, presence, stop, tasks })
     }
@@ -185,7 +210,10 @@ impl Running {
     /// Tell people where everything is.
     fn announce(&self) {
         if let Some(address) = self.address {
-            out::line(&format!("Chartgate listens on http://{address}  (health: /health/ready, API: /openapi.json)"));
+            let scheme = scheme_of(self.app.config.tls.is_some());
+            out::line(&format!(
+                "Chartgate listens on {scheme}://{address}  (health: /health/ready, API: /openapi.json)"
+            ));
         } else {
             out::line("Chartgate runs without an HTTP listener");
         }
@@ -206,13 +234,18 @@ impl Running {
         for task in self.tasks {
             let _ = task.await;
         }
+        self.app.denials.flush().await;
         self.app.db.pool().close().await;
         self.servers.stop().await;
     }
 }
 
-/// Keys of the embedded instance's organization, as scripts read them.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+fn scheme_of(is_tls: bool) -> &'static str {
+    if is_tls { "https" } else { "http" }
+}
+
+/// Keys of the embedded instance's organization, as scripts read them. No `Debug`: it would print them.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct DemoCredentials {
     /// `http://host:port`
     pub url: String,
@@ -223,7 +256,7 @@ pub struct DemoCredentials {
 }
 
 /// One key a role.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct DemoKeys {
     /// Submits.
     pub sender: String,
@@ -237,14 +270,17 @@ pub struct DemoKeys {
 
 /// The organization `demo` with one key a role, made at the first start and printed once; the file is kept up to date
 /// with the URL.
-async fn create_demo(app: &App, address: SocketAddr) -> anyhow::Result<PathBuf> {
+async fn create_demo(app: &App, address: SocketAddr, scheme: &str) -> anyhow::Result<PathBuf> {
     let path = app.config.data_dir.join("demo-credentials.json");
     let stored: Option<DemoCredentials> =
         std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let host = if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address };
-    let url = format!("http://{host}");
+    let url = format!("{scheme}://{host}");
     let works = match &stored {
-        Some(stored) => app.authenticator.authenticate(&stored.keys.platform).await?.is_some(),
+        Some(stored) => match app.authenticator.authenticate(&stored.keys.platform).await {
+            Err(AuthError::Db(error)) => return Err(error.into()),
+            other => other.is_ok(),
+        },
         None => false,
     };
     let credentials = if let Some(stored) = stored.filter(|_| works) {

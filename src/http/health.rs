@@ -34,7 +34,7 @@ pub async fn live() -> Json<Live> {
 }
 
 /// One dependency.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct Dependency {
     /// database, `object_store` or `audit_log`.
     pub name: &'static str,
@@ -46,16 +46,16 @@ pub struct Dependency {
 }
 
 /// Readiness.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct Ready {
-    /// `ok` or `unavailable`.
+    /// `ok`, `unavailable`, or `draining`: this process stops, send requests elsewhere.
     pub status: &'static str,
     /// Each dependency, with the reason if it is away.
     pub dependencies: Vec<Dependency>,
 }
 
 /// Each dependency, with the reason if it is away. 503 while the database is: without S3, jobs are still accepted and
-/// wait in backoff.
+/// wait in backoff. 503 also while the process stops and still answers.
 #[utoipa::path(
     get, path = "/health/ready", tag = "operations", operation_id = "ready",
     responses((status = 200, description = "Ready", body = Ready), (status = 503, description = "Not ready", body = Ready))
@@ -69,8 +69,12 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
         Dependency { name: "object_store", ok: objects.is_none(), reason: objects },
         Dependency { name: "audit_log", ok: ok && audit.is_none(), reason: audit },
     ];
-    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { status: if ok { "ok" } else { "unavailable" }, dependencies })).into_response()
+    let (code, status) = match (app.limits.draining.is_cancelled(), ok) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, true) => (StatusCode::OK, "ok"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    };
+    (code, Json(Ready { status, dependencies })).into_response()
 }
 
 /// A sealer that says nothing for so long does not run.

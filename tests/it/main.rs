@@ -11,10 +11,14 @@
 
 mod athena;
 mod audit;
+mod auth;
 mod bulk;
+mod callbacks;
+mod canaries;
 mod cli;
 mod clinical;
 mod crash;
+mod edge;
 mod embedded_postgres;
 mod engine;
 mod house;
