@@ -8,19 +8,25 @@ pub(crate) use servers::write_private;
 pub use checks::StartError;
 pub use servers::{Endpoints, Servers};
 
+use crate::audit::keys::SigningKey;
+use crate::audit::note::PublicKey;
+use crate::audit::sealer::SealerOptions;
+use crate::audit::source::SourceError;
 use crate::auth::Authenticator;
 use crate::auth::denials::Denials;
 use crate::auth::origins::Origins;
 use crate::auth::webhooks::Webhooks;
+use crate::callbacks::Callbacks;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::Db;
+use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::Catalog;
 use crate::engine::registry::Registry;
 use crate::engine::wake::Wake;
 use crate::engine::{Engine, EngineOptions};
 use crate::ingest::steps;
 use crate::ingest::submit::Submitter;
+use crate::limits::Limits;
 use crate::objects::Objects;
 use crate::secrets::Secrets;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
@@ -55,6 +61,10 @@ pub struct App {
     pub watcher: Watcher,
     /// Seals secrets that must be usable.
     pub secrets: Secrets,
+    /// Tells others of the ends of jobs.
+    pub callbacks: Callbacks,
+    /// What callers may take of this process.
+    pub limits: Arc<Limits>,
 }
 
 impl App {
@@ -79,7 +89,12 @@ impl App {
         let db = Db::connect(database, config.database.connections_max);
         checks::check_database(&db, config.database.allow_unsafe).await?;
         let secrets = Secrets::new(config.secrets_key.clone(), &config.data_dir);
-        let registry = Registry::default().with(steps::handlers(db.clone(), objects.clone())).with(handlers);
+        let callbacks = Callbacks::new(&config, db.clone(), secrets.clone())
+            .map_err(|_| StartError::Server("TLS for callbacks cannot be set up".to_owned()))?;
+        let registry = Registry::default()
+            .with(steps::handlers(db.clone(), objects.clone()))
+            .with(callbacks.handlers())
+            .with(handlers);
         let catalog = Catalog::load(config.workflows_dir.as_deref(), registry)?;
         catalog.register(&db).await?;
         let (wake, clock) = (Wake::default(), Clock::system());
@@ -92,13 +107,39 @@ impl App {
             origins: Origins::new(db.clone(), &config.cors_origins),
             watcher: Watcher::new(db.clone(), objects.clone(), catalog.clone(), wake.clone(), watching),
             secrets,
+            callbacks,
             clock,
+            limits: Limits::new(&config.limits),
             config,
             db,
             objects,
             wake,
             catalog,
         }))
+    }
+
+    /// How this process seals the audit log.
+    #[must_use]
+    pub fn sealer_options(&self) -> SealerOptions {
+        SealerOptions::new(self.config.audit_key())
+    }
+
+    /// The keys that are known to be the audit log's without asking the database: the configured ones, and the signing key's
+    /// where its file is.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the database or the key's file cannot be read.
+    pub async fn audit_anchors(&self) -> Result<Vec<PublicKey>, SourceError> {
+        let log = self
+            .db
+            .unit::<_, DbError, _>(Scope::Global, |connection| {
+                Box::pin(async move { crate::audit::store::log_id(connection).await })
+            })
+            .await?;
+        let trusted = self.config.audit_trusted_keys.iter().filter_map(|key| PublicKey::from_verifier(key));
+        // Readable only where this process may sign; elsewhere its public half is configured, or unknown.
+        let own = SigningKey::load(&self.config.audit_key())?.map(|key| key.key(log));
+        Ok(trusted.chain(own).collect())
     }
 
     /// The engine of this process, with its committers.

@@ -27,7 +27,7 @@ const DATABASE: &str = "chartgate";
 const S3_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a running embedded instance is reached.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Endpoints {
     /// Directory of PostgreSQL's socket.
     pub postgres_socket_dir: PathBuf,
@@ -306,7 +306,6 @@ fn with_cause(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        // A driver's error may quote row values; those of set-up statements hold none.
         text = format!("{text}: {inner}");
         cause = inner.source();
     }

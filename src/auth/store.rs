@@ -350,13 +350,19 @@ pub async fn set_settings(
     id: OrganizationId,
     settings: &Value,
     running_max: Option<i32>,
+    keeps_rate: bool,
 ) -> Result<Option<Organization>, DbError> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "update organizations set settings = $2, running_max = $3, updated_at = chartgate_now() where id = $1 returning {ORGANIZATION_COLUMNS}"
+        "update organizations
+         set settings = case when $4 then $2 || jsonb_build_object('rate_limit', settings -> 'rate_limit') else $2 end,
+             running_max = $3, updated_at = chartgate_now()
+         where id = $1
+         returning {ORGANIZATION_COLUMNS}"
     )))
     .bind(id)
     .bind(settings)
     .bind(running_max)
+    .bind(keeps_rate)
     .fetch_optional(connection)
     .await?)
 }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 the answer is no (invalid files, a failed job, faults found); 2 wrong usage or configuration;
 //! 3 the server or database cannot be reached.
 
+mod audit;
 pub mod bench;
 mod client;
 mod definitions;
@@ -68,6 +69,9 @@ enum Command {
     /// List and check workflow files.
     #[command(subcommand)]
     Workflows(workflows::Command),
+    /// Look audit records up; verify and export the audit log; rotate its key.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Check configuration, database, object storage and stuck work; each finding comes with its remedy.
     Doctor(workflows::DoctorArguments),
     /// Tables of FHIR's definitions (for developers of this project).
@@ -94,6 +98,9 @@ pub fn run() -> ExitCode {
     let quiet = !matches!(arguments.command, Command::Serve(_));
     let level = if quiet && config.log_level == "info" { "error" } else { &config.log_level };
     crate::telemetry::start(level, config.log_json);
+    crate::telemetry::quiet_panics();
+    // Every command may have clinical data in its memory.
+    crate::telemetry::forbid_core_dumps();
     // One TLS implementation for all clients; a second install would only mean that it is there already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -124,6 +131,7 @@ async fn dispatch(command: Command, config: Config) -> ExitCode {
         Command::Reviews(command) => reviews::run_reviews(command).await,
         Command::Patients(command) => reviews::run_patients(command).await,
         Command::Workflows(command) => workflows::run(&command, &config),
+        Command::Audit(command) => audit::run(command, &config).await,
         Command::Doctor(arguments) => workflows::doctor(&config, &arguments).await,
         Command::Definitions(command) => definitions::run(&command),
         Command::Openapi => openapi(),
@@ -147,6 +155,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             Unreachable { .. } => 3,
             client::ClientError::Refused { .. } => 1,
         });
+    }
+    if error.downcast_ref::<upload::SendError>().is_some_and(upload::SendError::is_away) {
+        return ExitCode::from(3);
     }
     let away = match error.downcast_ref::<StartError>() {
         Some(StartError::Server(_)) => true,

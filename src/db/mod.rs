@@ -6,6 +6,7 @@
 //! cancelled (transact-rs/sqlx#4385); `tests/it/units_of_work.rs` shows both the leak and that this helper has none.
 
 pub mod embedded;
+pub mod log_settings;
 pub mod migrate;
 pub mod statistics;
 
@@ -28,28 +29,28 @@ pub enum Scope {
 
 /// What can go wrong between us and PostgreSQL, by what a caller does about it.
 ///
-/// Its `Debug` shows codes only: a driver's error may quote statements and row values, which must not get into a log.
+/// `Display`, `Debug` and causes show codes only ([`DriverError`]).
 #[derive(thiserror::Error)]
 pub enum DbError {
     /// The database is away, restarting or out of connections: repeat later. Nothing was decided, except that a lost
     /// COMMIT reply leaves the outcome unknown; repeating with the same idempotency key resolves it.
     #[error("the database is not available")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(#[source] DriverError),
     /// Lost against a concurrent transaction (serialization failure, deadlock, racing unique key): run it again.
     #[error("lost against a concurrent transaction")]
-    Conflict(#[source] sqlx::Error),
+    Conflict(#[source] DriverError),
     /// The statement itself is wrong, or the data cannot be stored: a bug of ours.
     #[error("the database refused a statement (SQLSTATE {sqlstate})")]
     Refused {
         /// Five characters, PostgreSQL appendix A.
         sqlstate: String,
-        /// The driver's error. Its text may hold row values: never show it to a caller.
+        /// The driver's error.
         #[source]
-        source: sqlx::Error,
+        source: DriverError,
     },
     /// Any other driver error (decoding, missing column): a bug of ours.
     #[error("the database driver failed")]
-    Driver(#[source] sqlx::Error),
+    Driver(#[source] DriverError),
     /// The unit of work panicked; its transaction was rolled back.
     #[error("a unit of work panicked")]
     Panicked,
@@ -59,6 +60,12 @@ pub enum DbError {
 }
 
 impl DbError {
+    /// What was read is no longer so: run it again.
+    #[must_use]
+    pub fn stale() -> Self {
+        Self::Conflict(DriverError(sqlx::Error::RowNotFound))
+    }
+
     /// Worth repeating without any change.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -69,34 +76,55 @@ impl DbError {
 impl std::fmt::Debug for DbError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Unavailable(error) => write!(f, "Unavailable({})", kind_of(error)),
-            Self::Conflict(error) => write!(f, "Conflict({})", kind_of(error)),
-            Self::Refused { source, .. } => write!(f, "Refused({})", kind_of(source)),
-            Self::Driver(error) => write!(f, "Driver({})", kind_of(error)),
+            Self::Unavailable(error) => write!(f, "Unavailable({error})"),
+            Self::Conflict(error) => write!(f, "Conflict({error})"),
+            Self::Refused { source, .. } => write!(f, "Refused({source})"),
+            Self::Driver(error) => write!(f, "Driver({error})"),
             Self::Panicked => f.write_str("Panicked"),
             Self::NotOneRow(rows) => write!(f, "NotOneRow({rows})"),
         }
     }
 }
 
-/// An error in words that hold no values: SQLSTATE with constraint or table, or the driver's kind.
-fn kind_of(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(database) => {
-            let place = database.constraint().or_else(|| database.table()).unwrap_or_default();
-            let place = if place.is_empty() { String::new() } else { format!(" {place}") };
-            format!("SQLSTATE {}{place}", database.code().unwrap_or_default())
+/// An error of the driver in words that hold no values: SQLSTATE with constraint or table, or the driver's kind. sqlx's own
+/// text may quote rows, parameters and statements, so that it goes no further than here; neither `Display` nor `Debug` nor
+/// a chain of causes shows it. Only what is said before any statement (logging in, SQLSTATE classes 08, 28, 3D, 53, 57) is
+/// shown as PostgreSQL says it.
+pub struct DriverError(sqlx::Error);
+
+impl std::fmt::Display for DriverError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            sqlx::Error::Database(database) => {
+                let sqlstate = database.code().unwrap_or_default();
+                write!(f, "SQLSTATE {sqlstate}")?;
+                let before_statements = ["08", "28", "3D", "53", "57"].iter().any(|class| sqlstate.starts_with(class));
+                match database.constraint().or_else(|| database.table()) {
+                    Some(place) => write!(f, " {place}"),
+                    None if before_statements => write!(f, ": {}", database.message()),
+                    None => Ok(()),
+                }
+            }
+            sqlx::Error::Io(error) => write!(f, "i/o: {}", error.kind()),
+            sqlx::Error::PoolTimedOut => f.write_str("no connection in time"),
+            sqlx::Error::Protocol(_) => f.write_str("protocol"),
+            sqlx::Error::Tls(_) => f.write_str("TLS"),
+            sqlx::Error::ColumnDecode { index, .. } => write!(f, "cannot decode column {index}"),
+            sqlx::Error::ColumnNotFound(name) => write!(f, "no column {name}"),
+            sqlx::Error::RowNotFound => f.write_str("no row"),
+            sqlx::Error::PoolClosed => f.write_str("pool closed"),
+            _ => f.write_str("other"),
         }
-        sqlx::Error::Io(error) => format!("i/o: {}", error.kind()),
-        sqlx::Error::PoolTimedOut => "no connection in time".to_owned(),
-        sqlx::Error::Protocol(_) => "protocol".to_owned(),
-        sqlx::Error::ColumnDecode { index, .. } => format!("cannot decode column {index}"),
-        sqlx::Error::ColumnNotFound(name) => format!("no column {name}"),
-        sqlx::Error::RowNotFound => "no row".to_owned(),
-        sqlx::Error::PoolClosed => "pool closed".to_owned(),
-        _ => "other".to_owned(),
     }
 }
+
+impl std::fmt::Debug for DriverError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for DriverError {}
 
 impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> Self {
@@ -105,13 +133,13 @@ impl From<sqlx::Error> for DbError {
                 let sqlstate = database.code().map(std::borrow::Cow::into_owned).unwrap_or_default();
                 match sqlstate.as_str() {
                     // serialization_failure, deadlock_detected, lock_not_available, unique_violation, exclusion_violation
-                    "40001" | "40P01" | "55P03" | "23505" | "23P01" => Self::Conflict(error),
+                    "40001" | "40P01" | "55P03" | "23505" | "23P01" => Self::Conflict(DriverError(error)),
                     // Connection exceptions, insufficient resources (53: too many connections, disk full),
                     // operator intervention (57: shutdown, cannot connect now), read-only after failover.
                     _ if ["08", "53", "57"].iter().any(|class| sqlstate.starts_with(class)) || sqlstate == "25006" => {
-                        Self::Unavailable(error)
+                        Self::Unavailable(DriverError(error))
                     }
-                    _ => Self::Refused { sqlstate, source: error },
+                    _ => Self::Refused { sqlstate, source: DriverError(error) },
                 }
             }
             sqlx::Error::Io(_)
@@ -120,8 +148,8 @@ impl From<sqlx::Error> for DbError {
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed
-            | sqlx::Error::BeginFailed => Self::Unavailable(error),
-            _ => Self::Driver(error),
+            | sqlx::Error::BeginFailed => Self::Unavailable(DriverError(error)),
+            _ => Self::Driver(DriverError(error)),
         }
     }
 }
@@ -227,7 +255,7 @@ impl Db {
         // Cancelling a connect leaves nothing behind: the connection is not pooled.
         match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(DbError::Unavailable(sqlx::Error::PoolTimedOut)),
+            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
         }
     }
 }

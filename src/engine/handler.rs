@@ -41,8 +41,8 @@ impl ErrorClass {
 }
 
 /// Why a step failed. `code` is stable and has a page in `docs/errors/`; `message` is a fixed sentence without any
-/// clinical value, since it is stored and shown; the cause goes to the log through `source`.
-#[derive(Debug, thiserror::Error)]
+/// clinical value, since it is stored and shown; of the cause the log gets what [`StepError::cause`] says.
+#[derive(thiserror::Error)]
 #[error("{message}")]
 pub struct StepError {
     /// Who must act.
@@ -53,7 +53,7 @@ pub struct StepError {
     pub message: String,
     /// A dependency's `Retry-After`; the next attempt comes no sooner.
     pub retry_after: Option<Duration>,
-    /// The cause, for the log.
+    /// The cause; see [`StepError::cause`].
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -77,6 +77,20 @@ impl StepError {
     /// A bug or a wrong configuration: parked at once.
     pub fn ours(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(ErrorClass::Ours, code, message)
+    }
+
+    /// The cause in words that hold no values, for the log: errors of the database and of object storage in their codes, of
+    /// input and output the kind. Others may quote what they could not read, so that they are only said to be there.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        let Some(source) = self.source.as_deref() else { return String::new() };
+        if let Some(error) = source.downcast_ref::<crate::db::DbError>() {
+            return format!("{error:?}");
+        }
+        if let Some(error) = source.downcast_ref::<crate::objects::ObjectError>() {
+            return format!("{error:?}");
+        }
+        source.downcast_ref::<std::io::Error>().map_or_else(|| "other".to_owned(), |error| error.kind().to_string())
     }
 
     /// The same error with its cause.
@@ -184,6 +198,12 @@ pub trait StepHandler: Send + Sync + 'static {
     /// Names of `[step.params]` keys that this handler understands; a workflow file with others is refused.
     fn params(&self) -> &'static [&'static str] {
         &[]
+    }
+}
+
+impl std::fmt::Debug for StepError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StepError({} {}: {} [{}])", self.class.as_str(), self.code, self.message, self.cause())
     }
 }
 

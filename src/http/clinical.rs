@@ -12,6 +12,7 @@ use crate::ids::{FindingId, OrganizationId, PatientId};
 use crate::ingest::findings::store::{self as findings_store, Provenance, StoredEvidence};
 use crate::ingest::payloads::{Opened, Payloads};
 use crate::ingest::view::{self, ClinicalQuery, ClinicalView, Cursor, ViewStatus};
+use crate::phi::Phi;
 use crate::telemetry;
 use axum::Json;
 use axum::body::Body;
@@ -24,7 +25,7 @@ use sqlx::PgConnection;
 use std::sync::Arc;
 
 /// Query of the clinical view.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ViewParameters {
@@ -61,7 +62,7 @@ pub async fn get_clinical(
 ) -> Result<Response, Problem> {
     let organization = caller.organization(&[Role::Reader])?;
     let ViewParameters { system, history, cursor, limit } = parameters;
-    let request = SearchRequest { mrn, system, history, cursor, limit };
+    let request = SearchRequest { mrn: Phi::new(mrn), system, history, cursor, limit };
     clinical(&app, caller, organization, request).await
 }
 
@@ -70,8 +71,8 @@ pub async fn get_clinical(
 #[serde(deny_unknown_fields)]
 pub struct SearchRequest {
     /// The MRN's value.
-    #[schema(pattern = r"^[^\u0000-\u001f\u007f-\u009f\ufffd]*$")]
-    mrn: String,
+    #[schema(value_type = String, pattern = r"^[^\u0000-\u001f\u007f-\u009f\ufffd]*$")]
+    mrn: Phi<String>,
     /// Its identifier system.
     #[serde(default)]
     system: Option<String>,
@@ -117,7 +118,7 @@ async fn clinical(
     request: SearchRequest,
 ) -> Result<Response, Problem> {
     // No number holds such a character: something between the caller and us broke the text.
-    if request.mrn.chars().any(|one| one.is_control() || one == char::REPLACEMENT_CHARACTER) {
+    if request.mrn.expose().chars().any(|one| one.is_control() || one == char::REPLACEMENT_CHARACTER) {
         return Err(Problem::parameter("mrn", "UTF-8, and free of control characters"));
     }
     let cursor = request.cursor.as_deref().map(str::parse::<Cursor>).transpose();
@@ -132,7 +133,7 @@ async fn clinical(
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
                 let (system, history) = (request.system.as_deref(), request.history);
-                let query = ClinicalQuery { mrn: &request.mrn, system, history, cursor, limit };
+                let query = ClinicalQuery { mrn: request.mrn.expose(), system, history, cursor, limit };
                 let view = view::clinical(connection, organization, query).await?;
                 let detail = json!({ "status": view.status, "events": view.event_count });
                 let patient = view.patient.as_ref().and_then(|patient| patient.get("id")?.as_str()?.parse().ok());

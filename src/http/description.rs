@@ -23,6 +23,7 @@ fn pattern(parameter: &str) -> Option<String> {
     let prefix = match parameter {
         // Of an upload its own id will do.
         "jobId" => "(job|upload)",
+        "callbackId" => "cb",
         "findingId" => "fnd",
         "operationId" => "op",
         "organizationId" => "org",

@@ -11,6 +11,7 @@ use crate::ingest::fhir::envelope::{self, Envelope, EnvelopeFault};
 use crate::ingest::fhir::issue::Issue;
 use crate::ingest::fhir::validate::validate_bundle;
 use crate::ingest::submit::{Submission, SubmitError};
+use crate::phi::Phi;
 use crate::telemetry;
 use axum::Json;
 use axum::body::Body;
@@ -28,6 +29,9 @@ use time::OffsetDateTime;
 /// Where Bundles come from.
 const SOURCE: &str = "webhook";
 
+/// A `validateOnly` waits so long for its turn.
+const VALIDATION_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// Query of the intake.
 #[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -39,7 +43,7 @@ pub struct IntakeParameters {
 }
 
 /// The 202.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Accepted {
     /// The job: poll `/v1/ingestion/jobs/{jobId}`.
@@ -69,7 +73,7 @@ pub struct Accepted {
 }
 
 /// The answer to `validateOnly=true`.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Checked {
     /// No issue of severity error or fatal.
@@ -160,7 +164,8 @@ async fn submit(
         Problem::new("internal_error", "An internal error.")
     })?;
     let own_limit = workflow.limits.body_max_bytes.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let received = caller.receive(app, headers, body, app.config.intake_max_body_bytes.min(own_limit)).await?;
+    let limit = app.config.intake_max_body_bytes.min(own_limit);
+    let received = caller.receive(app, headers, body, limit, !parameters.validate_only).await?;
     let Received { caller, body, idempotency_key: webhook_key } = received;
     if webhook_key.is_some() && idempotency_key.is_some() {
         let detail = "A signed webhook has its webhook-id: Idempotency-Key is not signed, and not taken beside it.";
@@ -172,7 +177,7 @@ async fn submit(
         return Err(Problem::new("too_many_entries", format!("The Bundle has {} entries.", envelope.entries)));
     }
     if parameters.validate_only {
-        return check_only(body, envelope).await;
+        return check_only(app, body, envelope).await;
     }
     let size_bytes = body.len();
     let resource_count = envelope.resource_count;
@@ -183,9 +188,9 @@ async fn submit(
             workflow,
             source: SOURCE,
             source_label: caller.caller.source_label.clone(),
-            idempotency_key: webhook_key.or(idempotency_key),
+            idempotency_key: webhook_key.map(Phi::new).or(idempotency_key),
             ordering_key: None,
-            body,
+            body: Phi::new(body),
             sha256,
             fingerprint: sha256,
             content_type,
@@ -221,7 +226,7 @@ async fn submit(
     Ok((StatusCode::ACCEPTED, headers, Json(accepted)).into_response())
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<Phi<String>>, Problem> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
     let bad = || {
@@ -235,7 +240,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
     let text = value.to_str().map_err(|_| bad())?;
     let fits = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits { Ok(Some(text.to_owned())) } else { Err(bad()) }
+    if fits { Ok(Some(Phi::new(text.to_owned()))) } else { Err(bad()) }
 }
 
 /// The cheap checks and the hash; off the runtime's threads for large bodies.
@@ -249,8 +254,20 @@ async fn inspect(body: Bytes) -> Result<(Bytes, Envelope, [u8; 32]), Problem> {
     run(size, work).await
 }
 
-async fn check_only(body: Bytes, envelope: Envelope) -> Result<Response, Problem> {
-    let issues = run(body.len(), move || Ok(validate_bundle(&body))).await?;
+async fn check_only(app: &App, body: Bytes, envelope: Envelope) -> Result<Response, Problem> {
+    let place = tokio::time::timeout(VALIDATION_WAIT_MAX, Arc::clone(&app.limits.validations).acquire_owned()).await;
+    let Ok(Ok(place)) = place else {
+        let detail = "As many Bundles are being validated as may be at once.";
+        return Err(Problem::new("overloaded", detail).retry_after(VALIDATION_WAIT_MAX));
+    };
+    // The place goes with the work: a client that hangs up does not make room before it is done.
+    let work = move || {
+        let issues = validate_bundle(&body);
+        drop((body, place));
+        issues
+    };
+    let issues = tokio::task::spawn_blocking(work).await;
+    let issues = issues.map_err(|_| Problem::new("internal_error", "An internal error."))?;
     let valid = !issues.iter().any(|issue| issue.severity.rejects());
     Ok(Json(Checked { valid, resource_count: envelope.resource_count, issues }).into_response())
 }

@@ -7,7 +7,7 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::chunks_store;
 use crate::engine::jobs::{self, JobFilter, JobRow, JobSummary, JobView};
-use crate::engine::jobs_store::{self, Acted, PAGE_MAX};
+use crate::engine::jobs_store::{self, Acted, Attempts, PAGE_MAX};
 use crate::engine::state::JobStatus;
 use crate::engine::timeline::{TimelineEntry, timeline};
 use crate::ids::{JobId, OrganizationId, UploadId};
@@ -59,7 +59,7 @@ pub(super) async fn view(app: &App, organization: OrganizationId, job: JobId) ->
             Box::pin(async move {
                 let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
                 let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job).await?;
+                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::OfJob).await?;
                 Ok(Some((row, steps, attempts)))
             })
         })
@@ -76,7 +76,7 @@ pub(super) async fn view(app: &App, organization: OrganizationId, job: JobId) ->
         });
         chunks = Some(progress.await?);
     }
-    Ok(jobs::shape(&row, &steps, &attempts, definition.as_deref(), chunks.as_ref(), app.clock.now()))
+    Ok(jobs::shape(&row, &steps, &attempts, definition.as_deref(), chunks.as_ref()))
 }
 
 /// Query of the status.
@@ -122,12 +122,16 @@ pub async fn get_job(
         let body = serde_json::to_vec(&view).map_err(|_| Problem::new("internal_error", "An internal error."))?;
         let tag = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..12]));
         let changed = baseline.as_ref().is_some_and(|baseline| !names(baseline, &tag));
-        let over = Instant::now() >= deadline;
+        // Nobody should wait for a process that stops.
+        let over = Instant::now() >= deadline || app.limits.draining.is_cancelled();
         if changed || over || view.status.is_terminal() {
             return Ok(answer(&view, body, &tag, known.is_some_and(|known| names(&known, &tag))));
         }
         baseline.get_or_insert(tag);
-        tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))) => {}
+            () = app.limits.draining.cancelled() => {}
+        }
         pause = (pause * 3 / 2).min(LOOK_EVERY.1);
     }
 }
@@ -154,7 +158,7 @@ fn answer(view: &JobView, body: Vec<u8>, tag: &str, same: bool) -> Response {
 }
 
 /// Query of the list.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListParameters {
@@ -181,7 +185,7 @@ pub struct ListParameters {
 }
 
 /// A page of jobs, newest first.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobPage {
     /// The jobs.
@@ -289,7 +293,7 @@ pub async fn get_timeline(
             Box::pin(async move {
                 let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
                 let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job).await?;
+                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::All).await?;
                 let records = jobs_store::records_of(connection, organization, job).await?;
                 Ok(Some((row, steps, attempts, records)))
             })
@@ -303,7 +307,7 @@ pub async fn get_timeline(
 }
 
 /// Body of a cancel; may be left out.
-#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CancelRequest {
     /// Why; kept in the audit log.

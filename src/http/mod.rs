@@ -17,6 +17,7 @@ pub mod intake;
 mod issues;
 pub mod jobs;
 pub mod problem;
+mod quotas;
 pub mod server;
 mod signed;
 pub mod uploads;
@@ -98,9 +99,22 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::links::unmerge_patient))
         .routes(routes!(admin::links::unlink_event))
         .routes(routes!(admin::links::link_event))
+        .routes(routes!(admin::callbacks::list_callbacks, admin::callbacks::create_callback))
+        .routes(routes!(
+            admin::callbacks::get_callback,
+            admin::callbacks::change_callback,
+            admin::callbacks::delete_callback
+        ))
+        .routes(routes!(admin::callbacks::rotate_callback))
+        .routes(routes!(admin::deliveries::test_callback))
+        .routes(routes!(admin::deliveries::list_deliveries))
+        .routes(routes!(admin::deliveries::resend_callbacks))
         .routes(routes!(admin::system::list_workflows))
         .routes(routes!(admin::system::list_workers))
         .routes(routes!(admin::objects::list_refused))
+        .routes(routes!(admin::audit::list_audit))
+        .routes(routes!(admin::audit::verify_audit))
+        .routes(routes!(admin::audit::export_audit))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
@@ -133,7 +147,13 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|accept| accept.contains("application/fhir+json"));
-    let context = RequestContext { request_id: request_id.clone(), received: started, peer, caller: Arc::default() };
+    let context = RequestContext {
+        request_id: request_id.clone(),
+        received: started,
+        peer,
+        caller: Arc::default(),
+        allowance: Arc::default(),
+    };
     request.extensions_mut().insert(context.clone());
     let span = tracing::info_span!("request", request.id = %request_id, %method, route);
     let page = cors::Page::of(&request, if is_known { &route } else { request.uri().path() });
@@ -143,7 +163,7 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
     };
     let mut response = match preflight {
         Some(answer) => answer,
-        None => next.run(request).instrument(span).await,
+        None => extract::SHARE.scope(app.limits.bodies.share(), next.run(request).instrument(span)).await,
     };
     if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED
         && response.extensions().get::<Problem>().is_none()
@@ -154,10 +174,16 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
             .insert(Problem::new("method_not_allowed", "The route does not know this method.").allow(allow));
     }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let problem = quotas::of_strangers(&app, problem, peer);
         if matches!(problem.code(), "unauthenticated" | "forbidden") {
             record_denial(&app, &problem, &context, method.as_str(), &route).await;
         }
+        quotas::count(problem.code());
         response = problem.render(&request_id, wants_fhir);
+    }
+    quotas::say(context.allowance.get(), response.headers_mut());
+    if app.limits.draining.is_cancelled() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert("x-request-id", value);

@@ -7,6 +7,7 @@ use crate::audit::Actor;
 use crate::auth::{AuthError, Refusal};
 use crate::db::DbError;
 use crate::ids::OrganizationId;
+use crate::limits::pressure::Full;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -253,7 +254,49 @@ pub const CODES: &[Code] = &[
         true,
         "PUT the files that were announced, or wait until their URLs end; then ask for further URLs.",
     ),
+    code(
+        "callback_not_found",
+        404,
+        "No such callback",
+        false,
+        "List the callbacks; check that the key belongs to the callback's organization.",
+    ),
+    code(
+        "callback_url_refused",
+        400,
+        "The callback's URL is not acceptable",
+        false,
+        "Use an https URL whose host has public addresses only, written plainly.",
+    ),
+    code(
+        "too_many_callbacks",
+        409,
+        "The organization has as many callbacks as it may have",
+        false,
+        "Remove one that is not needed, or let one receiver pass its messages on.",
+    ),
     code("organization_exists", 409, "The name is taken", false, "Choose another name."),
+    code(
+        "rate_limited",
+        429,
+        "Too many requests",
+        true,
+        "Send it again after the time in Retry-After; RateLimit says what is left.",
+    ),
+    code(
+        "organization_queue_full",
+        429,
+        "As many of the organization's jobs wait as may",
+        true,
+        "Send it again after the time in Retry-After: by then enough of its jobs should have ended.",
+    ),
+    code(
+        "queue_full",
+        503,
+        "As many jobs wait as may",
+        true,
+        "Send it again after the time in Retry-After: by then enough jobs should have ended.",
+    ),
     code("overloaded", 503, "Too much is waiting", true, "Send it again after the time in Retry-After."),
     code(
         "database_unavailable",
@@ -279,10 +322,10 @@ pub const CODES: &[Code] = &[
 ];
 
 /// A problem on its way to the caller; rendered by the edge, which knows the request's id and what the caller accepts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Problem(Box<Parts>);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Parts {
     code: &'static Code,
     detail: String,
@@ -431,6 +474,12 @@ impl Problem {
         self.0.refusal
     }
 
+    /// Its HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.0.code.status
+    }
+
     /// The stable code.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -532,6 +581,17 @@ impl From<AuthError> for Problem {
             }
             AuthError::Db(error) => error.into(),
         }
+    }
+}
+
+impl From<Full> for Problem {
+    fn from(full: Full) -> Self {
+        let problem = if full.of_all {
+            Self::new("queue_full", "As many jobs wait as may.")
+        } else {
+            Self::new("organization_queue_full", "As many of the organization's jobs wait as may.")
+        };
+        problem.retry_after(full.retry_after)
     }
 }
 

@@ -8,6 +8,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::auth::webhooks::{Headers, Pending};
 use crate::auth::{AuthError, Refusal, Role};
+use crate::limits::pressure::Work;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -92,9 +93,22 @@ impl Submitting {
     /// # Errors
     /// Those of [`read_body`]; `unauthenticated` for a signature that does not fit, `idempotency_key_reused` for a
     /// `webhook-id` that came with another body before.
-    pub async fn receive(self, app: &App, headers: &HeaderMap, body: Body, limit: usize) -> Result<Received, Problem> {
+    /// With `queues`, also those of a queue that is full: before the body where the sender is known by then.
+    pub async fn receive(
+        self,
+        app: &App,
+        headers: &HeaderMap,
+        body: Body,
+        limit: usize,
+        queues: bool,
+    ) -> Result<Received, Problem> {
+        let admit = |caller: &Authenticated| match caller.caller.organization.filter(|_| queues) {
+            Some(organization) => app.limits.pressure.admit(organization, Work::RealTime, 1),
+            None => Ok(()),
+        };
         let (pending, context) = match self {
             Self::Known(caller) => {
+                admit(&caller)?;
                 let body = read_body(headers, body, limit).await?;
                 return Ok(Received { caller, body, idempotency_key: None });
             }
@@ -106,6 +120,8 @@ impl Submitting {
         if verified.is_reused {
             return Err(Problem::new("idempotency_key_reused", "The webhook-id was used before with another body."));
         }
+        caller.take_one(app, context.as_ref())?;
+        admit(&caller)?;
         let body = decode_body(headers, sent, limit).await?;
         Ok(Received { caller, body, idempotency_key: Some(verified.idempotency_key) })
     }

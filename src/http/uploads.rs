@@ -8,6 +8,8 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::jobs::JobView;
 use crate::ids::{JobId, UploadId};
+use crate::limits::pressure::Work;
+use crate::phi::Phi;
 use crate::uploads::watcher::{Hint, TakenUp, WatchError};
 use crate::uploads::{self, CONTENT_TYPES, NewUpload, SIZE_BYTES_MAX, URL_LIFE, UploadError};
 use axum::Json;
@@ -21,7 +23,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// What is to be uploaded; all of it may be left out.
-#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UploadRequest {
     /// `application/fhir+json` (default), `application/json`, `application/fhir+ndjson` or `application/x-ndjson`.
@@ -38,11 +40,12 @@ pub struct UploadRequest {
     sha256: Option<String>,
     /// Only its extension is used: `.json`, `.ndjson`, `.json.gz` or `.ndjson.gz`.
     #[serde(default)]
-    filename: Option<String>,
+    #[schema(value_type = Option<String>)]
+    filename: Option<Phi<String>>,
 }
 
 /// A URL for one PUT.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UploadUrl {
     /// The upload. `/v1/ingestion/jobs/{uploadId}` is its job.
@@ -142,13 +145,14 @@ pub async fn create_upload(
     body: Body,
 ) -> Result<Json<UploadUrl>, Problem> {
     let organization = caller.organization(&[Role::Sender, Role::Admin])?;
+    app.limits.pressure.admit(organization, Work::Bulk, 0)?;
     let request: UploadRequest = read_optional_json(&headers, body).await?;
     let content_type = request.content_type()?;
     let new = NewUpload {
         organization,
         source_label: caller.caller.source_label.clone(),
         content_type,
-        extension: uploads::extension(content_type, request.filename.as_deref()),
+        extension: uploads::extension(content_type, request.filename.as_ref().map(|name| name.expose().as_str())),
         size_bytes: request.size_bytes()?,
         sha256: request.sha256()?,
         actor: caller.actor.clone(),
@@ -222,10 +226,18 @@ pub async fn complete_upload(
         .await?;
     let (bucket, key, arrived) = place.ok_or_else(|| Problem::new("job_not_found", "There is no such upload."))?;
     if !arrived {
+        app.limits.pressure.admit(organization, Work::Bulk, 1)?;
         let taken = app.watcher.take_up(Hint::Completion, &bucket, &key).await.map_err(problem)?;
-        if matches!(taken, TakenUp::Absent | TakenUp::Foreign) {
-            let detail = "Object storage has no object under the upload's key.";
-            return Err(Problem::new("object_not_there", detail).retry_after(Duration::from_secs(2)));
+        match taken {
+            TakenUp::Absent | TakenUp::Foreign => {
+                let detail = "Object storage has no object under the upload's key.";
+                return Err(Problem::new("object_not_there", detail).retry_after(Duration::from_secs(2)));
+            }
+            TakenUp::Refused(_) => {
+                let detail = "The object under the upload's key was not put there by the upload's URL, and is refused.";
+                return Err(Problem::new("object_not_there", detail));
+            }
+            TakenUp::Job(..) | TakenUp::Known => {}
         }
     }
     Ok(Json(jobs::view(&app, organization, job).await?))

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 /// A stored version that matters to a payload: the current one of a resource, or one with the same bytes.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct StoredEvent {
     /// Its id.
     pub id: EventId,
@@ -292,7 +292,6 @@ impl LinkStatus {
 }
 
 /// An event to be stored.
-#[derive(Debug)]
 pub struct NewEvent<'a> {
     /// Its id.
     pub id: EventId,
@@ -313,7 +312,7 @@ pub struct NewEvent<'a> {
 }
 
 /// Which job brought events, and from where.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Origin {
     /// Whose.
     pub organization: OrganizationId,

@@ -39,7 +39,6 @@ use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What a payload asks for, before the database is asked.
-#[derive(Debug)]
 pub struct Plan {
     origin: Origin,
     /// Sorted by resource, without duplicates of the same bytes.
@@ -50,7 +49,7 @@ pub struct Plan {
     repeated: usize,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Planned {
     incoming: Incoming,
     subject: Subject,
@@ -65,7 +64,7 @@ impl Planned {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Person {
     statement: Statement,
     demographics: Demographics,
@@ -500,7 +499,6 @@ fn facts(versions: &Versions<'_>, refolded: &Refolded, links: &[Link], repeated:
 }
 
 /// Whose a resource is.
-#[derive(Debug)]
 struct Link {
     status: LinkStatus,
     method: &'static str,

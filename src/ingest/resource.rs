@@ -12,7 +12,7 @@ use std::ops::Range;
 use time::OffsetDateTime;
 
 /// A resource of a payload, ready to become a clinical event. `Debug` shows no value of the payload but its id.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Incoming {
     /// The id that it has already: of an Athena event, that of its 202.
     pub id: Option<EventId>,

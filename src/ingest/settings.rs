@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 pub const TIME_ZONE_DEFAULT: &str = "UTC";
 
 /// How an organization's Athena events are to be understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct AthenaSettings {
     /// The identifier system of its `athena_patient_id`s.
     pub system: String,

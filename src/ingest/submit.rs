@@ -18,6 +18,7 @@ use crate::engine::state::JobStatus;
 use crate::engine::store::PROGRAM_VERSION;
 use crate::engine::wake::Wake;
 use crate::ids::{JobId, OrganizationId};
+use crate::phi::Phi;
 use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -32,7 +33,7 @@ use time::OffsetDateTime;
 const SHARED_BODY_MAX: usize = 256 * 1024;
 
 /// What is submitted.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Submission {
     /// Whose data.
     pub organization: OrganizationId,
@@ -42,12 +43,12 @@ pub struct Submission {
     pub source: &'static str,
     /// Label of the sending system.
     pub source_label: String,
-    /// The sender's `Idempotency-Key`, if it gave one.
-    pub idempotency_key: Option<String>,
+    /// The sender's `Idempotency-Key`, if it gave one; it may name a patient.
+    pub idempotency_key: Option<Phi<String>>,
     /// What jobs of a `patient` lane share.
-    pub ordering_key: Option<String>,
+    pub ordering_key: Option<Phi<String>>,
     /// The exact bytes.
-    pub body: Bytes,
+    pub body: Phi<Bytes>,
     /// Their SHA-256.
     pub sha256: [u8; 32],
     /// What a repetition has in common with the first: the SHA-256 of the bytes, or of what they mean.
@@ -61,10 +62,10 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// The key under which a repetition is recognized, within the organization and the workflow.
+    /// The key under which a repetition is recognized, within the organization and the workflow: hashes only.
     pub(super) fn key(&self) -> String {
         match &self.idempotency_key {
-            Some(key) => format!("key:{key}"),
+            Some(key) => format!("key:{}", hex::encode(Sha256::digest(key.expose()))),
             None => format!("sha256:{}", hex::encode(self.fingerprint)),
         }
     }
@@ -75,7 +76,7 @@ impl Submission {
         let ordering_key = match self.workflow.ordering {
             Ordering::None => return None,
             Ordering::Organization => "",
-            Ordering::Patient => self.ordering_key.as_deref()?,
+            Ordering::Patient => self.ordering_key.as_ref()?.expose(),
         };
         let mut digest = Sha256::new();
         digest.update(self.organization.0.as_bytes());
@@ -123,7 +124,7 @@ pub struct NewJob {
 }
 
 /// What the transaction says of one submission.
-#[derive(Debug, Clone, FromRow)]
+#[derive(Clone, FromRow)]
 pub struct Row {
     pub(super) ordinal: i32,
     pub(super) outcome: String,
@@ -138,7 +139,7 @@ impl Item for NewJob {
     type Answer = Row;
 
     fn is_large(&self) -> bool {
-        self.submission.body.len() > SHARED_BODY_MAX
+        self.submission.body.expose().len() > SHARED_BODY_MAX
     }
 
     fn order(&self) -> (uuid::Uuid, String) {
@@ -182,7 +183,7 @@ pub(super) fn bind_jobs<'q, R: for<'r> FromRow<'r, PgRow>>(
         .bind(column!(Submission::key))
         .bind(column!(|submission| submission.fingerprint.to_vec()))
         .bind(column!(|submission| submission.sha256.to_vec()))
-        .bind(column!(|submission| submission.body.to_vec()))
+        .bind(column!(|submission| submission.body.expose().to_vec()))
         .bind(column!(|submission| submission.content_type.clone()))
         .bind(lanes)
         .bind(column!(|submission| submission.workflow.priority))

@@ -5,8 +5,9 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::error::Error;
 use std::time::Duration;
 
-/// Error of [`super::Objects`]. `Display` never holds a key or a value.
-#[derive(Debug, thiserror::Error)]
+/// Error of [`super::Objects`]. `Display`, `Debug` and causes never hold a key or a value: S3's own messages may name keys,
+/// which senders' own tools may have named after patients, and the SDK's `Debug` shows whole answers.
+#[derive(thiserror::Error)]
 pub enum ObjectError {
     /// No such object, bucket or upload.
     #[error("there is no such object")]
@@ -19,9 +20,9 @@ pub enum ObjectError {
     Unavailable {
         /// The server's wish.
         retry_after: Option<Duration>,
-        /// The SDK's error.
+        /// What kept the answer from coming, or the answer's code.
         #[source]
-        source: Box<dyn Error + Send + Sync>,
+        source: NoAnswer,
     },
     /// The credentials are missing, wrong, or do not allow this: an administrator has to act.
     #[error("object storage denied access ({code}): check the credentials and their permissions")]
@@ -34,13 +35,54 @@ pub enum ObjectError {
     Refused {
         /// S3's error code, or the HTTP status.
         code: String,
-        /// The SDK's error.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
     },
 }
 
+impl std::fmt::Debug for ObjectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("NotFound"),
+            Self::Changed => f.write_str("Changed"),
+            Self::Unavailable { source, .. } => write!(f, "Unavailable({source})"),
+            Self::Denied { code } => write!(f, "Denied({code})"),
+            Self::Refused { code } => write!(f, "Refused({code})"),
+        }
+    }
+}
+
+/// Why object storage is not available, in words without values: S3's code, or what became of the connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoAnswer(String);
+
+impl NoAnswer {
+    fn of<E: Error + 'static>(error: &SdkError<E, HttpResponse>, code: &str) -> Self {
+        Self(match error {
+            SdkError::TimeoutError(_) => "no answer in time".to_owned(),
+            SdkError::ResponseError(_) => "an answer that cannot be read".to_owned(),
+            SdkError::DispatchFailure(_) => innermost_kind(error)
+                .map_or_else(|| "no connection".to_owned(), |kind| format!("no connection: {kind}")),
+            _ => code.to_owned(),
+        })
+    }
+}
+
+/// The innermost I/O error's kind.
+fn innermost_kind(error: &(dyn Error + 'static)) -> Option<std::io::ErrorKind> {
+    let (mut cause, mut kind) = (error.source(), None);
+    while let Some(inner) = cause {
+        kind = inner.downcast_ref::<std::io::Error>().map(std::io::Error::kind).or(kind);
+        cause = inner.source();
+    }
+    kind
+}
+
 impl ObjectError {
+    /// The answer's body ended early.
+    pub(super) fn broken_off() -> Self {
+        Self::Unavailable { retry_after: None, source: NoAnswer("the answer broke off".to_owned()) }
+    }
+
     /// Worth repeating without any change.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -70,9 +112,9 @@ where
             .map_or_else(|| status.map_or_else(|| "not sent".to_owned(), |status| status.to_string()), str::to_owned);
         match class {
             Class::NotFound => Self::NotFound,
-            Class::Unavailable => Self::Unavailable { retry_after, source: Box::new(error) },
+            Class::Unavailable => Self::Unavailable { retry_after, source: NoAnswer::of(&error, &code) },
             Class::Denied => Self::Denied { code },
-            Class::Refused => Self::Refused { code, source: Box::new(error) },
+            Class::Refused => Self::Refused { code },
         }
     }
 }

@@ -38,9 +38,11 @@ use tokio::io::AsyncBufRead;
 
 /// A copy of 5 GB within the server takes a minute or two; the step's own timeout is longer.
 pub const COPY_TIMEOUT: Duration = Duration::from_mins(15);
+/// Of one key that is purged; more are looked at by nobody.
+const VERSIONS_MAX: usize = 100;
 
 /// Where objects are, and as whom we ask for them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ObjectsOptions {
     /// `http://host:port` of a server that is not AWS; addressed path-style.
     pub endpoint: Option<String>,
@@ -59,7 +61,7 @@ pub struct ObjectsOptions {
 }
 
 /// What HEAD tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ObjectHead {
     /// Bytes.
     pub size: u64,
@@ -75,8 +77,15 @@ pub struct ObjectHead {
     pub version_id: Option<String>,
 }
 
+impl std::fmt::Debug for ObjectHead {
+    /// Size and ETag: type and metadata may be others' words.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ObjectHead({} bytes, {})", self.size, self.etag)
+    }
+}
+
 /// One line of a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ObjectEntry {
     /// Without our prefix.
     pub key: String,
@@ -89,7 +98,7 @@ pub struct ObjectEntry {
 }
 
 /// A multipart upload that is neither complete nor aborted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UnfinishedUpload {
     /// Without our prefix.
     pub key: String,
@@ -100,7 +109,7 @@ pub struct UnfinishedUpload {
 }
 
 /// A bucket. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Objects {
     client: Client,
     bucket: String,
@@ -191,6 +200,19 @@ impl Objects {
             request = request.metadata(*name, value);
         }
         request.checksum_sha256(sha256).body(ByteStream::from(body)).send().await?;
+        Ok(())
+    }
+
+    /// Put an object under a key that is free (`If-None-Match: *`). Servers that do not know conditional writes replace what
+    /// is there: look first where that matters.
+    ///
+    /// # Errors
+    /// [`ObjectError`]; `Changed` when the key is taken.
+    pub async fn put_new(&self, key: &str, body: Bytes, content_type: &str) -> Result<(), ObjectError> {
+        let sha256 = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(&body));
+        let request = self.client.put_object().bucket(&self.bucket).key(self.full(key)).content_type(content_type);
+        let request = request.if_none_match("*").checksum_sha256(sha256).body(ByteStream::from(body));
+        request.send().await.map_err(changed)?;
         Ok(())
     }
 
@@ -294,7 +316,16 @@ impl Objects {
     /// # Errors
     /// [`ObjectError`].
     pub async fn head(&self, key: &str) -> Result<Option<ObjectHead>, ObjectError> {
-        let answer = self.client.head_object().bucket(&self.bucket).key(self.full(key)).send().await;
+        self.head_version(key, None).await
+    }
+
+    /// As [`Objects::head`], of this version if one is given, whatever version has the key by now.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn head_version(&self, key: &str, version: Option<&str>) -> Result<Option<ObjectHead>, ObjectError> {
+        let request = self.client.head_object().bucket(&self.bucket).key(self.full(key));
+        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
         match answer.map_err(ObjectError::from) {
             Ok(head) => Ok(Some(ObjectHead {
                 size: size(head.content_length),
@@ -309,12 +340,41 @@ impl Objects {
         }
     }
 
-    /// That there was none is fine.
+    /// That there was none is fine. In a bucket with versions the bytes stay, as a version that is no longer current: see
+    /// [`Objects::delete_version`] and [`Objects::purge`].
     ///
     /// # Errors
     /// [`ObjectError`].
     pub async fn delete(&self, key: &str) -> Result<(), ObjectError> {
         self.client.delete_object().bucket(&self.bucket).key(self.full(key)).send().await?;
+        Ok(())
+    }
+
+    /// Delete this version of an object for good, current or not. That there was none is fine.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn delete_version(&self, key: &str, version: &str) -> Result<(), ObjectError> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(self.full(key)).version_id(version);
+        match request.send().await.map_err(ObjectError::from) {
+            Ok(_) | Err(ObjectError::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Delete an object with all its versions, from the current one back (the newest hundred); each deletion shows the
+    /// one before. That there was none is fine. Versions behind a mark of deletion stay.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn purge(&self, key: &str) -> Result<(), ObjectError> {
+        for _ in 0..VERSIONS_MAX {
+            match self.head(key).await? {
+                None => return Ok(()),
+                Some(ObjectHead { version_id: Some(version), .. }) => self.delete_version(key, &version).await?,
+                Some(_) => return self.delete(key).await,
+            }
+        }
         Ok(())
     }
 
@@ -325,9 +385,8 @@ impl Objects {
     /// [`ObjectError`].
     pub async fn delete_matching(&self, key: &str, etag: &str) -> Result<(), ObjectError> {
         let request = self.client.delete_object().bucket(&self.bucket).key(self.full(key));
-        match request.if_match(format!("\"{etag}\"")).send().await.map_err(ObjectError::from) {
-            Ok(_) | Err(ObjectError::NotFound) => Ok(()),
-            Err(ObjectError::Refused { code, .. }) if code == "PreconditionFailed" => Ok(()),
+        match request.if_match(quoted(etag)).send().await.map_err(changed) {
+            Ok(_) | Err(ObjectError::NotFound | ObjectError::Changed) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -440,10 +499,7 @@ fn credentials(options: &ObjectsOptions) -> Option<Credentials> {
 }
 
 async fn collect(body: ByteStream) -> Result<Bytes, ObjectError> {
-    let body = body
-        .collect()
-        .await
-        .map_err(|error| ObjectError::Unavailable { retry_after: None, source: Box::new(error) })?;
+    let body = body.collect().await.map_err(|_| ObjectError::broken_off())?;
     Ok(body.into_bytes())
 }
 

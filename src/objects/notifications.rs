@@ -16,7 +16,7 @@ const BATCH: i32 = 10;
 const HIDDEN: Duration = Duration::from_mins(2);
 
 /// A message.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Notification {
     /// As it was sent.
     pub body: String,
@@ -26,7 +26,7 @@ pub struct Notification {
 }
 
 /// A queue of SQS, or of a server that speaks as it does.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NotificationQueue {
     client: Client,
     url: String,

@@ -5,7 +5,7 @@ use aws_sdk_s3::presigning::PresigningConfig;
 use std::time::Duration;
 
 /// What may be put. Everything here is signed: a request that differs in any of it is refused by the server.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PutTerms<'a> {
     /// Exact size of the body in bytes; without it any size that S3 takes.
     pub size: Option<u64>,
@@ -20,7 +20,7 @@ pub struct PutTerms<'a> {
 }
 
 /// A URL, and the headers that must go with it as they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PresignedPut {
     /// For one PUT.
     pub url: String,
@@ -35,12 +35,9 @@ impl Objects {
     /// # Errors
     /// [`ObjectError::Denied`] without credentials, [`ObjectError::Refused`] for impossible terms.
     pub async fn presign_put(&self, key: &str, terms: &PutTerms<'_>) -> Result<PresignedPut, ObjectError> {
-        let refused = |source: Box<dyn std::error::Error + Send + Sync>| ObjectError::Refused {
-            code: "impossible terms".to_owned(),
-            source,
-        };
-        let expiry = PresigningConfig::expires_in(terms.expires_in).map_err(|error| refused(Box::new(error)))?;
-        let size = terms.size.map(i64::try_from).transpose().map_err(|error| refused(Box::new(error)))?;
+        let refused = || ObjectError::Refused { code: "impossible terms".to_owned() };
+        let expiry = PresigningConfig::expires_in(terms.expires_in).map_err(|_| refused())?;
+        let size = terms.size.map(i64::try_from).transpose().map_err(|_| refused())?;
         let mut request =
             self.client.put_object().bucket(&self.bucket).key(self.full(key)).content_type(terms.content_type);
         for (name, value) in terms.metadata {

@@ -1,6 +1,6 @@
 //! Listens for other processes' wake-ups. While the database is away, the feeder's slow poll takes over.
 
-use crate::db::Db;
+use crate::db::{Db, DbError};
 use crate::engine::wake::{CHANNEL, Wake};
 use sqlx::postgres::PgListener;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub async fn run(db: Db, wake: Wake, stop: CancellationToken) {
     }
 }
 
-async fn listen(db: &Db, wake: &Wake) -> Result<(), sqlx::Error> {
+async fn listen(db: &Db, wake: &Wake) -> Result<(), DbError> {
     // A pool of its own with one connection: a listener keeps its connection for ever.
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(db.options().clone()).await?;
     let mut listener = PgListener::connect_with(&pool).await?;

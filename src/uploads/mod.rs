@@ -36,7 +36,7 @@ pub const CONTENT_TYPES: &[(&str, &str)] = &[
 ];
 
 /// What a sender wants to upload.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NewUpload {
     /// Whose.
     pub organization: OrganizationId,
@@ -57,7 +57,7 @@ pub struct NewUpload {
 }
 
 /// An upload that is allowed now.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Upload {
     /// The upload; its job's id is the same number.
     pub id: UploadId,

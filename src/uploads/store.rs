@@ -8,7 +8,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// An upload and the job that waits for it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct UploadRow {
     /// Whose.
     pub organization: OrganizationId,

@@ -329,7 +329,7 @@ async fn files_and_workflows_are_checked_without_any_server() {
     let listed = json_lines(&run(&[], &["workflows", "list", "--json"]).await.ok());
     assert_eq!(
         listed.iter().map(|one| one["name"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["athena-event", "bulk-upload", "fhir-bundle"]
+        ["athena-event", "bulk-upload", "callback", "fhir-bundle"]
     );
     let workflows = TestDirectory::new();
     let text = "name = \"mine\"\nversion = 0\nordering = \"sideways\"\ncolour = 1\n[[step]]\nname = \"a\"\nhandler = \"no.such\"\n";

@@ -3,7 +3,9 @@
 use crate::support::cluster::TestDatabase;
 use crate::support::directory::TestDirectory;
 use crate::support::program::{self, Program};
+use chartgate::db::DbError;
 use chartgate::db::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres, account, binaries};
+use chartgate::db::log_settings::{OpenSetting, open_settings};
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
 use std::io::Write as _;
@@ -63,11 +65,30 @@ async fn a_fresh_directory_becomes_a_durable_server_on_a_private_socket() {
         ("log_min_messages", "log"),
         ("log_min_error_statement", "panic"),
         ("log_parameter_max_length_on_error", "0"),
+        ("shared_preload_libraries", ""),
     ] {
         assert_eq!(show(&mut connection, setting).await, value, "{setting}");
     }
-    // Neither the values nor the text of a statement that fails may reach the log.
+    assert_eq!(open_settings(&mut connection).await.unwrap(), []);
+    // Neither the values nor the text of a statement that fails may reach the log: a cast, a parameter, a row.
     sqlx::query("select 'MRN-SECRET'::int").execute(&mut connection).await.unwrap_err();
+    sqlx::query("select $1::text::int").bind("MRN-SECRET").execute(&mut connection).await.unwrap_err();
+    sqlx::raw_sql("create table people (mrn text primary key); insert into people values ('MRN-SECRET')")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let taken = sqlx::query("insert into people values ($1)").bind("MRN-SECRET").execute(&mut connection).await;
+    let taken = DbError::from(taken.unwrap_err());
+    let chain = format!("{taken} {taken:?} {}", std::error::Error::source(&taken).unwrap());
+    assert!(chain.contains("23505 people_pkey") && !chain.contains("MRN-SECRET"), "{chain}");
+    // What a server logs whose settings are others, and that `doctor` names them.
+    sqlx::raw_sql("set log_min_messages = 'error'; set log_error_verbosity = 'default'; set log_statement = 'all'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let open: Vec<String> = open_settings(&mut connection).await.unwrap().iter().map(OpenSetting::remedy).collect();
+    let expected = ["log_min_messages = 'log'", "log_error_verbosity = 'terse'", "log_statement = 'none'"];
+    assert_eq!(open, expected.map(|set| format!("alter role chartgate_app set {set}")));
     let log = std::fs::read_to_string(directory.path().join("postgres/postgres.log")).unwrap();
     assert!(!log.contains("MRN-SECRET"), "{log}");
     assert_eq!(std::fs::metadata(server.socket_dir()).unwrap().mode() & 0o777, 0o700);

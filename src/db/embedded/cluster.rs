@@ -54,6 +54,12 @@ const ALWAYS: &[(&str, &str)] = &[
     ("log_line_prefix", "%m [%p] "),
     ("log_checkpoints", "off"),
     ("log_min_messages", "log"),
+    ("log_statement", "none"),
+    ("log_duration", "off"),
+    ("log_min_duration_statement", "-1"),
+    // Before auto_explain and the like.
+    ("shared_preload_libraries", ""),
+    ("session_preload_libraries", ""),
     ("log_min_error_statement", "panic"),
     ("log_error_verbosity", "terse"),
     ("log_parameter_max_length", "0"),

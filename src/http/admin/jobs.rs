@@ -80,7 +80,7 @@ pub enum RetryVersion {
 }
 
 /// Body of a retry.
-#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RetryRequest {
     /// `failed_step`, `start`, or the name of a step.
@@ -230,7 +230,7 @@ fn resume_index(
 }
 
 /// Which jobs a bulk retry meets.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BulkFilter {
     /// failed (without it), cancelled, succeeded or `succeeded_with_issues`.
@@ -251,7 +251,7 @@ pub struct BulkFilter {
 }
 
 /// Body of a bulk retry: a filter or ids.
-#[derive(Debug, Clone, Deserialize, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BulkRetryRequest {
     /// All jobs that meet it.

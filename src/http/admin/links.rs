@@ -76,7 +76,7 @@ pub(super) fn patient_id(text: Option<&str>) -> Result<Option<PatientId>, Proble
 }
 
 /// Body of a merge.
-#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MergeRequest {
     /// The patient who stays.
@@ -87,7 +87,7 @@ pub struct MergeRequest {
 }
 
 /// Body of the other acts.
-#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReasonRequest {
     /// Why, in 1 to 1,000 characters, not only spaces; kept in the audit log.
@@ -96,7 +96,7 @@ pub struct ReasonRequest {
 }
 
 /// Body of a link.
-#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LinkRequest {
     /// Whose the event is.

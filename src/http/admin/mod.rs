@@ -1,5 +1,8 @@
 //! Administration over HTTP; roles admin (the own organization) and platform (all).
 
+pub mod audit;
+pub mod callbacks;
+pub mod deliveries;
 pub mod jobs;
 pub mod keys;
 pub mod links;

@@ -18,7 +18,7 @@ use time::format_description::well_known::Rfc3339;
 const PAGE_MAX: u32 = 500;
 
 /// Which ones.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct RefusedParameters {
@@ -31,7 +31,7 @@ pub struct RefusedParameters {
 
 /// A refused object. Names of files may be names of patients, so that of its key only the organization and the extension
 /// are shown; `etag` and `sizeBytes` find it in a listing of the bucket.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedView {
     /// Bucket.
@@ -42,7 +42,7 @@ pub struct RefusedView {
     /// Whose its key says it is, if there is such an organization.
     #[schema(value_type = Option<String>)]
     pub organization_id: Option<OrganizationId>,
-    /// `organization_unknown`, `metadata_disagree`, `upload_cancelled` or `upload_repeated`.
+    /// `organization_unknown`, `metadata_disagree`, `upload_cancelled`, `upload_repeated` or `too_large`.
     #[schema(example = "metadata_disagree")]
     pub reason: String,
     /// By which hint it was found.
@@ -61,7 +61,7 @@ pub struct RefusedView {
 }
 
 /// Refused objects.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct RefusedList {
     /// Newest first.
     pub objects: Vec<RefusedView>,

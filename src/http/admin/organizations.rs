@@ -76,7 +76,7 @@ pub async fn list_organizations(
 }
 
 /// Body of a new organization.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewOrganization {
     /// Unique, 1 to 200 characters, not only spaces.
@@ -131,7 +131,7 @@ pub async fn create_organization(
 }
 
 /// Body of pause and resume; may be left out.
-#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StatusChange {
     /// Why; kept in the audit log.
@@ -230,7 +230,7 @@ pub async fn list_keys(State(app): State<Arc<App>>, caller: Authenticated) -> Re
 }
 
 /// Body of a new key.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewKeyRequest {
     /// The organization, by id or name; left out by an organization's admin, and for the platform role.

@@ -52,7 +52,7 @@ impl ReviewStatus {
 }
 
 /// Query of the list.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ReviewParameters {
@@ -69,7 +69,7 @@ pub struct ReviewParameters {
 }
 
 /// A review, without clinical values.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReviewView {
     /// Its id.
@@ -127,7 +127,7 @@ impl From<Review> for ReviewView {
 }
 
 /// A page of reviews.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reviews {
     /// Newest first.
@@ -230,7 +230,7 @@ pub async fn get_review(
 }
 
 /// An answer to a review.
-#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DecideRequest {
     /// link, `new_patient` or reject.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 const ADMINS: &[Role] = &[Role::Admin, Role::Platform];
 
 /// A loaded workflow.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkflowView {
     /// Name.
@@ -34,7 +34,7 @@ pub struct WorkflowView {
 }
 
 /// A step of a workflow.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkflowStepView {
     /// Name.
@@ -49,7 +49,7 @@ pub struct WorkflowStepView {
 }
 
 /// The loaded workflows.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct Workflows {
     /// By name.
     pub workflows: Vec<WorkflowView>,

@@ -56,7 +56,7 @@ impl From<&TakenEvent> for EventAccepted {
 }
 
 /// One event of a batch: taken, or refused by itself.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct BatchResult {
     /// `accepted`, `duplicate` or `rejected`.
     pub status: &'static str,
@@ -79,7 +79,7 @@ pub struct BatchResult {
 }
 
 /// The 202 of a batch.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct BatchAccepted {
     /// New events.
     pub accepted: usize,
@@ -147,7 +147,7 @@ impl Sender {
         let request_max = app.config.intake_max_body_bytes;
         let event_max = own.min(request_max);
         let limit = if is_batch { request_max } else { event_max };
-        let Received { caller, body, .. } = caller.receive(app, headers, body, limit).await?;
+        let Received { caller, body, .. } = caller.receive(app, headers, body, limit, true).await?;
         let organization = caller.organization(&[Role::Sender, Role::Admin])?;
         Ok((Self { organization, caller, workflow, event_max }, body))
     }
@@ -277,6 +277,7 @@ async fn take_events(
     body: Body,
 ) -> Result<Vec<Result<TakenEvent, EventFault>>, Problem> {
     let (sender, body) = Sender::receive(app, caller, headers, body, true).await?;
+    let organization = sender.organization;
     let read = read(body, move |body| {
         let nodes = batch(event::open(body)?)?;
         Ok(nodes.into_iter().map(|node| sender.event(body.slice(node.span()), node)).collect::<Vec<_>>())
@@ -286,6 +287,7 @@ async fn take_events(
     for event in read {
         faults.push(event.map(|event| new.push(event)).err());
     }
+    app.limits.pressure.count(organization, new.len().saturating_sub(1) as u64);
     let taken = if new.is_empty() { Vec::new() } else { app.submitter.submit_events(new).await? };
     let mut taken = taken.into_iter();
     Ok(faults

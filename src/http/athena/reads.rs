@@ -23,7 +23,7 @@ const PAGE_MAX: i64 = 200;
 const PAGE_DEFAULT: i64 = 50;
 
 /// Query of the list of events.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct EventParameters {
@@ -182,7 +182,7 @@ fn summary(event: ListedEvent, sightings: Vec<EventSighting>) -> EventSummary {
 }
 
 /// What happened in one minute.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct MinuteCounts {
     /// Its start.
     pub minute: Option<String>,
@@ -199,7 +199,7 @@ pub struct MinuteCounts {
 }
 
 /// How the gateway stands.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct Stats {
     /// Events, each once however often it was sent.
     pub total_events: i64,

@@ -137,7 +137,7 @@ fn number(written: &str, out: &mut String) {
 }
 
 /// `significant × 10^exponent`, without zeros at either end; zero is no digits, and has no sign.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Digits {
     is_negative: bool,
     significant: String,

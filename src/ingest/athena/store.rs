@@ -202,7 +202,7 @@ pub async fn sightings(
 }
 
 /// One summed count.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct Count {
     /// received, duplicate, sighting, job
     pub measure: String,

@@ -10,6 +10,7 @@ use crate::ids::{EventId, JobId, OrganizationId};
 use crate::ingest::fhir::node::Node;
 use crate::ingest::submit::batcher::Item;
 use crate::ingest::submit::{Row, Submission, SubmitError, Submitter};
+use crate::phi::Phi;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
@@ -65,10 +66,10 @@ impl NewEvent {
             // An organization has one Athena, whichever key its events come with.
             source_label: SOURCE.to_owned(),
             idempotency_key: None,
-            ordering_key: Some(event.patient_id.clone().into_owned()),
+            ordering_key: Some(Phi::new(event.patient_id.clone().into_owned())),
             sha256: Sha256::digest(&body).into(),
             fingerprint: event.idempotency_key()?,
-            body,
+            body: Phi::new(body),
             content_type: "application/json".to_owned(),
             resource_count: BTreeMap::from([(event.kind.as_str().to_owned(), 1)]),
             actor,
@@ -124,7 +125,7 @@ impl Item for EventBatch {
     type Answer = Vec<TakenRow>;
 
     fn is_large(&self) -> bool {
-        let bytes: usize = self.events.iter().map(|(_, _, event)| event.submission.body.len()).sum();
+        let bytes: usize = self.events.iter().map(|(_, _, event)| event.submission.body.expose().len()).sum();
         self.events.len() > SHARED_EVENTS_MAX || bytes > SHARED_BYTES_MAX
     }
 

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const ISSUES_KEPT_MAX: usize = 20_000;
 
 /// What was found in a chunk.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Found {
     /// In order of the file; offsets count from its begin, after decompression.
     pub issues: Vec<Issue>,

@@ -9,7 +9,8 @@ pub fn compare(one: &str, other: &str) -> Option<Ordering> {
 }
 
 /// A JSON number as sign, digits and the power of ten of its first digit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Decimal {
     negative: bool,
     /// Without zeros at either end; empty for zero.

@@ -65,7 +65,8 @@ impl BundleType {
 }
 
 /// What the intake knows of an accepted Bundle.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// Its type.
     pub bundle_type: BundleType,

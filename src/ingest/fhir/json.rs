@@ -17,14 +17,14 @@ pub struct SyntaxError {
 }
 
 /// A position in a text that is known to be UTF-8.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Cursor<'a> {
     text: &'a str,
     at: usize,
 }
 
 /// A string as it stands in the text.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Text<'a> {
     /// What is between the quotes, escapes as written.
     pub raw: &'a str,

@@ -164,7 +164,8 @@ impl<'a> Node<'a> {
 }
 
 /// An opened object: its members in order of appearance.
-#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Clone)]
 pub struct Object<'a> {
     node: Node<'a>,
     members: Vec<(Cow<'a, str>, Node<'a>)>,

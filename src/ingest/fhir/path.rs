@@ -1,7 +1,8 @@
 //! Where something stands, in the two notations that people and programs use.
 
 /// A place as FHIRPath and as JSON Pointer (RFC 6901).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Place {
     /// `Bundle.entry[3].resource.birthDate`
     pub expression: String,

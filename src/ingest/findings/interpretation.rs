@@ -7,7 +7,7 @@ use crate::ingest::fhir::path::Place;
 use std::cmp::Ordering;
 
 /// One end of a normal range.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Bound {
     number: String,
     /// The bound itself is normal.
@@ -15,7 +15,7 @@ struct Bound {
 }
 
 /// A normal range with at least one end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Bounds {
     low: Option<Bound>,
     high: Option<Bound>,

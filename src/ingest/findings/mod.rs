@@ -116,7 +116,7 @@ pub struct Effective {
 }
 
 /// The bytes that say it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Evidence {
     /// Where in the payload.
     pub span: Range<usize>,

@@ -62,7 +62,7 @@ pub enum Answer {
 }
 
 /// Who acts, and why.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct By {
     /// For audit records.
     pub actor: Actor,
@@ -112,7 +112,7 @@ fn led(cluster: &Cluster, anchor: &Anchor) -> Result<Anchor, ActError> {
 
 /// What was looked up before the locks is not so any more: the act is run again.
 fn raced() -> ActError {
-    DbError::Conflict(sqlx::Error::Protocol("the patient moved meanwhile".to_owned())).into()
+    DbError::stale().into()
 }
 
 /// Lock and load; what was looked up before the locks must still be so.

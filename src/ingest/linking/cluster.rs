@@ -23,7 +23,7 @@ const NAMED: [&str; 2] = ["identity", "alias"];
 const ROUNDS_MAX: usize = 16;
 
 /// What a transaction starts from.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Seeds {
     /// Statements that arrive.
     pub arriving: Vec<Statement>,
@@ -34,7 +34,6 @@ pub struct Seeds {
 }
 
 /// Everything that the fold needs, and what it depends on, under locks.
-#[derive(Debug)]
 pub struct Cluster {
     organization: OrganizationId,
     /// Stored and arriving.
@@ -54,7 +53,7 @@ pub struct Cluster {
 }
 
 /// What the fold changed.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Changes {
     /// Patients that are new.
     pub created: Vec<PatientId>,
@@ -95,7 +94,8 @@ impl Cluster {
             patients::unlock_subjects(connection).await?;
             locked.extend(needed);
         }
-        Err(DbError::Conflict(sqlx::Error::Protocol("the cluster kept growing while it was locked".to_owned())))
+        // The cluster kept growing while it was locked.
+        Err(DbError::stale())
     }
 
     async fn build(
@@ -402,7 +402,6 @@ async fn load(
 }
 
 /// A cluster after its fold.
-#[derive(Debug)]
 pub struct Refolded {
     organization: OrganizationId,
     /// As they are now.

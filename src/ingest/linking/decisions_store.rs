@@ -6,7 +6,7 @@ use crate::ids::{DecisionId, EventId, OrganizationId, PatientId, ReviewId, State
 use sqlx::PgConnection;
 
 /// What persons decided that may concern these statements.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct DecisionRow {
     /// Its id; later ones are greater.
     pub id: DecisionId,
@@ -68,7 +68,7 @@ pub async fn decisions(
 }
 
 /// A decision to be written.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct NewDecision {
     /// As in the table.
     pub kind: &'static str,

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An event that may have to be linked anew.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct Dependent {
     /// Its id.
     pub id: EventId,
@@ -45,7 +45,7 @@ impl Dependent {
 }
 
 /// What changed.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Affected {
     /// Keys that mean something now, or something else than before.
     pub keys: Vec<String>,

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub type Place = (i64, i32);
 
 /// What the fold looks at.
-#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Clone)]
 pub struct Said {
     /// Which statement.
     pub id: StatementId,
@@ -45,7 +46,7 @@ pub enum Ruling {
 }
 
 /// All that persons decided about a cluster.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Rulings {
     /// By fingerprint.
     pub by_fingerprint: HashMap<Vec<u8>, Ruling>,

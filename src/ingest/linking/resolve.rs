@@ -16,7 +16,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What is known of keys and statements, under their locks.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Book {
     holders: HashMap<String, PatientId>,
     /// Statements by the references and temporary numbers that mean them, in order of acceptance.
@@ -27,7 +27,6 @@ pub struct Book {
 }
 
 /// A statement that a key means.
-#[derive(Debug)]
 struct Named {
     place: Place,
     /// Its resource: versions of one resource follow each other.
@@ -44,7 +43,6 @@ struct Meant {
 }
 
 /// Where an event belongs.
-#[derive(Debug)]
 pub struct Resolved {
     /// Whose it is.
     pub status: LinkStatus,
@@ -57,7 +55,6 @@ pub struct Resolved {
 }
 
 /// Keys that mean different patients.
-#[derive(Debug)]
 pub struct Question {
     /// An event that has them.
     pub event: Option<EventId>,

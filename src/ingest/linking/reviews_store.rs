@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 /// A question for a person.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct Review {
     /// Its id.
     pub id: ReviewId,
@@ -104,7 +104,6 @@ pub(super) async fn by_fingerprints(
 }
 
 /// A review to be opened.
-#[derive(Debug)]
 pub(super) struct NewReview {
     /// Why.
     pub reason: &'static str,

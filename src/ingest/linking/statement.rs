@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 
 /// A statement, stored or about to be.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Statement {
     /// What is folded.
     pub said: Said,

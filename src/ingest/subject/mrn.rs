@@ -65,7 +65,7 @@ const PLACEHOLDERS: [&str; 16] = [
 ];
 
 /// What the organization says about numbers.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct MrnRules {
     /// Systems whose identifiers are MRNs although they do not say so.
     pub systems: Vec<String>,

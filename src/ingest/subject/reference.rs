@@ -6,7 +6,7 @@ use crate::ingest::fhir::split::Resource;
 use std::collections::BTreeSet;
 
 /// A reference to a Patient.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reference {
     /// `Patient/{id}`, meant within the source.
     Local(String),

@@ -10,7 +10,7 @@ use std::ops::Bound;
 pub const PAGE_MAX: usize = 1000;
 
 /// What to list.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Query<'a> {
     pub prefix: &'a str,
     pub delimiter: Option<&'a str>,
@@ -19,7 +19,7 @@ pub struct Query<'a> {
 }
 
 /// The last entry of the page before.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Position {
     Key(String),
     /// A common prefix: everything below it has been told.
@@ -27,14 +27,13 @@ pub enum Position {
 }
 
 /// Keys and common prefixes in one order, as S3 counts them.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub enum Entry {
     Object(String, Summary),
     Prefix(String),
 }
 
 /// A page, and where the next one begins if there is one.
-#[derive(Debug)]
 pub struct Page {
     pub entries: Vec<Entry>,
     pub next: Option<Position>,

@@ -49,7 +49,7 @@ const CONNECTIONS_MAX: usize = 512;
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// How to serve.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EmbeddedS3Options {
     /// Everything is kept below it; made when it is missing.
     pub dir: PathBuf,
@@ -67,7 +67,7 @@ pub struct EmbeddedS3Options {
 }
 
 /// An object appeared, or was replaced.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct CreatedObject {
     /// Its bucket.
     pub bucket: String,

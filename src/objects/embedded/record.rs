@@ -21,7 +21,8 @@ const FOOTER_BYTES: u64 = 16;
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What the client said about an object, kept as it was said.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
@@ -38,7 +39,8 @@ pub struct Attributes {
 }
 
 /// Everything about an object but its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub key: String,
     pub size: u64,

@@ -22,7 +22,7 @@ const PORTION_BYTES: usize = 1024 * 1024;
 const STALLED_AFTER: Duration = Duration::from_mins(1);
 
 /// What the bytes have to be. Checksums are base64 as on the wire.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Expected {
     pub length: Option<u64>,
     pub md5: Option<String>,
@@ -30,7 +30,6 @@ pub struct Expected {
 }
 
 /// A complete, verified, not yet published file. Dropping it removes it.
-#[derive(Debug)]
 pub struct Staged {
     path: PathBuf,
     file: Option<File>,

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 const SHARDS: usize = 256;
 
 /// What a listing tells about an object.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     pub size: u64,
     pub etag: String,
@@ -41,7 +41,7 @@ impl From<&Record> for Summary {
 }
 
 /// Under which circumstances a write takes place.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Condition {
     /// `If-None-Match: *`.
     pub absent: bool,
@@ -50,7 +50,6 @@ pub struct Condition {
 }
 
 /// Every bucket of a directory.
-#[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
     clock: Clock,
@@ -60,7 +59,6 @@ pub struct Store {
 }
 
 /// One bucket.
-#[derive(Debug)]
 pub struct Bucket {
     pub dir: PathBuf,
     index: RwLock<BTreeMap<String, Summary>>,

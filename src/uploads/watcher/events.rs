@@ -9,7 +9,8 @@ use serde_json::Value;
 pub const NAMED_MAX: usize = 1000;
 
 /// What a body names.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Default, Clone, PartialEq, Eq)]
 pub struct Notified {
     /// Bucket and full key of each object that was created, in order, each once.
     pub objects: Vec<(String, String)>,

@@ -19,7 +19,7 @@ const POSTPONED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_
 const TIDY_EVERY: Duration = Duration::from_mins(1);
 
 /// Sources of hints beside the sweep.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Sources {
     /// Of an embedded store in this process.
     pub store: Option<UnboundedReceiver<CreatedObject>>,

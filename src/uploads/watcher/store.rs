@@ -7,9 +7,10 @@ use crate::objects::ObjectHead;
 use sqlx::PgConnection;
 use std::time::Duration;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// The object that a job reads, as it was when it was taken up. Another generation under the same key is another object.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct JobObject {
     /// Its bucket.
     pub bucket: String,
@@ -75,7 +76,7 @@ pub fn generation_of(head: &ObjectHead) -> String {
 }
 
 /// What a HEAD showed, and what it is to become.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SeenObject {
     /// Its bucket.
     pub bucket: String,
@@ -163,7 +164,7 @@ pub async fn organization_exists(connection: &mut PgConnection, organization: Or
 }
 
 /// An upload and its job, both locked, in this order.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct WaitingUpload {
     /// Its bucket.
     pub bucket: String,
@@ -246,7 +247,7 @@ pub async fn start_waiting_job(
 }
 
 /// A job of its own for an object that somebody else put there.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ForeignJob<'a> {
     /// Whose.
     pub organization: OrganizationId,
@@ -307,7 +308,7 @@ async fn enqueue(connection: &mut PgConnection, organization: OrganizationId, jo
 }
 
 /// A generation of an object that is known, as a listing would show it.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct KnownObject {
     /// Without the configured prefix.
     pub storage_key: String,
@@ -344,7 +345,7 @@ pub async fn known_objects(
 }
 
 /// An object that may be deleted.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct RemovableObject {
     /// Its bucket.
     pub bucket: String,
@@ -358,6 +359,8 @@ pub struct RemovableObject {
     pub organization_id: Option<OrganizationId>,
     /// Its job.
     pub job_id: Option<JobId>,
+    /// Of a bucket with versions.
+    pub version_id: Option<String>,
 }
 
 /// Objects that may be deleted now, over all organizations: `removable_objects()`. The caller's scope is `Global`.
@@ -395,8 +398,106 @@ pub async fn mark_removed(connection: &mut PgConnection, object: &RemovableObjec
     Ok(marked.rows_affected() == 1)
 }
 
+/// An object could not be deleted: not again within a day.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn postpone_removal(connection: &mut PgConnection, object: &RemovableObject) -> Result<(), DbError> {
+    sqlx::query(
+        "update ingested_objects set removal_failed_at = chartgate_now()
+         where bucket = $1 and storage_key = $2 and generation = $3",
+    )
+    .bind(&object.bucket)
+    .bind(&object.storage_key)
+    .bind(&object.generation)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Texts of chunks that no plan names.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub struct DueTexts {
+    /// Whose.
+    pub organization_id: OrganizationId,
+    /// Under which id they were put.
+    pub plan_id: Uuid,
+    /// Of which job.
+    pub job_id: JobId,
+    /// When they were deleted the first time.
+    pub cleared_at: Option<OffsetDateTime>,
+}
+
+/// Texts that may be deleted now, over all organizations: `due_texts()`. The caller's scope is `Global`.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn due_texts(connection: &mut PgConnection, limit: i32) -> Result<Vec<DueTexts>, DbError> {
+    let query = sqlx::query_as("select * from due_texts($1)");
+    Ok(query.bind(limit).fetch_all(connection).await?)
+}
+
+/// All of them are deleted: the first time they are looked for once more, a day later; the second time they are
+/// forgotten. Whoever else was at it changes nothing of that.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn texts_cleared(connection: &mut PgConnection, texts: &DueTexts) -> Result<(), DbError> {
+    for statement in [
+        "delete from chunk_texts where organization_id = $1 and plan_id = $2 and cleared_at = $3",
+        "update chunk_texts set cleared_at = chartgate_now(), failed_at = null
+         where organization_id = $1 and plan_id = $2 and cleared_at is null and $3::timestamptz is null",
+    ] {
+        let query = sqlx::query(statement).bind(texts.organization_id).bind(texts.plan_id);
+        query.bind(texts.cleared_at).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// One of them could not be deleted: not again within a day.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn postpone_texts(connection: &mut PgConnection, texts: &DueTexts) -> Result<(), DbError> {
+    sqlx::query("update chunk_texts set failed_at = chartgate_now() where organization_id = $1 and plan_id = $2")
+        .bind(texts.organization_id)
+        .bind(texts.plan_id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A job's object is gone. If its bytes are not stored either, no retry can come to the texts of its chunks any more.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn give_texts_up(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into chunk_texts (organization_id, plan_id, job_id, begun_at)
+         select b.organization_id, b.plan_id, b.job_id, chartgate_now()
+         from bulk_plans b
+         join jobs j on j.organization_id = $1 and j.id = $2
+         where b.organization_id = $1
+           and b.job_id = $2
+           and b.plan_id is not null
+           and not exists (
+             select from payloads p
+             where p.organization_id = $1 and p.sha256 = j.payload_sha256 and p.stored_at is not null)
+         on conflict do nothing",
+    )
+    .bind(organization)
+    .bind(job)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// An object that was not taken up.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct RefusedObject {
     /// Its bucket.
     pub bucket: String,

@@ -21,6 +21,8 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
         "getJob" | "getTimeline" | "getIssues" | "getOutcomes" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
+        "listCallbacks" | "createCallback" | "getCallback" | "changeCallback" | "deleteCallback" | "rotateCallback"
+        | "testCallback" | "listDeliveries" | "resendCallbacks" => &[Role::Admin],
         "listReviews"
         | "getReview"
         | "decideReview"
@@ -31,10 +33,12 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
         | "listWebhookSecrets"
         | "createWebhookSecret"
         | "revokeWebhookSecret" => &[Role::Admin],
-        "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" => &[Role::Platform],
+        "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" | "verifyAudit" => {
+            &[Role::Platform]
+        }
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "getOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
-        | "revokeKey" | "rotateKey" | "listWorkflows" => &[Role::Admin, Role::Platform],
+        | "revokeKey" | "rotateKey" | "listWorkflows" | "listAudit" | "exportAudit" => &[Role::Admin, Role::Platform],
         other => panic!("say in {} who may use the operation {other}", file!()),
     }
 }
@@ -52,6 +56,7 @@ pub(super) struct Belongings {
     pub(super) other_patient: String,
     pub(super) event: String,
     pub(super) key: String,
+    pub(super) callback: String,
     pub(super) rotated: String,
     pub(super) secret: String,
     pub(super) organization: String,
@@ -73,6 +78,8 @@ impl Belongings {
         assert_eq!(status, 202, "{event}");
         app.wait_for(event["job_id"].as_str().unwrap(), "succeeded").await;
         let key = create_key(&app.app, Some(organization.id), Role::Sender).await;
+        let callback = json!({"url": "https://1.1.1.1:8443/", "events": ["job.expired"]});
+        let callback = app.post(&organization.admin, "/v1/admin/callbacks", &callback).await.1;
         let rotated = create_key(&app.app, Some(organization.id), Role::Sender).await;
         let (status, secret) = app.post(&organization.admin, "/v1/admin/webhook-secrets", &json!({})).await;
         assert_eq!(status, 201, "{secret}");
@@ -89,6 +96,7 @@ impl Belongings {
             event: String::new(),
             patient: String::new(),
             other_patient: String::new(),
+            callback: callback["callback"]["callbackId"].as_str().unwrap().to_owned(),
             key: key.split('_').nth(1).unwrap().to_owned(),
             rotated: rotated.split('_').nth(1).unwrap().to_owned(),
             secret: secret["id"].as_str().unwrap().to_owned(),
@@ -125,6 +133,7 @@ impl Belongings {
             .replace("{eventId}", &self.event)
             .replace("{keyId}/rotate", &format!("{}/rotate", self.rotated))
             .replace("{keyId}", &self.key)
+            .replace("{callbackId}", &self.callback)
             .replace("{secretId}", &self.secret)
             .replace("{organizationId}", &self.organization)
             .replace("{code}", "forbidden")
@@ -140,14 +149,17 @@ impl Belongings {
             "retryJob" | "unmergePatient" | "unlinkEvent" => json!({"reason": "x"}),
             "linkEvent" => json!({"patient": self.other_patient, "reason": "x"}),
             "putSettings" => json!({"mrnSystems": ["urn:x"]}),
+            "createCallback" => json!({"url": "https://1.1.1.1/"}),
+            "changeCallback" => json!({"description": "x"}),
             "createKey" => json!({"role": "sender", "organization": self.organization}),
             _ => json!({}),
         }
     }
 
     /// What must stand in no answer to somebody else.
-    pub(super) fn secrets(&self) -> [&str; 11] {
+    pub(super) fn secrets(&self) -> [&str; 12] {
         [
+            &self.callback,
             &self.job,
             &self.payload,
             &self.finding,
@@ -189,7 +201,10 @@ async fn every_route_answers_each_role_of_each_organization_as_it_may() {
     assert!(operations.len() >= 27);
     for (method, template, operation) in &operations {
         let roles = allowed(operation);
-        let (path, body) = (own.path(template), own.body(operation).to_string());
+        let (mut path, body) = (own.path(template), own.body(operation).to_string());
+        if operation == "deleteCallback" {
+            path = path.replace(&own.callback, &own.spare_callback);
+        }
         let headers: &[(&str, &str)] = &[("content-type", "application/json")];
         let ask = |key: String| {
             let (method, path, body) = (method.clone(), path.clone(), body.clone());

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use chartgate::audit::Actor;
 use chartgate::ids::{JobId, OrganizationId};
 use chartgate::ingest::submit::{Submission, Submitted};
+use chartgate::phi::Phi;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 
@@ -17,10 +18,10 @@ pub fn submission(app: &TestApp, organization: OrganizationId, workflow: &str, l
         source: "webhook",
         source_label: "default".to_owned(),
         idempotency_key: None,
-        ordering_key: lane.map(str::to_owned),
+        ordering_key: lane.map(|lane| Phi::new(lane.to_owned())),
         sha256: Sha256::digest(&body).into(),
         fingerprint: Sha256::digest(&body).into(),
-        body,
+        body: Phi::new(body),
         content_type: "application/json".to_owned(),
         resource_count: BTreeMap::new(),
         actor: Actor::internal("test"),

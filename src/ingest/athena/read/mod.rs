@@ -35,7 +35,7 @@ use std::ops::Range;
 use time::{Duration, OffsetDateTime};
 
 /// What the reading depends on beside the body.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Context {
     /// When the event was received: the time of a reading that says none and whose capture is not known either.
     pub received_at: OffsetDateTime,
@@ -44,7 +44,8 @@ pub struct Context {
 }
 
 /// What tells one part of the same kind from another (docs/athena.md, "What a part is").
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Identity {
     /// The payload's own id, unique for the patient and the kind of part.
     Id(String),

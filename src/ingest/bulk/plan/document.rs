@@ -33,7 +33,6 @@ enum State {
 }
 
 /// At some place of the file.
-#[derive(Debug)]
 pub(super) struct Document {
     shape: Shape,
     item_bytes_max: u64,

@@ -31,7 +31,6 @@ const HAS_NAME: u8 = 8;
 const HAS_COMMENT: u8 = 16;
 
 /// Within a gzip file.
-#[derive(Debug)]
 pub(super) struct Gunzip {
     state: State,
     inflate: Decompress,

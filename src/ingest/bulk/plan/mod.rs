@@ -37,12 +37,22 @@ pub struct PlanLimits {
     pub line_bytes_max: u64,
     /// Bytes after decompression; more are a bomb.
     pub text_bytes_max: u64,
+    /// Chunks: each is a row in several tables, and a task. Only a file of lines that are far too short to be resources
+    /// has so many.
+    pub chunks_max: u64,
 }
 
 impl Default for PlanLimits {
     /// 4 MiB, 8,000 lines, 16 MiB, and 100 GB: twenty times the largest upload, which is more than FHIR in JSON is compressed to.
+    /// 50,000 chunks: twice as many as 100 GB of long lines make, or 400 million short lines.
     fn default() -> Self {
-        Self { chunk_bytes: 4 << 20, chunk_lines: 8_000, line_bytes_max: 16 << 20, text_bytes_max: 100_000_000_000 }
+        Self {
+            chunk_bytes: 4 << 20,
+            chunk_lines: 8_000,
+            line_bytes_max: 16 << 20,
+            text_bytes_max: 100_000_000_000,
+            chunks_max: 50_000,
+        }
     }
 }
 
@@ -99,7 +109,8 @@ pub trait Sink {
 }
 
 /// What is known of a file once it was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FilePlan {
     /// Of the bytes as they are stored.
     pub sha256: [u8; 32],
@@ -120,7 +131,6 @@ pub struct FilePlan {
 }
 
 /// Gathers lines or entries to chunks, and tells the sink.
-#[derive(Debug)]
 struct Cutter {
     target: u64,
     lines: u64,
@@ -148,7 +158,7 @@ impl Cutter {
 }
 
 /// Text that an open chunk or line may still need.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Window {
     text: Vec<u8>,
     /// Offset of its first byte.
@@ -169,7 +179,6 @@ impl Window {
 }
 
 /// Reads the text, once it is known what it is.
-#[derive(Debug)]
 enum Reader {
     Sniffing(Box<Sniffer>),
     Lines(Lines),
@@ -177,7 +186,6 @@ enum Reader {
 }
 
 /// The text half of the planner: everything behind the decompression.
-#[derive(Debug)]
 struct TextPlanner {
     limits: PlanLimits,
     reader: Reader,
@@ -233,8 +241,14 @@ impl TextPlanner {
             if let Some(window) = &mut self.cutter.window {
                 window.forget(needed);
             }
+            self.check_chunks()?;
         }
         Ok(())
+    }
+
+    fn check_chunks(&self) -> Result<(), PlanError> {
+        let limit = self.limits.chunks_max;
+        if self.cutter.chunks > limit { Err(PlanError::TooManyChunks { limit }) } else { Ok(()) }
     }
 
     /// Shape, type of the Bundle, and number of lines.
@@ -249,12 +263,30 @@ impl TextPlanner {
             }
         };
         self.cutter.cut(sink);
+        self.check_chunks()?;
         if facts.2 == 0 { Err(PlanError::Empty) } else { Ok(facts) }
     }
 }
 
+/// The text of a compressed file that was planned before, by the same rules as then: several members, zeros behind them.
+/// Never more than `text_bytes` of it.
+///
+/// # Errors
+/// [`PlanError`]: it is damaged, or longer.
+pub fn unpack(stored: &[u8], text_bytes: usize) -> Result<Vec<u8>, PlanError> {
+    let (mut gunzip, mut text) = (Gunzip::default(), Vec::new());
+    gunzip.push(stored, &mut |piece| {
+        if text.len() + piece.len() > text_bytes {
+            return Err(PlanError::TooLarge { limit: text_bytes as u64 });
+        }
+        text.extend_from_slice(piece);
+        Ok(())
+    })?;
+    gunzip.finish()?;
+    Ok(text)
+}
+
 /// Reads one file, from its first to its last stored byte.
-#[derive(Debug)]
 pub struct Planner {
     hash: Sha256,
     size_bytes: u64,

@@ -23,7 +23,8 @@ use super::path::Place;
 pub const PROBLEMS_MAX: usize = 100;
 
 /// A problem that a deep check found. Place and offset are absolute in the payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Problem {
     /// How bad.
     pub severity: Severity,

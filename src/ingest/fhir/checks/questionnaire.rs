@@ -23,13 +23,13 @@ pub const DEPTH_MAX: usize = 64;
 /// The Questionnaires that responses of a payload may answer, by canonical URL.
 ///
 /// A contained Questionnaire (`#id`) needs not be added: the response has it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Questionnaires<'a> {
     by_url: HashMap<String, Versions<'a>>,
 }
 
 /// The versions of one Questionnaire; which one is the latest is found once, when they are added.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Versions<'a> {
     known: Vec<Known<'a>>,
     by_version: HashMap<Option<String>, usize>,
@@ -38,7 +38,6 @@ struct Versions<'a> {
     order: Option<Vec<(u64, String)>>,
 }
 
-#[derive(Debug)]
 struct Known<'a> {
     source: Object<'a>,
     compiled: OnceLock<Definition>,

@@ -29,7 +29,7 @@ const STANDARD_PROPERTIES: &[(&str, &str)] = &[
 const DEPTH_MAX: usize = 64;
 
 /// The code systems that value sets of the same payload draw from, by canonical URL: the types of their properties.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct CodeSystems {
     properties: HashMap<String, HashMap<String, String>>,
 }

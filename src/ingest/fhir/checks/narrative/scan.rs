@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// What stands next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
     /// `<name attributes>` or `<name attributes/>`
     Open {

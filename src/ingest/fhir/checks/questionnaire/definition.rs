@@ -76,7 +76,7 @@ impl Kind {
 }
 
 /// A coded value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Coding {
     pub system: Option<String>,
     pub code: Option<String>,
@@ -91,7 +91,7 @@ impl Coding {
 }
 
 /// A value that a Questionnaire states: an option, a bound, or what a condition compares with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Value {
     Boolean(bool),
     Number(Decimal),
@@ -136,7 +136,7 @@ impl Value {
 }
 
 /// The codes of a value set that was given in full.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Codes {
     codes: HashMap<String, HashSet<Option<String>>>,
     systems: HashSet<String>,
@@ -203,7 +203,6 @@ impl Codes {
 }
 
 /// `enableWhen`
-#[derive(Debug)]
 pub struct Condition {
     /// The linkId of the question that is asked.
     pub question: String,
@@ -213,7 +212,7 @@ pub struct Condition {
 }
 
 /// What decides whether an item may be answered.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Enabling {
     /// Conditions; one that could not be read is none.
     pub conditions: Vec<Option<Condition>>,
@@ -224,7 +223,6 @@ pub struct Enabling {
 }
 
 /// An item with what it demands.
-#[derive(Debug)]
 pub struct Item {
     pub parent: Option<usize>,
     /// Position among its siblings.
@@ -255,7 +253,7 @@ pub struct Item {
 }
 
 /// A compiled Questionnaire.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Definition {
     pub items: Vec<Item>,
     pub roots: Vec<usize>,
