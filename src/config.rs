@@ -3,7 +3,12 @@
 //! [`KEYS`] is the list that `docs/configuration.md` and `--help` speak of; a test compares them. Secrets are
 //! [`SecretString`]s and never print.
 
+pub mod callbacks;
+pub mod jwt;
+mod limits;
 pub mod origins;
+
+pub use limits::{BODY_WINDOW, LimitsConfig, TlsConfig};
 
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -63,6 +68,37 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "",
         "Web origins that may call for every organization, beside the organizations' own: a list, or separated by commas.",
     ),
+    (
+        "callbacks.allow_http",
+        &[],
+        "false",
+        "Development only: callbacks may have http URLs; bodies and signatures are then readable on the way.",
+    ),
+    (
+        "callbacks.allow_private",
+        &[],
+        "",
+        "Networks that callbacks may reach although they are private or of special purpose, such as 10.1.0.0/16, separated by commas.",
+    ),
+    ("callbacks.ports", &[], "443,1024-65535", "Ports that callbacks may have, single ones or ranges."),
+    (
+        "callbacks.disable_after_days",
+        &[],
+        "5",
+        "A callback whose deliveries fail for so long without a success between is disabled.",
+    ),
+    (
+        "callbacks.keep_days",
+        &[],
+        "30",
+        "How long messages of callbacks and the log of their deliveries are kept after their end.",
+    ),
+    (
+        "callbacks.public_url",
+        &[],
+        "",
+        "Where others reach the API; put before the path of the job in messages of callbacks.",
+    ),
     ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
     (
         "workers.chunks",
@@ -70,8 +106,60 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "2",
         "Chunks of bulk files under way at once in one process, beside the jobs; each may take some 60 MB.",
     ),
+    (
+        "secrets.key",
+        &[],
+        "{data_dir}/secrets.key",
+        "32 bytes in base64 that seal the secrets of callbacks in the database; several separated by commas: the first seals, all open.",
+    ),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
+    (
+        "audit.signing_key_file",
+        &[],
+        "{data_dir}/audit-signing-key.pem",
+        "Private key that signs the audit log; made at the first start of a sweeper, and kept out of the database.",
+    ),
+    (
+        "audit.trusted_keys",
+        &[],
+        "",
+        "Public keys that are known to be the audit log's (as `chartgate audit verify` shows them), separated by commas; the signing key's is always among them where its file is.",
+    ),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
+    (
+        "auth.jwt.issuer",
+        &[],
+        "",
+        "The exact `iss` of accepted tokens; without an issuer no tokens are accepted. See authentication.md.",
+    ),
+    ("auth.jwt.name", &[], "the issuer's host", "Names the issuer in audit records."),
+    ("auth.jwt.audience", &[], "", "One of these must be in the tokens' `aud`: a list, or separated by commas."),
+    ("auth.jwt.jwks_url", &[], "", "Where the issuer's public keys are: https, or http on this host."),
+    ("auth.jwt.secret", &[], "", "Instead of auth.jwt.jwks_url: the secret that tokens are signed with by HMAC."),
+    (
+        "auth.jwt.algorithms",
+        &[],
+        "RS256,RS384,ES256,ES384,EdDSA; HS256 with a secret",
+        "Accepted signatures. HS256, HS384 and HS512 only with auth.jwt.secret, and then only these.",
+    ),
+    ("auth.jwt.organization", &[], "", "The organization, by id or name, of all tokens, instead of a claim."),
+    ("auth.jwt.organization_claim", &[], "organization", "The claim that names the organization, by id or name."),
+    ("auth.jwt.roles_claim", &[], "roles", "The claim that names roles: a text or a list of them."),
+    (
+        "auth.jwt.roles",
+        &[],
+        "",
+        "Further words of that claim, or scopes, and the roles that they give: a list of word=role.",
+    ),
+    ("auth.jwt.platform", &[], "false", "Tokens may have the role platform."),
+    (
+        "auth.jwt.source",
+        &[],
+        "default",
+        "Label of the sending system: resource ids of two systems are told apart by it.",
+    ),
+    ("auth.jwt.lifetime_max_seconds", &[], "86400", "A token's `exp` may be at most so far in the future."),
+    ("auth.jwt.issuers", &[], "", "Several issuers: an array of tables with the same keys."),
     (
         "telemetry.log_level",
         &["LOG_LEVEL"],
@@ -79,7 +167,65 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn.",
     ),
     ("telemetry.log_format", &[], "text", "text or json."),
+    ("limits.connections", &[], "4096", "Open connections of one process."),
+    (
+        "limits.connections_per_address",
+        &[],
+        "1024",
+        "Open connections of one address (IPv6: of one /64). Behind a proxy all are the proxy's: raise it.",
+    ),
+    (
+        "limits.header_seconds",
+        &[],
+        "10",
+        "For a TLS handshake, for a request's whole head, and for the time between two requests of a connection.",
+    ),
+    (
+        "limits.body_bytes_per_second",
+        &[],
+        "32768",
+        "A request's body must bring so much, in every window of ten seconds.",
+    ),
+    (
+        "limits.body_bytes_total",
+        &[],
+        "268435456, or twice intake.max_body_bytes if that is more",
+        "Bytes of request bodies in memory at once, as received and as decompressed.",
+    ),
+    ("limits.write_seconds", &[], "10", "A client that takes nothing of an answer for so long is cut off."),
+    ("limits.validations", &[], "4", "validateOnly requests that are computed at once."),
+    ("limits.requests_per_second", &[], "0", "Requests of one organization in one process; 0: no limit."),
+    ("limits.burst", &[], "0", "Requests that an organization may send at once after quiet; 0: those of one second."),
+    (
+        "limits.failed_authentications_per_minute",
+        &[],
+        "300",
+        "Requests without valid credentials from one address; further ones are answered 429. 0: no limit.",
+    ),
+    (
+        "limits.queue_organization",
+        &[],
+        "1000000",
+        "Jobs of one organization in the queue; above, its submissions are answered 429 (uploads from four fifths on). 0: no limit.",
+    ),
+    (
+        "limits.queue_total",
+        &[],
+        "5000000",
+        "Jobs in the queue; above, submissions are answered 503 (uploads from four fifths on). 0: no limit.",
+    ),
+    (
+        "limits.drain_grace_seconds",
+        &[],
+        "0",
+        "How long a process that got SIGTERM still answers while /health/ready says draining; twice the load balancer's interval.",
+    ),
+    ("tls.certificate", &[], "", "PEM file with the listener's certificate and its chain: HTTPS instead of HTTP."),
+    ("tls.key", &[], "", "PEM file with its private key. Both are read again on SIGHUP and when they change."),
 ];
+
+/// In the data directory, unless `audit.signing_key_file` says otherwise.
+const AUDIT_KEY_FILE: &str = "audit-signing-key.pem";
 
 /// How the database is reached.
 #[derive(Debug, Clone)]
@@ -138,18 +284,32 @@ pub struct Config {
     pub intake_max_body_bytes: usize,
     /// Origins for every organization, in canonical form.
     pub cors_origins: Vec<String>,
+    /// Outbound callbacks.
+    pub callbacks: callbacks::CallbackConfig,
+    /// Seals secrets that must be usable; `None`: the key is in a file.
+    pub secrets_key: Option<SecretString>,
     /// Jobs at once.
     pub workers_concurrency: usize,
     /// Chunks at once.
     pub workers_chunks: usize,
     /// Lease.
     pub lease: Duration,
+    /// Private key of the audit log, if it is elsewhere than [`Config::audit_key`] would look for it.
+    pub audit_signing_key_file: Option<PathBuf>,
+    /// Public keys that are known to be the audit log's.
+    pub audit_trusted_keys: Vec<String>,
     /// Own workflow files.
     pub workflows_dir: Option<PathBuf>,
+    /// Whose tokens are accepted.
+    pub jwt: Vec<jwt::IssuerConfig>,
     /// Log filter.
     pub log_level: String,
     /// JSON lines instead of text.
     pub log_json: bool,
+    /// What one caller, and all of them together, may take.
+    pub limits: LimitsConfig,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<TlsConfig>,
 }
 
 /// All faults of the configuration at once.
@@ -200,6 +360,12 @@ pub fn variable_of(key: &str) -> String {
 }
 
 impl Config {
+    /// Where the private key of the audit log is.
+    #[must_use]
+    pub fn audit_key(&self) -> PathBuf {
+        self.audit_signing_key_file.clone().unwrap_or_else(|| self.data_dir.join(AUDIT_KEY_FILE))
+    }
+
     /// Read the file, if any, and the process's environment.
     ///
     /// # Errors
@@ -242,8 +408,27 @@ impl Config {
         let lease = reader.parse("lease_seconds", 10.0, "a number of seconds from 0.5 to 3600", |text| {
             text.parse::<f64>().ok().filter(|seconds| (0.5..=3600.0).contains(seconds))
         });
+        let body_max = usize::try_from(reader.parse(
+            "intake.max_body_bytes",
+            16 << 20,
+            "a number of bytes, at most 1 GiB",
+            whole(1 << 30),
+        ))
+        .unwrap_or(16 << 20);
         let config = Self {
+            limits: LimitsConfig::read(reader, body_max),
+            tls: TlsConfig::read(reader),
             data_dir: reader.text("data_dir").map_or_else(default_data_dir, PathBuf::from),
+            audit_signing_key_file: reader.text("audit.signing_key_file").map(PathBuf::from),
+            audit_trusted_keys: reader.parse(
+                "audit.trusted_keys",
+                Vec::new(),
+                "keys such as chartgate-audit/…+01234567+AQ…",
+                |text| {
+                    let keys = text.split(',').map(str::trim).filter(|key| !key.is_empty());
+                    keys.map(|key| (key.matches('+').count() >= 2).then(|| key.to_owned())).collect()
+                },
+            ),
             listen: reader.parse(
                 "listen",
                 SocketAddr::from(([127, 0, 0, 1], 8080)),
@@ -294,13 +479,7 @@ impl Config {
             watcher_keep: Duration::from_hours(
                 24 * reader.parse("watcher.keep_days", 30, "a number of days from 1 to 3650", whole(3650)),
             ),
-            intake_max_body_bytes: usize::try_from(reader.parse(
-                "intake.max_body_bytes",
-                16 << 20,
-                "a number of bytes, at most 1 GiB",
-                whole(1 << 30),
-            ))
-            .unwrap_or(16 << 20),
+            intake_max_body_bytes: body_max,
             cors_origins: reader.parse(
                 "cors.origins",
                 Vec::new(),
@@ -312,6 +491,8 @@ impl Config {
                         .collect()
                 },
             ),
+            callbacks: callbacks::read(reader),
+            secrets_key: secret(reader.text("secrets.key")),
             workers_concurrency: usize::try_from(reader.parse(
                 "workers.concurrency",
                 256,
@@ -323,6 +504,7 @@ impl Config {
                 .unwrap_or(2),
             lease: Duration::from_secs_f64(lease),
             workflows_dir: reader.text("workflows.dir").map(PathBuf::from),
+            jwt: issuers(reader),
             log_level: reader.text("telemetry.log_level").unwrap_or_else(|| "info".to_owned()),
             log_json: reader.parse("telemetry.log_format", false, "text or json", |text| match text {
                 "text" => Some(false),
@@ -342,6 +524,15 @@ impl Config {
         }
         config
     }
+}
+
+fn issuers(reader: &mut Reader) -> Vec<jwt::IssuerConfig> {
+    let flat: BTreeMap<String, String> = jwt::KEYS
+        .iter()
+        .filter_map(|key| Some(((*key).to_owned(), reader.text(&format!("auth.jwt.{key}"))?)))
+        .collect();
+    let list = reader.text("auth.jwt.issuers");
+    jwt::issuers(&flat, list.as_deref(), &mut reader.faults)
 }
 
 fn read_file(path: &Path, reader: &mut Reader) {

@@ -170,6 +170,22 @@ typed_id!(
     "req"
 );
 
+typed_id!(
+    /// A registered callback.
+    CallbackId,
+    "cb"
+);
+typed_id!(
+    /// A message of a callback; the same over all attempts.
+    MessageId,
+    "msg"
+);
+typed_id!(
+    /// One attempt to deliver a message.
+    DeliveryId,
+    "dlv"
+);
+
 impl OrganizationId {
     /// Audit records of acts that belong to no organization (creating one, a platform key) stand under this id.
     pub const PLATFORM: Self = Self(Uuid::nil());

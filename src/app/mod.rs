@@ -8,18 +8,27 @@ pub(crate) use servers::write_private;
 pub use checks::StartError;
 pub use servers::{Endpoints, Servers};
 
+use crate::audit::keys::SigningKey;
+use crate::audit::note::PublicKey;
+use crate::audit::sealer::SealerOptions;
+use crate::audit::source::SourceError;
 use crate::auth::Authenticator;
+use crate::auth::denials::Denials;
 use crate::auth::origins::Origins;
+use crate::auth::webhooks::Webhooks;
+use crate::callbacks::Callbacks;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::Db;
+use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::Catalog;
 use crate::engine::registry::Registry;
 use crate::engine::wake::Wake;
 use crate::engine::{Engine, EngineOptions};
 use crate::ingest::steps;
 use crate::ingest::submit::Submitter;
+use crate::limits::Limits;
 use crate::objects::Objects;
+use crate::secrets::Secrets;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
 use sqlx::postgres::PgConnectOptions;
 use std::sync::Arc;
@@ -40,12 +49,22 @@ pub struct App {
     pub catalog: Catalog,
     /// Intake.
     pub submitter: Submitter,
-    /// API keys.
+    /// API keys and tokens.
     pub authenticator: Authenticator,
+    /// Signed webhooks.
+    pub webhooks: Webhooks,
+    /// Denials in the audit log.
+    pub denials: Denials,
     /// Web pages that may call.
     pub origins: Origins,
     /// Takes up what was uploaded.
     pub watcher: Watcher,
+    /// Seals secrets that must be usable.
+    pub secrets: Secrets,
+    /// Tells others of the ends of jobs.
+    pub callbacks: Callbacks,
+    /// What callers may take of this process.
+    pub limits: Arc<Limits>,
 }
 
 impl App {
@@ -69,23 +88,58 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let db = Db::connect(database, config.database.connections_max);
         checks::check_database(&db, config.database.allow_unsafe).await?;
-        let registry = Registry::default().with(steps::handlers(db.clone(), objects.clone())).with(handlers);
+        let secrets = Secrets::new(config.secrets_key.clone(), &config.data_dir);
+        let callbacks = Callbacks::new(&config, db.clone(), secrets.clone())
+            .map_err(|_| StartError::Server("TLS for callbacks cannot be set up".to_owned()))?;
+        let registry = Registry::default()
+            .with(steps::handlers(db.clone(), objects.clone()))
+            .with(callbacks.handlers())
+            .with(handlers);
         let catalog = Catalog::load(config.workflows_dir.as_deref(), registry)?;
         catalog.register(&db).await?;
-        let wake = Wake::default();
+        let (wake, clock) = (Wake::default(), Clock::system());
         let watching = WatcherOptions { sweep_every: config.watcher_sweep, keep: config.watcher_keep };
         Ok(Arc::new(Self {
             submitter: Submitter::start(db.clone(), wake.clone()),
-            authenticator: Authenticator::new(db.clone()),
+            authenticator: Authenticator::new(db.clone(), clock.clone(), &config.jwt),
+            webhooks: Webhooks::new(db.clone(), clock.clone(), secrets.clone()),
+            denials: Denials::new(db.clone()),
             origins: Origins::new(db.clone(), &config.cors_origins),
             watcher: Watcher::new(db.clone(), objects.clone(), catalog.clone(), wake.clone(), watching),
-            clock: Clock::system(),
+            secrets,
+            callbacks,
+            clock,
+            limits: Limits::new(&config.limits),
             config,
             db,
             objects,
             wake,
             catalog,
         }))
+    }
+
+    /// How this process seals the audit log.
+    #[must_use]
+    pub fn sealer_options(&self) -> SealerOptions {
+        SealerOptions::new(self.config.audit_key())
+    }
+
+    /// The keys that are known to be the audit log's without asking the database: the configured ones, and the signing key's
+    /// where its file is.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the database or the key's file cannot be read.
+    pub async fn audit_anchors(&self) -> Result<Vec<PublicKey>, SourceError> {
+        let log = self
+            .db
+            .unit::<_, DbError, _>(Scope::Global, |connection| {
+                Box::pin(async move { crate::audit::store::log_id(connection).await })
+            })
+            .await?;
+        let trusted = self.config.audit_trusted_keys.iter().filter_map(|key| PublicKey::from_verifier(key));
+        // Readable only where this process may sign; elsewhere its public half is configured, or unknown.
+        let own = SigningKey::load(&self.config.audit_key())?.map(|key| key.key(log));
+        Ok(trusted.chain(own).collect())
     }
 
     /// The engine of this process, with its committers.

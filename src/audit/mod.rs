@@ -2,6 +2,24 @@
 //!
 //! A record is appended in the transaction of what it records, so that neither exists without the other. It holds ids,
 //! codes and counts: no names, no payloads. The table takes INSERT and SELECT only.
+//!
+//! Behind the hot path, [`task`] seals the records into a Merkle log, signs its roots and puts them into the object store;
+//! [`verify`] says whether all is still as it was sealed. The contract is docs/audit.md.
+
+pub mod archive;
+pub mod care;
+mod compare;
+pub mod keys;
+pub mod list_store;
+pub mod merkle;
+pub mod note;
+pub mod record;
+pub mod sealer;
+pub mod source;
+pub mod store;
+pub mod task;
+pub mod verify;
+pub mod witness;
 
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId, PatientId};

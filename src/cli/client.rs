@@ -89,13 +89,22 @@ impl Client {
     /// [`ClientError`].
     pub async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, ClientError> {
         let unreachable = |source| ClientError::Unreachable { url: self.url.clone(), source };
+        let bytes = self.open(request).await?.bytes().await.map_err(unreachable)?;
+        let bytes = if bytes.is_empty() { "null".into() } else { bytes };
+        serde_json::from_slice(&bytes)
+            .map_err(|_| ClientError::Settings(format!("{} does not answer like Chartgate", self.url)))
+    }
+
+    /// Send; the answer's body is yet to be read.
+    ///
+    /// # Errors
+    /// [`ClientError`], also when the server refused.
+    pub async fn open(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { url: self.url.clone(), source };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         if status.is_success() {
-            let bytes = response.bytes().await.map_err(unreachable)?;
-            let bytes = if bytes.is_empty() { "null".into() } else { bytes };
-            return serde_json::from_slice(&bytes)
-                .map_err(|_| ClientError::Settings(format!("{} does not answer like Chartgate", self.url)));
+            return Ok(response);
         }
         let problem: Value = response.json().await.unwrap_or_default();
         let text = |key: &str| problem.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();

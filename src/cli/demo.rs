@@ -59,11 +59,13 @@ pub(super) fn own_directory(mut config: Config, given: Option<PathBuf>, suffix: 
         access_key: None,
         secret_key: None,
         prefix: String::new(),
-        ..config.s3
+        bucket: "chartgate".to_owned(),
+        region: "us-east-1".to_owned(),
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        // Messages of a real queue are taken out of it when they are read.
+        events_queue_url: None,
     };
-    "chartgate".clone_into(&mut config.s3.bucket);
     config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    config.s3.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut beside = config.data_dir.clone().into_os_string();
     beside.push(suffix);
     config.data_dir = std::path::absolute(given.unwrap_or_else(|| beside.into()))?;

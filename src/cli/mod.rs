@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 the answer is no (invalid files, a failed job, faults found); 2 wrong usage or configuration;
 //! 3 the server or database cannot be reached.
 
+mod audit;
 pub mod bench;
 mod client;
 mod definitions;
@@ -15,6 +16,7 @@ mod serve;
 mod submit;
 mod upload;
 mod validate;
+mod webhooks;
 mod workflows;
 
 use crate::app::StartError;
@@ -55,7 +57,7 @@ enum Command {
     /// Create, list, pause and resume organizations (role platform; pause and resume also admin).
     #[command(subcommand)]
     Orgs(orgs::OrgsCommand),
-    /// Create, list and revoke API keys.
+    /// Create, list, rotate and revoke API keys; secrets of webhook senders.
     #[command(subcommand)]
     Keys(orgs::KeysCommand),
     /// List, show and decide links that need a person (role admin).
@@ -67,6 +69,9 @@ enum Command {
     /// List and check workflow files.
     #[command(subcommand)]
     Workflows(workflows::Command),
+    /// Look audit records up; verify and export the audit log; rotate its key.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Check configuration, database, object storage and stuck work; each finding comes with its remedy.
     Doctor(workflows::DoctorArguments),
     /// Tables of FHIR's definitions (for developers of this project).
@@ -126,6 +131,7 @@ async fn dispatch(command: Command, config: Config) -> ExitCode {
         Command::Reviews(command) => reviews::run_reviews(command).await,
         Command::Patients(command) => reviews::run_patients(command).await,
         Command::Workflows(command) => workflows::run(&command, &config),
+        Command::Audit(command) => audit::run(command, &config).await,
         Command::Doctor(arguments) => workflows::doctor(&config, &arguments).await,
         Command::Definitions(command) => definitions::run(&command),
         Command::Openapi => openapi(),
@@ -149,6 +155,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             Unreachable { .. } => 3,
             client::ClientError::Refused { .. } => 1,
         });
+    }
+    if error.downcast_ref::<upload::SendError>().is_some_and(upload::SendError::is_away) {
+        return ExitCode::from(3);
     }
     let away = match error.downcast_ref::<StartError>() {
         Some(StartError::Server(_)) => true,

@@ -2,14 +2,20 @@
 
 use super::out;
 use crate::app::{App, Servers};
+use crate::audit::store::sealer_status;
+use crate::auth::store::list_key_concerns;
+use crate::callbacks::Callbacks;
 use crate::config::Config;
 use crate::db::log_settings::open_settings;
 use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::{self, Catalog, CatalogError};
 use crate::engine::registry::Registry;
 use crate::engine::workers_store::doctor_facts;
+use crate::http::health::audit_fault;
+use crate::http::server::tls::Tls;
 use crate::ingest::steps;
 use crate::objects::{Objects, ObjectsOptions};
+use crate::secrets::Secrets;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use std::path::PathBuf;
@@ -35,7 +41,7 @@ pub enum Command {
 }
 
 /// The handlers of this program, without any server behind them: their names and parameters are all that a check needs.
-fn registry() -> Registry {
+fn registry(config: &Config) -> Registry {
     let db = Db::connect(PgConnectOptions::new_without_pgpass(), 1);
     let objects = Objects::connect(&ObjectsOptions {
         endpoint: None,
@@ -46,7 +52,9 @@ fn registry() -> Registry {
         prefix: String::new(),
         timeout: Duration::from_secs(1),
     });
-    Registry::default().with(steps::handlers(db, objects))
+    let secrets = Secrets::new(None, &config.data_dir);
+    let callbacks = Callbacks::new(config, db.clone(), secrets).map(|callbacks| callbacks.handlers());
+    Registry::default().with(steps::handlers(db, objects)).with(callbacks.unwrap_or_default())
 }
 
 /// Run it.
@@ -56,7 +64,7 @@ fn registry() -> Registry {
 pub fn run(command: &Command, config: &Config) -> anyhow::Result<ExitCode> {
     match command {
         Command::List { json } => {
-            let catalog = Catalog::load(config.workflows_dir.as_deref(), registry())?;
+            let catalog = Catalog::load(config.workflows_dir.as_deref(), registry(config))?;
             let mut rows = Vec::new();
             for definition in catalog.latest_all() {
                 let steps: Vec<&str> = definition.steps.iter().map(|step| step.name.as_str()).collect();
@@ -77,7 +85,7 @@ pub fn run(command: &Command, config: &Config) -> anyhow::Result<ExitCode> {
         Command::Check { directory } => {
             let directory = directory.as_deref().or(config.workflows_dir.as_deref());
             let files = catalog::files(directory)?;
-            match Catalog::from_files(&files, registry()) {
+            match Catalog::from_files(&files, registry(config)) {
                 Ok(catalog) => {
                     out::line(&format!("{} workflow(s) checked, no faults", catalog.latest_all().count()));
                     Ok(ExitCode::SUCCESS)
@@ -117,6 +125,38 @@ struct Finding {
     remedy: String,
 }
 
+/// A key that ends within so many days has no successor yet: its sender would be refused one morning.
+const KEY_ENDS_DAYS: i32 = 14;
+/// A key that nobody used for so long is a door that nobody watches.
+const KEY_IDLE_DAYS: i32 = 90;
+
+/// Keys that end soon, and keys that nobody uses.
+async fn check_keys(app: &App, add: &mut impl FnMut(bool, &'static str, String, &str)) -> Result<(), DbError> {
+    let concerns = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, |connection| {
+            Box::pin(list_key_concerns(connection, KEY_ENDS_DAYS, KEY_IDLE_DAYS))
+        })
+        .await?;
+    if concerns.is_empty() {
+        let fine = format!("none ends within {KEY_ENDS_DAYS} days, none is unused for {KEY_IDLE_DAYS} days");
+        add(true, "keys", fine, "");
+    }
+    for key in concerns {
+        let of = key.organization.as_deref().unwrap_or("the platform");
+        let what = format!("{} \"{}\" ({} of {of})", key.id, key.name, key.role);
+        if let Some(days) = key.ends_in_days.filter(|days| *days <= KEY_ENDS_DAYS) {
+            let remedy = "`chartgate keys rotate ID` makes its successor";
+            add(false, "keys", format!("{what} ends within {} day(s)", days + 1), remedy);
+        }
+        if key.idle_days >= KEY_IDLE_DAYS {
+            let remedy = "`chartgate keys revoke ID`, if nobody needs it";
+            add(false, "keys", format!("{what} was not used for {} days", key.idle_days), remedy);
+        }
+    }
+    Ok(())
+}
+
 /// Run the checks; exit 1 if one found a fault.
 ///
 /// # Errors
@@ -137,6 +177,39 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
         ),
         Some(_) => add(true, "database role", "owner and working role are apart".to_owned(), ""),
         None => add(true, "database role", "embedded: the program logs in as chartgate_app".to_owned(), ""),
+    }
+    if config.callbacks.allow_http || !config.callbacks.allow_private.is_empty() {
+        add(
+            false,
+            "callbacks",
+            "callbacks.allow_http or callbacks.allow_private opens what is closed to callbacks by default".to_owned(),
+            "unset callbacks.allow_http outside development, and keep callbacks.allow_private as narrow as the receivers need",
+        );
+    }
+    if config.secrets_key.is_none() && config.database.url.is_some() {
+        let file = config.data_dir.join("secrets.key");
+        let what =
+            format!("no secrets.key: secrets of callbacks are sealed with {}, which every host needs", file.display());
+        add(true, "secrets", what, "");
+    }
+    let is_private = config.listen.ip().is_loopback();
+    add(
+        config.tls.is_some() || is_private,
+        "listener",
+        match &config.tls {
+            Some(_) => format!("{} speaks TLS", config.listen),
+            None if is_private => format!("{} is reached from this machine only", config.listen),
+            None => format!(
+                "{} is reached from other machines, and keys and clinical data go over it in the clear",
+                config.listen
+            ),
+        },
+        "set tls.certificate and tls.key, or listen on 127.0.0.1 behind a proxy that speaks TLS",
+    );
+    if let Some(files) = &config.tls
+        && let Err(error) = Tls::load(files)
+    {
+        add(false, "certificate", error.to_string(), "mend the file that is named; it is read again without a restart");
     }
     // Join what runs; a doctor starts nothing.
     match Servers::start(config, false).await {
@@ -186,6 +259,7 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
                     .db
                     .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(doctor_facts(connection)))
                     .await?;
+                check_keys(&app, &mut add).await?;
                 add(
                     facts.workers_seen > 0,
                     "workers",
@@ -203,6 +277,21 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
                     "queue",
                     format!("{} waiting, oldest ready for {:.0} s", facts.waiting, facts.oldest_ready_seconds),
                     "add workers, or look at `chartgate jobs list --status queued`",
+                );
+                let sealer = app
+                    .db
+                    .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(sealer_status(connection)))
+                    .await?;
+                let (ok, what) = match (audit_fault(sealer.as_ref()), sealer) {
+                    (None, Some(status)) => (true, format!("sealed; about {} record(s) wait", status.unsealed_records)),
+                    (Some(fault), Some(status)) => (false, format!("{fault} {}", status.detail)),
+                    (fault, None) => (false, fault.unwrap_or_default()),
+                };
+                add(
+                    ok,
+                    "audit log",
+                    what,
+                    "start `chartgate serve --role sweeper` where the signing key is; docs/audit.md says what each state means",
                 );
                 for (workflow, version, open) in facts.versions {
                     let known = app.catalog.resolve(&app.db, &workflow, version).await.is_ok();

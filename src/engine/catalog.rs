@@ -15,6 +15,7 @@ use std::sync::{Arc, RwLock};
 const EMBEDDED: &[(&str, &str)] = &[
     ("workflows/athena-event.toml", include_str!("../../workflows/athena-event.toml")),
     ("workflows/bulk-upload.toml", include_str!("../../workflows/bulk-upload.toml")),
+    ("workflows/callback.toml", include_str!("../../workflows/callback.toml")),
     ("workflows/fhir-bundle.toml", include_str!("../../workflows/fhir-bundle.toml")),
 ];
 

@@ -11,26 +11,6 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Claim up to `slots` ready chunks for this worker, fairly from the organization after `cursor`.
-///
-/// # Errors
-/// [`DbError`].
-pub async fn claim_chunks(
-    connection: &mut PgConnection,
-    slots: i32,
-    cursor: Uuid,
-    lease: Duration,
-    worker: WorkerId,
-) -> Result<Vec<Lease>, DbError> {
-    Ok(sqlx::query_as("select * from claim_chunks($1, $2, $3, $4)")
-        .bind(slots)
-        .bind(cursor)
-        .bind(lease.as_secs_f64())
-        .bind(worker)
-        .fetch_all(connection)
-        .await?)
-}
-
 /// Fan a step out: `step` is that of `open`, under the job's own lease; `last` the last step of its region. Answers how
 /// many chunks there are to do; with none the lease is still ours.
 ///
@@ -107,7 +87,7 @@ pub async fn was_applied(
     .await?)
 }
 
-/// Is the region that begins at `start` fanned out in this round?
+/// Is the region that begins at `start` fanned out? A retry that opens it anew has deleted that row.
 ///
 /// # Errors
 /// [`DbError`].

@@ -59,31 +59,17 @@ impl Engine {
             }
             return Ok(answer.await.unwrap_or(CommitReply::Stale));
         };
-        let is_last = step.next.is_none();
-        let (flag, issues) = (Arc::clone(with_issues), Arc::new(AtomicBool::new(false)));
-        let reply = self.commit_in_one(step, Some(effect), Commit::Step, Arc::clone(&issues)).await;
-        if is_last {
-            flag.store(issues.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-        reply
+        self.commit_in_one(step, Some(effect), Commit::Step, with_issues).await
     }
 
-    /// Commit a step in a transaction of its own: the fence, its effect, and what `commit` says.
-    pub(super) async fn commit_with_effect(
+    /// Commit a step in a transaction of its own: the fence, its effect, and what `commit` says. The flag is set when the step
+    /// is the job's last.
+    pub(super) async fn commit_in_one(
         self: &Arc<Self>,
         step: FinishedStep,
         effect: Option<Effect>,
         commit: Commit,
-    ) -> Result<CommitReply, StepError> {
-        self.commit_in_one(step, effect, commit, Arc::default()).await
-    }
-
-    async fn commit_in_one(
-        self: &Arc<Self>,
-        step: FinishedStep,
-        effect: Option<Effect>,
-        commit: Commit,
-        with_issues: Arc<AtomicBool>,
+        with_issues: &Arc<AtomicBool>,
     ) -> Result<CommitReply, StepError> {
         let lease = step.lease.clone();
         let mut delays = committer::patience().build();
@@ -91,7 +77,7 @@ impl Engine {
         loop {
             let (step, effect, worker, lease_time) =
                 (step.clone(), effect.clone(), self.worker(), self.options().lease);
-            let with_issues = Arc::clone(&with_issues);
+            let with_issues = Arc::clone(with_issues);
             let scope = Scope::Organization(lease.organization);
             let probe = step.clone();
             let committed: Result<CommitReply, StepError> = self

@@ -80,6 +80,8 @@ pub struct Counters {
     pub steps_failed: AtomicI64,
     /// Leases of others that were taken back.
     pub leases_reaped: AtomicI64,
+    /// Rounds of jobs that ended.
+    pub jobs_ended: AtomicI64,
 }
 
 fn count(counter: &AtomicI64) {
@@ -257,32 +259,23 @@ impl Engine {
                 tracing::debug_span!("step", job.id = %lease.job, step = step.name.as_str(), attempt = lease.attempts);
             let with_issues = Arc::new(AtomicBool::new(false));
             let run = async {
-                if step.each_chunk && lease.chunk == 0 {
-                    return match self.at_region(&lease, &definition, index).await {
-                        Ok(AtRegion::Left(reply)) => (started.elapsed(), Ok(reply)),
-                        Ok(AtRegion::Joined(outcome, elapsed)) => {
-                            let joined = self.commit(
-                                &lease,
-                                &definition,
-                                index,
-                                elapsed,
-                                outcome,
-                                failed,
-                                hand_off,
-                                &with_issues,
-                            );
-                            (elapsed, joined.await)
-                        }
+                let (elapsed, result) = if step.each_chunk && lease.chunk == 0 {
+                    match self.at_region(&lease, &definition, index).await {
+                        Ok(AtRegion::Left(reply)) => return (started.elapsed(), Ok(reply)),
                         Ok(AtRegion::Failed(failure, elapsed)) => {
-                            let follows = self.fail_region(&lease, &definition, index, &failure, elapsed).await;
-                            (elapsed, Ok(CommitReply::RegionFailed { follows }))
+                            return (
+                                elapsed,
+                                Ok(self.fail_region(&lease, &definition, index, &failure, elapsed).await),
+                            );
                         }
+                        Ok(AtRegion::Joined(outcome, elapsed)) => (elapsed, Ok(outcome)),
                         Err(error) => (started.elapsed(), Err(error)),
-                    };
-                }
-                let result = self.attempt(&lease, step, failed, Call::Run).await;
-                let elapsed = started.elapsed();
-                let outcome = match result {
+                    }
+                } else {
+                    let result = self.attempt(&lease, step, failed, Call::Run).await;
+                    (started.elapsed(), result)
+                };
+                let committed = match result {
                     Ok(outcome) if lease.chunk > 0 => {
                         self.commit_chunk(&lease, &definition, index, elapsed, outcome).await
                     }
@@ -291,58 +284,58 @@ impl Engine {
                     }
                     Err(error) => Err(error),
                 };
-                (elapsed, outcome)
+                match committed {
+                    // Taken back meanwhile: whatever came of the attempt, it is not ours to record.
+                    Err(_) if !self.holds(&lease) => (elapsed, Ok(CommitReply::Stale)),
+                    Ok(CommitReply::Refused(error)) => (elapsed, Err(StepError::from(error))),
+                    committed => (elapsed, committed),
+                }
             };
             let (elapsed, outcome) = run.instrument(span).await;
-            match outcome {
+            lease.step = match outcome {
                 Ok(CommitReply::Passed { next, freed }) => {
                     telemetry::step_ran(&definition.name, &step.name, "succeeded", started.elapsed());
                     count(&self.counters.steps_committed);
                     if freed {
                         self.wake.signal();
                     }
-                    if lease.chunk > 0 {
-                        lease.step = region::next_of_chunk(&definition, index)?;
-                        lease.attempts = 1;
-                        if self.is_draining() {
-                            self.hand_back(&lease).await;
-                            return None;
-                        }
-                        continue;
-                    }
-                    let Some(following) = definition.next_step(index, failed) else {
-                        let status = match (failed, with_issues.load(Ordering::Relaxed)) {
-                            (true, _) => "failed",
-                            (false, true) => SUCCEEDED_WITH_ISSUES,
-                            (false, false) => SUCCEEDED,
-                        };
-                        telemetry::job_ended(&definition.name, status, Some(age_of(&lease, claimed)));
-                        return next;
+                    let following = match lease.chunk {
+                        0 => definition.next_step(index, failed),
+                        _ => region::next_of_chunk(&definition, index),
                     };
-                    lease.step = following;
+                    match following {
+                        Some(following) => following,
+                        None => {
+                            if lease.chunk == 0 {
+                                let status = match (failed, with_issues.load(Ordering::Relaxed)) {
+                                    (true, _) => "failed",
+                                    (false, true) => SUCCEEDED_WITH_ISSUES,
+                                    (false, false) => SUCCEEDED,
+                                };
+                                telemetry::job_ended(&definition.name, status, Some(age_of(&lease, claimed)));
+                                count(&self.counters.jobs_ended);
+                            }
+                            return next;
+                        }
+                    }
                 }
                 Ok(CommitReply::FannedOut) => return None,
                 Ok(CommitReply::RegionFailed { follows }) => {
                     telemetry::step_ran(&definition.name, &step.name, "failed", elapsed);
                     count(&self.counters.steps_failed);
                     if !follows {
+                        telemetry::job_ended(&definition.name, "failed", Some(age_of(&lease, claimed)));
+                        count(&self.counters.jobs_ended);
+                        self.wake.signal();
                         return None;
                     }
                     failed = true;
-                    lease.step = definition.next_step(index, true)?;
+                    definition.next_step(index, true)?
                 }
-                Ok(CommitReply::Stale) => {
+                Ok(CommitReply::Stale | CommitReply::Refused(_)) => {
                     telemetry::step_ran(&definition.name, &step.name, "stale", started.elapsed());
                     self.note_stale(&lease, &step.name);
                     return None;
-                }
-                Ok(CommitReply::Refused(error)) => {
-                    let error = StepError::from(error);
-                    if !self.fail(&lease, &step.name, elapsed, error, &definition, Some(index), failed, claimed).await {
-                        return None;
-                    }
-                    failed = true;
-                    lease.step = definition.next_step(index, true)?;
                 }
                 Err(error) => {
                     if !self.fail(&lease, &step.name, elapsed, error, &definition, Some(index), failed, claimed).await {
@@ -350,9 +343,9 @@ impl Engine {
                     }
                     // Failed for good, and an `always` step follows under the same lease.
                     failed = true;
-                    lease.step = definition.next_step(index, true)?;
+                    definition.next_step(index, true)?
                 }
-            }
+            };
             lease.attempts = 1;
             if self.is_draining() {
                 self.hand_back(&lease).await;
@@ -490,6 +483,7 @@ impl Engine {
         if delay.is_none() && next.is_none() {
             if lease.chunk == 0 {
                 telemetry::job_ended(&definition.name, "failed", Some(age_of(lease, claimed)));
+                count(&self.counters.jobs_ended);
             }
             self.wake.signal();
         }
@@ -546,6 +540,7 @@ impl Engine {
         };
         if self.record_failure(failed).await {
             telemetry::job_ended(&lease.workflow, "failed", None);
+            count(&self.counters.jobs_ended);
         } else {
             self.note_stale(lease, "?");
         }

@@ -111,6 +111,8 @@ pub struct AttemptRow {
     pub round: i32,
     /// Step index.
     pub step: i16,
+    /// Of the chunk with this number; 0: of the job itself.
+    pub chunk: i32,
     /// Number.
     pub attempt: i16,
     /// failed, lost, released, cancelled.
@@ -192,17 +194,19 @@ pub struct ProgressView {
 }
 
 impl ProgressView {
-    /// Of chunks, as of `now`.
-    fn of_chunks(progress: &ChunkProgress, is_running: bool, now: OffsetDateTime) -> Self {
+    /// Of chunks, as of the last one that ended: a look between two of them finds the same.
+    fn of_chunks(progress: &ChunkProgress, is_running: bool) -> Self {
         let whole = |number: i64| u64::try_from(number).unwrap_or_default();
         let (total, done) = (whole(progress.total), whole(progress.done));
-        let seconds = progress.opened_at.filter(|_| is_running).map(|at| (now - at).as_seconds_f64());
+        let span = progress.opened_at.zip(progress.last_at).filter(|_| is_running);
+        let seconds = span.map(|(opened, last)| (last - opened).as_seconds_f64());
         #[expect(clippy::cast_precision_loss, reason = "counts of chunks are far below 2^52")]
         let rate = |seconds: f64| progress.done_now as f64 / seconds;
         let per_second = seconds.filter(|seconds| *seconds > 0.0).map(rate).filter(|rate| *rate > 0.0);
         #[expect(clippy::cast_precision_loss, reason = "as above")]
         let left = per_second.map(|rate| total.saturating_sub(done) as f64 / rate);
-        let expected_at = left.and_then(|left| now.checked_add(time::Duration::seconds_f64(left)));
+        let expected_at = progress.last_at.zip(left);
+        let expected_at = expected_at.and_then(|(last, left)| last.checked_add(time::Duration::seconds_f64(left)));
         Self { done, total, unit: "chunks", per_second, expected_at }
     }
 }
@@ -327,7 +331,6 @@ pub fn shape(
     attempts: &[AttemptRow],
     definition: Option<&WorkflowDefinition>,
     chunks: Option<&ChunkProgress>,
-    now: OffsetDateTime,
 ) -> JobView {
     let queue_step = row.queue_step.unwrap_or(row.round_first_step);
     let status = live_status(
@@ -378,6 +381,7 @@ pub fn shape(
         .map(|step| step.finished_at)
         .chain(attempts.iter().map(|attempt| attempt.finished_at))
         .chain(row.claimed_at)
+        .chain(chunks.and_then(|chunks| chunks.last_at))
         .chain([row.updated_at])
         .max()
         .unwrap_or(row.updated_at);
@@ -400,7 +404,7 @@ pub fn shape(
         steps: views,
         progress: chunks
             .map_or(ProgressView { done, total, unit: "entries", per_second: None, expected_at: None }, |chunks| {
-                ProgressView::of_chunks(chunks, is_fanned_out, now)
+                ProgressView::of_chunks(chunks, is_fanned_out)
             }),
         resource_count: row.resource_count.0.clone(),
         result: row.result.clone(),
@@ -466,7 +470,7 @@ fn step_view(
         .max_by_key(|attempt| attempt.finished_at);
     let live = row.queue_state.as_deref().filter(|_| index == queue_step);
     let status = match live {
-        Some("leased") => StepStatus::Running,
+        Some("leased" | "waiting") => StepStatus::Running,
         Some("delayed" | "suspect") => StepStatus::Retrying,
         Some(_) if last.is_some() => StepStatus::Retrying,
         _ => StepStatus::Pending,

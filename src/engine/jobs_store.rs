@@ -74,7 +74,16 @@ pub async fn steps_of(
     .await?)
 }
 
-/// Attempts that did not succeed, of all rounds; the newest thousand.
+/// Which attempts are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempts {
+    /// At the job's own steps.
+    OfJob,
+    /// Those at its chunks, too.
+    All,
+}
+
+/// Attempts that did not succeed, of all rounds; the newest thousand, the job's own before those of chunks.
 ///
 /// # Errors
 /// [`DbError`].
@@ -82,16 +91,18 @@ pub async fn attempts_of(
     connection: &mut PgConnection,
     organization: OrganizationId,
     job: JobId,
+    which: Attempts,
 ) -> Result<Vec<AttemptRow>, DbError> {
     Ok(sqlx::query_as(
-        "select round, step, attempt, outcome, error_code, error_class, error_message, started_at, finished_at, next_attempt_at
+        "select round, step, chunk, attempt, outcome, error_code, error_class, error_message, started_at, finished_at, next_attempt_at
          from step_attempts
-         where organization_id = $1 and job_id = $2
-         order by round desc, finished_at desc
+         where organization_id = $1 and job_id = $2 and (chunk = 0 or $3)
+         order by chunk > 0, round desc, finished_at desc
          limit 1000",
     )
     .bind(organization)
     .bind(job)
+    .bind(which == Attempts::All)
     .fetch_all(connection)
     .await?)
 }
@@ -168,6 +179,10 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &JobFilter) {
         Some(terminal) => {
             query.push(" and j.status = ").push_bind(terminal.as_str());
         }
+    }
+    if filter.workflow.is_none() && filter.source.is_none() {
+        // Deliveries of callbacks are jobs, too, but nobody's data: only who asks for them gets them.
+        query.push(" and j.source <> 'callback'");
     }
     if let Some(workflow) = &filter.workflow {
         query.push(" and j.workflow = ").push_bind(workflow.clone());

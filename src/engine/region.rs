@@ -60,7 +60,7 @@ impl Engine {
                 closing: None,
                 hand_off: false,
             };
-            match self.commit_with_effect(finished, outcome.effect, Commit::FanOut { last }).await? {
+            match self.commit_in_one(finished, outcome.effect, Commit::FanOut { last }, &Arc::default()).await? {
                 CommitReply::Passed { .. } => {}
                 other => {
                     self.wake().signal();
@@ -111,11 +111,10 @@ impl Engine {
             closing: None,
             hand_off: false,
         };
-        self.commit_with_effect(finished, outcome.effect, Commit::Chunk).await
+        self.commit_in_one(finished, outcome.effect, Commit::Chunk, &Arc::default()).await
     }
 
-    /// The step fails with what its first chunk failed with: what was tried, was tried by the chunk. True: an `always` step
-    /// follows under the same lease.
+    /// The step fails with what its first chunk failed with: what was tried, was tried by the chunk.
     pub(super) async fn fail_region(
         self: &Arc<Self>,
         lease: &Lease,
@@ -123,8 +122,8 @@ impl Engine {
         index: usize,
         failure: &ChunkFailure,
         elapsed: Duration,
-    ) -> bool {
-        let Some(step) = definition.steps.get(index) else { return false };
+    ) -> CommitReply {
+        let Some(step) = definition.steps.get(index) else { return CommitReply::Stale };
         let next = definition.next_step(index, true);
         let failed = FailedStep {
             lease: lease.clone(),
@@ -139,7 +138,10 @@ impl Engine {
         };
         let (job, code, chunks) = (lease.job, failure.error_code.as_str(), failure.failed);
         tracing::warn!(job.id = %job, step = step.name.as_str(), code, chunks, "{chunks} chunk(s) of job {job} failed for good");
-        self.record_failure(failed).await && next.is_some()
+        match self.record_failure(failed).await {
+            true => CommitReply::RegionFailed { follows: next.is_some() },
+            false => CommitReply::Stale,
+        }
     }
 }
 

@@ -115,7 +115,7 @@ states!(
         Delayed = "delayed",
         /// A worker holds it until `lease_until`. Set by a claim. Next: leased (next step), delayed, ready (handed back), suspect (lease lost), waiting (fan-out), gone.
         Leased = "leased",
-        /// A job's own row while its chunks are worked on. Set by a fan-out. Next: ready, when no chunk is left.
+        /// A job's own row while its chunks are worked on. Set by a fan-out. Next, when no chunk is left: ready, or suspect if it had deaths; gone by a cancel.
         Waiting = "waiting",
     }
 );

@@ -58,18 +58,32 @@ impl Lease {
 /// (organization, seq, chunk).
 pub type TaskKey = (Uuid, i64, i32);
 
+/// What a claim is for: each has slots of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Rows of jobs.
+    Jobs,
+    /// Rows of chunks.
+    Chunks,
+}
+
 /// Claim up to `slots` ready rows for this worker, fairly from the organization after `cursor`.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn claim_tasks(
+pub async fn claim(
     connection: &mut PgConnection,
+    claim: Claim,
     slots: i32,
     cursor: Uuid,
     lease: Duration,
     worker: WorkerId,
 ) -> Result<Vec<Lease>, DbError> {
-    Ok(sqlx::query_as("select * from claim_tasks($1, $2, $3, $4)")
+    let statement = match claim {
+        Claim::Jobs => "select * from claim_tasks($1, $2, $3, $4)",
+        Claim::Chunks => "select * from claim_chunks($1, $2, $3, $4)",
+    };
+    Ok(sqlx::query_as(statement)
         .bind(slots)
         .bind(cursor)
         .bind(lease.as_secs_f64())

@@ -19,6 +19,10 @@ pub struct TimelineEntry {
     pub step: Option<String>,
     /// Round of an attempt.
     pub round: Option<i32>,
+    /// The chunk that an attempt was at; not there for the job's own steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub chunk: Option<i32>,
     /// Number of an attempt.
     pub attempt: Option<i16>,
     /// How long the attempt ran, in milliseconds.
@@ -73,6 +77,7 @@ pub fn timeline(
         event: format!("step.{}", step.status),
         step: Some(step.name.clone()),
         round: Some(step.round),
+        chunk: None,
         attempt: Some(step.attempts),
         duration_ms: span(step.started_at, step.finished_at),
         next_attempt_at: None,
@@ -85,6 +90,7 @@ pub fn timeline(
         event: format!("attempt.{}", attempt.outcome),
         step: name(attempt.step),
         round: Some(attempt.round),
+        chunk: (attempt.chunk > 0).then_some(attempt.chunk),
         attempt: Some(attempt.attempt),
         duration_ms: span(attempt.started_at, attempt.finished_at),
         next_attempt_at: attempt.next_attempt_at,
@@ -103,6 +109,7 @@ pub fn timeline(
         event: record.event.clone(),
         step: record.step.clone(),
         round: None,
+        chunk: None,
         attempt: None,
         duration_ms: None,
         next_attempt_at: None,
@@ -123,6 +130,7 @@ impl TimelineEntry {
             event: "job.accepted".to_owned(),
             step: None,
             round: Some(1),
+            chunk: None,
             attempt: None,
             duration_ms: None,
             next_attempt_at: None,

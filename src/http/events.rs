@@ -1,16 +1,17 @@
 //! `/v1/events/s3`: notifications of S3 and those that copy it. Hints: nothing of them is believed. docs/bulk.md.
 
-use super::extract::{Authenticated, read_body, require_media_type};
+use super::extract::{Authenticated, read_body, require_media_type, require_sane_text};
 use super::problem::{Problem, ProblemDocument};
 use super::uploads::problem;
 use crate::app::App;
 use crate::auth::Role;
 use crate::uploads::watcher::events::{self, NAMED_MAX, NotNotified};
-use crate::uploads::watcher::{Hint, TakenUp};
+use crate::uploads::watcher::{AT_ONCE, Hint, TakenUp};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use futures::{StreamExt as _, stream};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -54,6 +55,7 @@ pub async fn notify_objects(
     caller.allow(&[Role::Platform])?;
     require_media_type(&headers, &["application/json"])?;
     let bytes = read_body(&headers, body, BODY_MAX).await?;
+    require_sane_text(&bytes)?;
     let notified = events::parse(&bytes).map_err(|error| match error {
         NotNotified::NotJson => Problem::new("invalid_json", "The body is not JSON."),
         NotNotified::TooMany => {
@@ -62,8 +64,14 @@ pub async fn notify_objects(
     })?;
     let mut answer = NotificationAnswer { ignored: notified.ignored, ..NotificationAnswer::default() };
     let mut failed = None;
-    for (bucket, key) in notified.objects {
-        match app.watcher.take_up_named(Hint::Notification, &bucket, &key).await {
+    let mut looked = stream::iter(notified.objects)
+        .map(|(bucket, key)| {
+            let watcher = app.watcher.clone();
+            async move { watcher.take_up_named(Hint::Notification, &bucket, &key).await }
+        })
+        .buffer_unordered(AT_ONCE);
+    while let Some(taken) = looked.next().await {
+        match taken {
             Ok(TakenUp::Job(..)) => answer.taken_up += 1,
             Ok(TakenUp::Refused(_)) => answer.refused += 1,
             Ok(TakenUp::Known) => answer.known += 1,

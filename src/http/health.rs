@@ -3,6 +3,8 @@
 
 use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
+use crate::audit::store::{SealerStatus, sealer_status};
+use crate::db::{DbError, Scope};
 use crate::telemetry;
 use axum::Json;
 use axum::extract::State;
@@ -34,7 +36,7 @@ pub async fn live() -> Json<Live> {
 /// One dependency.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct Dependency {
-    /// database or `object_store`.
+    /// database, `object_store` or `audit_log`.
     pub name: &'static str,
     /// Usable now.
     pub ok: bool,
@@ -46,14 +48,14 @@ pub struct Dependency {
 /// Readiness.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct Ready {
-    /// `ok` or `unavailable`.
+    /// `ok`, `unavailable`, or `draining`: this process stops, send requests elsewhere.
     pub status: &'static str,
     /// Each dependency, with the reason if it is away.
     pub dependencies: Vec<Dependency>,
 }
 
 /// Each dependency, with the reason if it is away. 503 while the database is: without S3, jobs are still accepted and
-/// wait in backoff.
+/// wait in backoff. 503 also while the process stops and still answers.
 #[utoipa::path(
     get, path = "/health/ready", tag = "operations", operation_id = "ready",
     responses((status = 200, description = "Ready", body = Ready), (status = 503, description = "Not ready", body = Ready))
@@ -61,12 +63,49 @@ pub struct Ready {
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
     let [database, objects] = check(&app).await;
     let ok = database.is_none();
+    let audit = if ok { audit_fault(sealer(&app).await.as_ref()) } else { None };
     let dependencies = vec![
         Dependency { name: "database", ok, reason: database },
         Dependency { name: "object_store", ok: objects.is_none(), reason: objects },
+        Dependency { name: "audit_log", ok: ok && audit.is_none(), reason: audit },
     ];
-    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { status: if ok { "ok" } else { "unavailable" }, dependencies })).into_response()
+    let (code, status) = match (app.limits.draining.is_cancelled(), ok) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, true) => (StatusCode::OK, "ok"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    };
+    (code, Json(Ready { status, dependencies })).into_response()
+}
+
+/// A sealer that says nothing for so long does not run.
+const SILENCE_MAX_SECONDS: f64 = 60.0;
+/// Records that are older and not sealed are worth a look.
+const UNSEALED_MAX_SECONDS: f64 = 600.0;
+
+/// What the sealer last said, if it can be read now.
+async fn sealer(app: &App) -> Option<SealerStatus> {
+    let read = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(async move { sealer_status(connection).await }));
+    tokio::time::timeout(CHECK_MAX, read).await.ok()?.ok()?
+}
+
+/// What is wrong with the sealing of the audit log: it stops no request and no job.
+pub(crate) fn audit_fault(status: Option<&SealerStatus>) -> Option<String> {
+    let Some(status) = status else {
+        return Some("nothing was sealed yet: is a process with the role sweeper running?".to_owned());
+    };
+    if status.silent_seconds > SILENCE_MAX_SECONDS {
+        return Some(format!(
+            "no sealer for {:.0} s: is a process with the role sweeper running?",
+            status.silent_seconds
+        ));
+    }
+    if status.state != "sealing" {
+        return Some(status.state.clone());
+    }
+    (status.unsealed_seconds > UNSEALED_MAX_SECONDS)
+        .then(|| format!("records are not sealed since {:.0} s", status.unsealed_seconds))
 }
 
 /// Database and object store: what is wrong with each.
@@ -137,7 +176,12 @@ pub async fn ingest_health(State(app): State<Arc<App>>) -> Response {
         (status = "5XX", description = "Not now", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn metrics() -> Result<Response, Problem> {
+pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    if let Some(status) = sealer(&app).await {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        let (records, checkpoints) = (status.unsealed_records as f64, status.unpublished as f64);
+        telemetry::audit_state(&status.state, status.unsealed_seconds, records, checkpoints);
+    }
     let text = telemetry::metrics::render().map_err(|error| {
         tracing::error!(%error, "the metrics cannot be rendered");
         Problem::new("internal_error", "An internal error.")

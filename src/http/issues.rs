@@ -69,16 +69,15 @@ pub async fn get_issues(
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
-                if jobs_store::find_job(connection, organization, job).await?.is_none() {
-                    return Ok(None);
-                }
-                Ok(Some(issues::page(connection, organization, job, after, limit).await?))
+                let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
+                let (found, next) = issues::page(connection, organization, job, after, limit).await?;
+                Ok(Some((row.round, found, next)))
             })
         })
         .await?;
-    let (found, next) = found.ok_or_else(|| Problem::new("job_not_found", "There is no such job."))?;
+    let (round, found, next) = found.ok_or_else(|| Problem::new("job_not_found", "There is no such job."))?;
     if is_stream {
-        let body = Body::from_stream(lines_of(Arc::clone(&app), organization, job, &found, next));
+        let body = Body::from_stream(lines_of(Arc::clone(&app), (organization, job, round), &found, next));
         return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response());
     }
     if accept.contains("application/fhir+json") {
@@ -94,12 +93,11 @@ const ISSUES_MAX: usize = 10_000;
 /// Issues that a stream reads at once: what it holds in memory.
 const ISSUES_STREAMED: usize = 1_000;
 
-/// The first page, and the others as they are asked for. What cannot be read any more breaks the answer off: a stream that
-/// ends well is whole.
+/// The first page, and the others as they are asked for. What cannot be read any more breaks the answer off, as does a retry
+/// of the job, which makes its issues anew: a stream that ends well is whole, and of one round.
 fn lines_of(
     app: Arc<App>,
-    organization: OrganizationId,
-    job: JobId,
+    (organization, job, round): (OrganizationId, JobId, i32),
     first: &[StoredIssue],
     next: Option<IssuePlace>,
 ) -> impl Stream<Item = Result<Bytes, DbError>> + use<> {
@@ -118,7 +116,11 @@ fn lines_of(
         let (found, next) = app
             .db
             .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-                Box::pin(async move { issues::page(connection, organization, job, after, ISSUES_STREAMED).await })
+                Box::pin(async move {
+                    let page = issues::page(connection, organization, job, after, ISSUES_STREAMED).await?;
+                    let row = jobs_store::find_job(connection, organization, job).await?;
+                    if row.is_some_and(|row| row.round == round) { Ok(page) } else { Err(DbError::NotOneRow(0)) }
+                })
             })
             .await?;
         Ok(Some((text(&found), (app, next))))
@@ -164,10 +166,12 @@ pub async fn get_outcomes(
             Box::pin(async move { jobs_store::find_job(connection, organization, job).await })
         })
         .await?;
-    if known.is_none() {
-        return Err(Problem::new("job_not_found", "There is no such job."));
-    }
+    let known = known.ok_or_else(|| Problem::new("job_not_found", "There is no such job."))?;
     let missing = || Problem::new("outcomes_not_found", "The job has no outcome file, or not yet.");
+    // The object of an earlier round is still there while the next one runs, but is not what this job came to.
+    if known.result.as_ref().is_none_or(|result| result["outcomes"].is_null()) {
+        return Err(missing());
+    }
     let reader = app.objects.read(&bulk::outcomes_key(organization, job)).await.map_err(|error| match error {
         ObjectError::NotFound => missing(),
         _ => Problem::new("object_store_unavailable", "Object storage is not available.")

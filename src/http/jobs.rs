@@ -7,7 +7,7 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::chunks_store;
 use crate::engine::jobs::{self, JobFilter, JobRow, JobSummary, JobView};
-use crate::engine::jobs_store::{self, Acted, PAGE_MAX};
+use crate::engine::jobs_store::{self, Acted, Attempts, PAGE_MAX};
 use crate::engine::state::JobStatus;
 use crate::engine::timeline::{TimelineEntry, timeline};
 use crate::ids::{JobId, OrganizationId, UploadId};
@@ -59,7 +59,7 @@ pub(super) async fn view(app: &App, organization: OrganizationId, job: JobId) ->
             Box::pin(async move {
                 let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
                 let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job).await?;
+                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::OfJob).await?;
                 Ok(Some((row, steps, attempts)))
             })
         })
@@ -76,7 +76,7 @@ pub(super) async fn view(app: &App, organization: OrganizationId, job: JobId) ->
         });
         chunks = Some(progress.await?);
     }
-    Ok(jobs::shape(&row, &steps, &attempts, definition.as_deref(), chunks.as_ref(), app.clock.now()))
+    Ok(jobs::shape(&row, &steps, &attempts, definition.as_deref(), chunks.as_ref()))
 }
 
 /// Query of the status.
@@ -122,12 +122,16 @@ pub async fn get_job(
         let body = serde_json::to_vec(&view).map_err(|_| Problem::new("internal_error", "An internal error."))?;
         let tag = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..12]));
         let changed = baseline.as_ref().is_some_and(|baseline| !names(baseline, &tag));
-        let over = Instant::now() >= deadline;
+        // Nobody should wait for a process that stops.
+        let over = Instant::now() >= deadline || app.limits.draining.is_cancelled();
         if changed || over || view.status.is_terminal() {
             return Ok(answer(&view, body, &tag, known.is_some_and(|known| names(&known, &tag))));
         }
         baseline.get_or_insert(tag);
-        tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))) => {}
+            () = app.limits.draining.cancelled() => {}
+        }
         pause = (pause * 3 / 2).min(LOOK_EVERY.1);
     }
 }
@@ -289,7 +293,7 @@ pub async fn get_timeline(
             Box::pin(async move {
                 let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
                 let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job).await?;
+                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::All).await?;
                 let records = jobs_store::records_of(connection, organization, job).await?;
                 Ok(Some((row, steps, attempts, records)))
             })

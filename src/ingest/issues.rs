@@ -25,30 +25,7 @@ pub async fn replace(
     .bind(job)
     .execute(&mut *connection)
     .await?;
-    if issues.is_empty() {
-        return Ok(());
-    }
-    let signed = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
-    sqlx::query(
-        "insert into issues
-           (organization_id, job_id, ordinal, severity, code, entry, line, expression, pointer, byte_offset, message)
-         select $1, $2, i.ordinal - 1, i.severity, i.code, i.entry, i.line, i.expression, i.pointer, i.byte_offset, i.message
-         from unnest($3::text[], $4::text[], $5::integer[], $6::bigint[], $7::text[], $8::text[], $9::bigint[], $10::text[])
-           with ordinality as i (severity, code, entry, line, expression, pointer, byte_offset, message, ordinal)",
-    )
-    .bind(organization)
-    .bind(job)
-    .bind(issues.iter().map(|issue| issue.severity.as_str()).collect::<Vec<_>>())
-    .bind(issues.iter().map(|issue| issue.code).collect::<Vec<_>>())
-    .bind(issues.iter().map(|issue| issue.entry.and_then(|entry| i32::try_from(entry).ok())).collect::<Vec<_>>())
-    .bind(issues.iter().map(|issue| signed(issue.line)).collect::<Vec<_>>())
-    .bind(issues.iter().map(|issue| issue.expression.as_deref()).collect::<Vec<_>>())
-    .bind(issues.iter().map(|issue| issue.pointer.as_deref()).collect::<Vec<_>>())
-    .bind(issues.iter().map(|issue| signed(issue.byte_offset)).collect::<Vec<_>>())
-    .bind(issues.iter().map(|issue| issue.message.as_str()).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
+    insert(connection, organization, job, 0, |_| 0, issues).await
 }
 
 /// Put these issues in the place of those of a chunk of a bulk file: chunk 0 are those of lines that are in none. `lines` are
@@ -78,8 +55,23 @@ pub async fn replace_chunk(
     .bind(lines.end())
     .execute(&mut *connection)
     .await?;
-    let signed = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
     let position = |issue: &Issue| signed(issue.line).or(issue.entry.map(i64::from)).unwrap_or(*lines.start());
+    insert(connection, organization, job, chunk, position, issues).await
+}
+
+fn signed(number: Option<u64>) -> Option<i64> {
+    number.and_then(|number| i64::try_from(number).ok())
+}
+
+/// Insert the issues of a chunk (0: of none), each at its position.
+async fn insert(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    chunk: i32,
+    position: impl Fn(&Issue) -> i64,
+    issues: &[Issue],
+) -> Result<(), DbError> {
     // A few megabytes of arguments at most.
     for (page, issues) in issues.chunks(5_000).enumerate() {
         sqlx::query(
@@ -96,7 +88,7 @@ pub async fn replace_chunk(
         .bind(job)
         .bind(chunk)
         .bind(i64::try_from(page * 5_000).unwrap_or(i64::MAX))
-        .bind(issues.iter().map(position).collect::<Vec<_>>())
+        .bind(issues.iter().map(&position).collect::<Vec<_>>())
         .bind(issues.iter().map(|issue| issue.severity.as_str()).collect::<Vec<_>>())
         .bind(issues.iter().map(|issue| issue.code).collect::<Vec<_>>())
         .bind(issues.iter().map(|issue| issue.entry.and_then(|entry| i32::try_from(entry).ok())).collect::<Vec<_>>())

@@ -38,6 +38,8 @@ use tokio::io::AsyncBufRead;
 
 /// A copy of 5 GB within the server takes a minute or two; the step's own timeout is longer.
 pub const COPY_TIMEOUT: Duration = Duration::from_mins(15);
+/// Of one key that is purged; more are looked at by nobody.
+const VERSIONS_MAX: usize = 100;
 
 /// Where objects are, and as whom we ask for them.
 #[derive(Clone)]
@@ -201,6 +203,19 @@ impl Objects {
         Ok(())
     }
 
+    /// Put an object under a key that is free (`If-None-Match: *`). Servers that do not know conditional writes replace what
+    /// is there: look first where that matters.
+    ///
+    /// # Errors
+    /// [`ObjectError`]; `Changed` when the key is taken.
+    pub async fn put_new(&self, key: &str, body: Bytes, content_type: &str) -> Result<(), ObjectError> {
+        let sha256 = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(&body));
+        let request = self.client.put_object().bucket(&self.bucket).key(self.full(key)).content_type(content_type);
+        let request = request.if_none_match("*").checksum_sha256(sha256).body(ByteStream::from(body));
+        request.send().await.map_err(changed)?;
+        Ok(())
+    }
+
     /// A whole object in memory.
     ///
     /// # Errors
@@ -301,7 +316,16 @@ impl Objects {
     /// # Errors
     /// [`ObjectError`].
     pub async fn head(&self, key: &str) -> Result<Option<ObjectHead>, ObjectError> {
-        let answer = self.client.head_object().bucket(&self.bucket).key(self.full(key)).send().await;
+        self.head_version(key, None).await
+    }
+
+    /// As [`Objects::head`], of this version if one is given, whatever version has the key by now.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn head_version(&self, key: &str, version: Option<&str>) -> Result<Option<ObjectHead>, ObjectError> {
+        let request = self.client.head_object().bucket(&self.bucket).key(self.full(key));
+        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
         match answer.map_err(ObjectError::from) {
             Ok(head) => Ok(Some(ObjectHead {
                 size: size(head.content_length),
@@ -316,12 +340,41 @@ impl Objects {
         }
     }
 
-    /// That there was none is fine.
+    /// That there was none is fine. In a bucket with versions the bytes stay, as a version that is no longer current: see
+    /// [`Objects::delete_version`] and [`Objects::purge`].
     ///
     /// # Errors
     /// [`ObjectError`].
     pub async fn delete(&self, key: &str) -> Result<(), ObjectError> {
         self.client.delete_object().bucket(&self.bucket).key(self.full(key)).send().await?;
+        Ok(())
+    }
+
+    /// Delete this version of an object for good, current or not. That there was none is fine.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn delete_version(&self, key: &str, version: &str) -> Result<(), ObjectError> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(self.full(key)).version_id(version);
+        match request.send().await.map_err(ObjectError::from) {
+            Ok(_) | Err(ObjectError::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Delete an object with all its versions, from the current one back (the newest hundred); each deletion shows the
+    /// one before. That there was none is fine. Versions behind a mark of deletion stay.
+    ///
+    /// # Errors
+    /// [`ObjectError`].
+    pub async fn purge(&self, key: &str) -> Result<(), ObjectError> {
+        for _ in 0..VERSIONS_MAX {
+            match self.head(key).await? {
+                None => return Ok(()),
+                Some(ObjectHead { version_id: Some(version), .. }) => self.delete_version(key, &version).await?,
+                Some(_) => return self.delete(key).await,
+            }
+        }
         Ok(())
     }
 
@@ -332,9 +385,8 @@ impl Objects {
     /// [`ObjectError`].
     pub async fn delete_matching(&self, key: &str, etag: &str) -> Result<(), ObjectError> {
         let request = self.client.delete_object().bucket(&self.bucket).key(self.full(key));
-        match request.if_match(format!("\"{etag}\"")).send().await.map_err(ObjectError::from) {
-            Ok(_) | Err(ObjectError::NotFound) => Ok(()),
-            Err(ObjectError::Refused { code, .. }) if code == "PreconditionFailed" => Ok(()),
+        match request.if_match(quoted(etag)).send().await.map_err(changed) {
+            Ok(_) | Err(ObjectError::NotFound | ObjectError::Changed) => Ok(()),
             Err(error) => Err(error),
         }
     }

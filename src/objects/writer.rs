@@ -2,7 +2,7 @@
 
 use super::{ObjectError, Objects};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
@@ -85,7 +85,9 @@ impl ObjectWriter {
         let upload = if let Some(upload) = &self.upload {
             upload.clone()
         } else {
+            // S3 takes the parts' checksums only of an upload that named their algorithm at its begin.
             let mut request = client.create_multipart_upload().bucket(bucket).key(&key);
+            request = request.checksum_algorithm(ChecksumAlgorithm::Sha256);
             for (name, value) in &self.metadata {
                 request = request.metadata(*name, value);
             }
@@ -95,8 +97,8 @@ impl ObjectWriter {
         let number = i32::try_from(self.parts.len() + 1).unwrap_or(i32::MAX);
         let sha256 = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(&part));
         let request = client.upload_part().bucket(bucket).key(&key).upload_id(upload).part_number(number);
-        let answer = request.checksum_sha256(sha256).body(ByteStream::from(part)).send().await?;
-        let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag);
+        let answer = request.checksum_sha256(&sha256).body(ByteStream::from(part)).send().await?;
+        let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag).checksum_sha256(sha256);
         self.parts.push(part.build());
         Ok(())
     }

@@ -4,9 +4,8 @@
 use super::Slots;
 use crate::db::DbError;
 use crate::engine::Engine;
-use crate::engine::chunks_store;
 use crate::engine::committer;
-use crate::engine::store::{self, Lease};
+use crate::engine::store::{self, Claim, Lease};
 use sqlx::PgConnection;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +27,11 @@ const SUSPECTS_MAX: i32 = 16;
 const CHUNK_INTERVAL: Duration = Duration::from_millis(20);
 /// Look for suspects at least so often while the queue is busy.
 const SUSPECT_INTERVAL: Duration = Duration::from_millis(500);
+/// Claims stop so long for what runs here to end before suspects are claimed; twice as long after each time that something
+/// did not, up to the second. Between two such waits claims go on as long as the wait was.
+const SUSPECT_PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// Claims stop so long, at most, for suspects that run: what kills its worker mostly does so at once.
+const SUSPECT_ALONE: Duration = Duration::from_mins(1);
 
 /// Claim until cancelled.
 pub async fn run(
@@ -44,6 +48,8 @@ pub async fn run(
         connection: None,
         cursor: Uuid::nil(),
         suspects_seen: None,
+        suspects_not_before: Instant::now(),
+        patience: SUSPECT_PATIENCE.0,
         chunk_cursor: Uuid::nil(),
         chunks_seen: None,
     };
@@ -73,6 +79,10 @@ struct Feeder {
     /// Organization of the last claimed row: the next claim starts behind it.
     cursor: Uuid,
     suspects_seen: Option<Instant>,
+    /// After a wait that was in vain.
+    suspects_not_before: Instant,
+    /// How long the next wait is.
+    patience: Duration,
     /// The same cursor for chunks.
     chunk_cursor: Uuid,
     /// When there were fewer chunks than slots.
@@ -108,9 +118,15 @@ impl Feeder {
         let wanted = free.min(CLAIM_MAX);
         let cursor = self.cursor;
         let connection = self.open().await?;
-        let claimed =
-            store::claim_tasks(connection, i32::try_from(wanted).unwrap_or(i32::MAX), cursor, lease_time, worker)
-                .await?;
+        let claimed = store::claim(
+            connection,
+            Claim::Jobs,
+            i32::try_from(wanted).unwrap_or(i32::MAX),
+            cursor,
+            lease_time,
+            worker,
+        )
+        .await?;
         if let Some(last) = claimed.last() {
             self.cursor = last.organization.0;
         }
@@ -128,7 +144,11 @@ impl Feeder {
             return Ok(());
         }
         // Nearly nothing was ready: sleep until something may be. Whatever was signalled since the claim is not missed.
-        let due = store::next_due(self.open().await?).await?.unwrap_or(poll).min(poll);
+        let mut due = store::next_due(self.open().await?).await?.unwrap_or(poll).min(poll);
+        if let Some(seen) = self.chunks_seen.filter(|seen| seen.elapsed() < CHUNK_INTERVAL) {
+            // Chunks were not looked for in this turn, and the wake-up may have meant them.
+            due = due.min(CHUNK_INTERVAL.saturating_sub(seen.elapsed()));
+        }
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = self.engine.wake().wait() => {}
@@ -149,7 +169,7 @@ impl Feeder {
         }
         let (lease_time, worker, cursor) = (self.engine.options().lease, self.engine.worker(), self.chunk_cursor);
         let slots = i32::try_from(free).unwrap_or(i32::MAX);
-        let claimed = chunks_store::claim_chunks(self.open().await?, slots, cursor, lease_time, worker).await?;
+        let claimed = store::claim(self.open().await?, Claim::Chunks, slots, cursor, lease_time, worker).await?;
         self.chunks_seen = (claimed.len() < free).then(Instant::now);
         if let Some(last) = claimed.last() {
             self.chunk_cursor = last.organization.0;
@@ -168,12 +188,19 @@ impl Feeder {
     }
 
     /// Suspects run without any other job, so that bystanders do not die with them. What runs here finishes first, and
-    /// only then are they claimed: a process that dies while it waits must not count as a death of theirs.
+    /// only then are they claimed: a process that dies while it waits must not count as a death of theirs. A step may take
+    /// an hour: it holds the others up for a while only, and suspects wait for a process that has none.
     async fn run_suspects(&mut self) -> Result<bool, DbError> {
         self.suspects_seen = Some(Instant::now());
-        if !store::has_suspects(self.open().await?).await? || !self.quiet().await {
+        if Instant::now() < self.suspects_not_before || !store::has_suspects(self.open().await?).await? {
             return Ok(false);
         }
+        if !self.quiet(self.patience).await {
+            self.suspects_not_before = Instant::now() + self.patience;
+            self.patience = (self.patience * 2).min(SUSPECT_PATIENCE.1);
+            return Ok(false);
+        }
+        self.patience = SUSPECT_PATIENCE.0;
         let (lease_time, worker) = (self.engine.options().lease, self.engine.worker());
         let chunk_slots = i32::try_from(self.engine.options().chunks).unwrap_or(i32::MAX);
         let suspects = store::claim_suspects(self.open().await?, SUSPECTS_MAX, chunk_slots, lease_time, worker).await?;
@@ -182,15 +209,17 @@ impl Feeder {
             tracing::info!(job.id = %job, deaths, "job {job} runs apart from others: a worker died with it");
             self.hand_on(lease);
         }
-        self.quiet().await;
+        self.quiet(SUSPECT_ALONE).await;
         Ok(true)
     }
 
-    /// Until nothing runs here; false when the process is told to stop before.
-    async fn quiet(&self) -> bool {
+    /// Until nothing runs here; false when it takes longer than that, or the process is told to stop.
+    async fn quiet(&self, patience: Duration) -> bool {
+        let until = tokio::time::Instant::now() + patience;
         while self.slots.in_use() > 0 {
             tokio::select! {
                 () = self.stop.cancelled() => return false,
+                () = tokio::time::sleep_until(until) => return false,
                 () = self.slots.freed.notified() => {}
             }
         }

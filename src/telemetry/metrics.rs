@@ -7,9 +7,9 @@
 //!
 //! The functions cannot fail: telemetry never stands in the way of what it watches.
 
-use Kind::{Counter, Histogram};
+use Kind::{Counter, Gauge, Histogram};
 use prometheus::core::Collector;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use std::time::Duration;
 pub enum Kind {
     /// Only grows.
     Counter,
+    /// Goes up and down; set when somebody asks.
+    Gauge,
     /// Counts durations by these upper bounds, in seconds.
     Histogram(&'static [f64]),
 }
@@ -27,7 +29,7 @@ pub enum Kind {
 pub struct Metric {
     /// With the prefix of the program and, last, the unit.
     pub name: &'static str,
-    /// Counter or histogram.
+    /// Counter, gauge or histogram.
     pub kind: Kind,
     /// Names of its labels.
     pub labels: &'static [&'static str],
@@ -128,12 +130,57 @@ const SWEEP_DURATION: Metric = metric(
     &["outcome"],
     "One sweep of incoming/: complete, partial (an object could not be looked at) or failed.",
 );
+const AUTH_REFUSED: Metric = metric(
+    "chartgate_auth_refused_total",
+    Counter,
+    &["reason"],
+    "Requests that were answered with 401, by what they were not told.",
+);
+const JWKS_FETCHES: Metric =
+    metric("chartgate_jwks_fetches_total", Counter, &["outcome"], "Fetches of issuers' keys: ok or failed.");
 const HTTP_DURATION: Metric = metric(
     "chartgate_http_request_duration_seconds",
     Histogram(ANSWER),
     &["route", "method", "status"],
     "HTTP requests by route template, method and class of status (2xx, …).",
 );
+const AUDIT_SEALED: Metric =
+    metric("chartgate_audit_sealed_total", Counter, &[], "Audit records that this process sealed.");
+const AUDIT_PUBLISHED: Metric = metric(
+    "chartgate_audit_publications_total",
+    Counter,
+    &["outcome"],
+    "Attempts to put signed checkpoints into the object store: done or failed.",
+);
+const AUDIT_UNSEALED_AGE: Metric = metric(
+    "chartgate_audit_unsealed_age_seconds",
+    Gauge,
+    &[],
+    "Every audit record older than this is sealed; as the sealer last said.",
+);
+const AUDIT_UNSEALED: Metric =
+    metric("chartgate_audit_unsealed_records", Gauge, &[], "Audit records that are not sealed yet, about.");
+const AUDIT_UNPUBLISHED: Metric = metric(
+    "chartgate_audit_unpublished_checkpoints",
+    Gauge,
+    &[],
+    "Signed checkpoints that are not in the object store yet.",
+);
+const AUDIT_STATE: Metric = metric(
+    "chartgate_audit_sealer_state",
+    Gauge,
+    &["state"],
+    "1 for what the sealer last said of itself: sealing, or what stands in its way.",
+);
+
+const CONNECTIONS_REFUSED: Metric = metric(
+    "chartgate_connections_refused_total",
+    Counter,
+    &["reason"],
+    "Connections that were closed: one too many of their address, idle while others came, or without a TLS handshake.",
+);
+const REQUESTS_LIMITED: Metric =
+    metric("chartgate_requests_limited_total", Counter, &["code"], "Requests that a limit refused, by error code.");
 
 /// All metrics.
 pub const METRICS: &[Metric] = &[
@@ -152,7 +199,17 @@ pub const METRICS: &[Metric] = &[
     REFUSED,
     UPLOAD_LAG,
     SWEEP_DURATION,
+    AUTH_REFUSED,
+    JWKS_FETCHES,
     HTTP_DURATION,
+    AUDIT_SEALED,
+    AUDIT_PUBLISHED,
+    AUDIT_UNSEALED_AGE,
+    AUDIT_UNSEALED,
+    AUDIT_UNPUBLISHED,
+    AUDIT_STATE,
+    CONNECTIONS_REFUSED,
+    REQUESTS_LIMITED,
 ];
 
 /// None: the description above is faulty, which a test would have found.
@@ -173,7 +230,17 @@ struct Meters {
     refused: Option<IntCounterVec>,
     upload_lag: Option<HistogramVec>,
     sweep_duration: Option<HistogramVec>,
+    auth_refused: Option<IntCounterVec>,
+    jwks_fetches: Option<IntCounterVec>,
     http_duration: Option<HistogramVec>,
+    audit_sealed: Option<IntCounterVec>,
+    audit_published: Option<IntCounterVec>,
+    audit_unsealed_age: Option<GaugeVec>,
+    audit_unsealed: Option<GaugeVec>,
+    audit_unpublished: Option<GaugeVec>,
+    audit_state: Option<GaugeVec>,
+    connections_refused: Option<IntCounterVec>,
+    requests_limited: Option<IntCounterVec>,
 }
 
 /// One set a process: the events come from everywhere in it.
@@ -195,7 +262,17 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         refused: counter(&registry, REFUSED),
         upload_lag: histogram(&registry, UPLOAD_LAG),
         sweep_duration: histogram(&registry, SWEEP_DURATION),
+        auth_refused: counter(&registry, AUTH_REFUSED),
+        jwks_fetches: counter(&registry, JWKS_FETCHES),
         http_duration: histogram(&registry, HTTP_DURATION),
+        audit_sealed: counter(&registry, AUDIT_SEALED),
+        audit_published: counter(&registry, AUDIT_PUBLISHED),
+        audit_unsealed_age: gauge(&registry, AUDIT_UNSEALED_AGE),
+        audit_unsealed: gauge(&registry, AUDIT_UNSEALED),
+        audit_unpublished: gauge(&registry, AUDIT_UNPUBLISHED),
+        audit_state: gauge(&registry, AUDIT_STATE),
+        connections_refused: counter(&registry, CONNECTIONS_REFUSED),
+        requests_limited: counter(&registry, REQUESTS_LIMITED),
         registry,
     };
     // Known series begin at 0, so that the first event is an increase.
@@ -213,6 +290,12 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         add(meters.refused.as_ref(), &[reason], 0);
     }
     add(meters.sightings.as_ref(), &[], 0);
+    for reason in ["address", "idle", "tls"] {
+        add(meters.connections_refused.as_ref(), &[reason], 0);
+    }
+    for code in ["rate_limited", "organization_queue_full", "queue_full", "overloaded"] {
+        add(meters.requests_limited.as_ref(), &[code], 0);
+    }
     meters
 });
 
@@ -226,6 +309,10 @@ fn counter(registry: &Registry, metric: Metric) -> Option<IntCounterVec> {
     register(registry, IntCounterVec::new(Opts::new(metric.name, metric.help), metric.labels))
 }
 
+fn gauge(registry: &Registry, metric: Metric) -> Option<GaugeVec> {
+    register(registry, GaugeVec::new(Opts::new(metric.name, metric.help), metric.labels))
+}
+
 fn histogram(registry: &Registry, metric: Metric) -> Option<HistogramVec> {
     let Histogram(buckets) = metric.kind else { return None };
     let options = HistogramOpts::new(metric.name, metric.help).buckets(buckets.to_vec());
@@ -235,6 +322,12 @@ fn histogram(registry: &Registry, metric: Metric) -> Option<HistogramVec> {
 fn add(counter: Option<&IntCounterVec>, labels: &[&str], by: u64) {
     if let Some(Ok(counter)) = counter.map(|counter| counter.get_metric_with_label_values(labels)) {
         counter.inc_by(by);
+    }
+}
+
+fn set(gauge: Option<&GaugeVec>, labels: &[&str], to: f64) {
+    if let Some(Ok(gauge)) = gauge.map(|gauge| gauge.get_metric_with_label_values(labels)) {
+        gauge.set(to);
     }
 }
 
@@ -314,6 +407,16 @@ pub fn watcher_swept(outcome: &'static str, duration: Duration) {
     observe(METERS.sweep_duration.as_ref(), &[outcome], duration);
 }
 
+/// A request was answered with 401, for a reason that it was not told.
+pub fn auth_refused(reason: &'static str) {
+    add(METERS.auth_refused.as_ref(), &[reason], 1);
+}
+
+/// An issuer's keys were fetched: ok or failed.
+pub fn jwks_fetched(outcome: &'static str) {
+    add(METERS.jwks_fetches.as_ref(), &[outcome], 1);
+}
+
 /// An HTTP request: the route's template (never the path), the method, the status.
 pub fn http_request(route: &str, method: &str, status: u16, duration: Duration) {
     // A method is any token that the client likes.
@@ -329,6 +432,37 @@ pub fn http_request(route: &str, method: &str, status: u16, duration: Duration) 
         _ => "5xx",
     };
     observe(METERS.http_duration.as_ref(), &[route, method, class], duration);
+}
+
+/// Audit records were sealed.
+pub fn audit_sealed(records: usize) {
+    add(METERS.audit_sealed.as_ref(), &[], records as u64);
+}
+
+/// Checkpoints were put into the object store: done or failed.
+pub fn audit_published(outcome: &'static str) {
+    add(METERS.audit_published.as_ref(), &[outcome], 1);
+}
+
+/// What the sealer last said of itself; before the answer to whoever asks for the metrics.
+pub fn audit_state(state: &str, unsealed_seconds: f64, unsealed_records: f64, unpublished_checkpoints: f64) {
+    set(METERS.audit_unsealed_age.as_ref(), &[], unsealed_seconds);
+    set(METERS.audit_unsealed.as_ref(), &[], unsealed_records);
+    set(METERS.audit_unpublished.as_ref(), &[], unpublished_checkpoints);
+    if let Some(gauge) = &METERS.audit_state {
+        gauge.reset();
+    }
+    set(METERS.audit_state.as_ref(), &[state], 1.0);
+}
+
+/// A connection was closed to make or keep room: address, idle or tls.
+pub fn connection_refused(reason: &'static str) {
+    add(METERS.connections_refused.as_ref(), &[reason], 1);
+}
+
+/// A limit refused a request with that code.
+pub fn request_limited(code: &'static str) {
+    add(METERS.requests_limited.as_ref(), &[code], 1);
 }
 
 /// All metrics in Prometheus' text format, version 0.0.4.
@@ -360,12 +494,21 @@ mod tests {
         upload_taken_up("sweep", second);
         watcher_swept("complete", second);
         http_request("/unit-test", "BREW", 200, second);
+        audit_sealed(1);
+        audit_published("done");
+        audit_state("sealing", 1.0, 1.0, 1.0);
+        connection_refused("idle");
+        request_limited("rate_limited");
         let text = render().unwrap();
         for metric in METRICS {
-            let kind = if metric.kind == Counter { "counter" } else { "histogram" };
+            let kind = match metric.kind {
+                Counter => "counter",
+                Gauge => "gauge",
+                Histogram(_) => "histogram",
+            };
             assert!(text.contains(&format!("# HELP {} ", metric.name)), "{text}");
             assert!(text.contains(&format!("# TYPE {} {kind}\n", metric.name)), "{text}");
-            let suffix = if metric.kind == Counter { "" } else { "_count" };
+            let suffix = if matches!(metric.kind, Histogram(_)) { "_count" } else { "" };
             let start = format!("{}{suffix}", metric.name);
             let sample = text.lines().filter(|line| line.starts_with(&start)).find(|line| !line.ends_with(" 0"));
             let sample = sample.unwrap_or_else(|| panic!("{} was never counted", metric.name));

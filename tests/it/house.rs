@@ -413,6 +413,37 @@ fn every_configuration_key_is_described() {
     assert_eq!(first_cells("docs/configuration.md", "## All keys").len(), rows.len(), "a row too many");
 }
 
+/// Literals of the form `noun.verb`.
+fn dotted(code: &str, quote: char) -> BTreeSet<String> {
+    let is_word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let is_dotted = |text: &&str| text.split_once('.').is_some_and(|(noun, verb)| is_word(noun) && is_word(verb));
+    code.split(quote).filter(is_dotted).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_event_of_the_audit_log_is_listed() {
+    /// What looks like an event in a file that writes records, and is none.
+    const OTHERS: &[&str] = &["athena.time", "athena.captured_at", "athena.other"];
+    let mut events = BTreeSet::new();
+    for (path, code) in &sources() {
+        // Those that make records, and those that call what makes them.
+        if ["Record::new(", "record_read(", "record_act(", "record_creation(", "record("]
+            .iter()
+            .any(|name| code.contains(name))
+            && path != "audit/record.rs"
+        {
+            events.extend(dotted(code, '"').into_iter().filter(|text| !OTHERS.contains(&text.as_str())));
+        }
+    }
+    for entry in fs::read_dir(root().join("migrations")).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for insert in text.split("insert into audit_records").skip(1) {
+            events.extend(dotted(insert.split(';').next().unwrap(), '\''));
+        }
+    }
+    assert_same("docs/audit.md", &events, &set(first_cells("docs/audit.md", "## Events")));
+}
+
 #[test]
 fn every_workflow_key_is_explained() {
     let headings =
@@ -451,7 +482,13 @@ async fn every_handler_is_listed_with_its_parameters() {
     };
     // Nothing is connected before it is used.
     let db = Db::connect(sqlx::postgres::PgConnectOptions::new_without_pgpass(), 1);
-    let registry = Registry::default().with(chartgate::ingest::steps::handlers(db, Objects::connect(&options)));
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let config = config::Config::from_sources(None, &|_| None).unwrap();
+    let secrets = chartgate::secrets::Secrets::new(None, Path::new("/nonexistent"));
+    let callbacks = chartgate::callbacks::Callbacks::new(&config, db.clone(), secrets).unwrap();
+    let registry = Registry::default()
+        .with(chartgate::ingest::steps::handlers(db, Objects::connect(&options)))
+        .with(callbacks.handlers());
     let listed = set(first_cells("workflows/README.md", "## Handlers"));
     assert_same("workflows/README.md", &set(registry.names()), &listed);
     let table = section("workflows/README.md", "## Handlers");

@@ -10,11 +10,15 @@
 )]
 
 mod athena;
+mod audit;
+mod auth;
 mod bulk;
+mod callbacks;
 mod canaries;
 mod cli;
 mod clinical;
 mod crash;
+mod edge;
 mod embedded_postgres;
 mod engine;
 mod house;

@@ -1,5 +1,6 @@
 //! The watcher: whatever is told of an object, however often and in whatever order, it becomes bytes of one job.
 
+mod faults;
 mod moto;
 
 use crate::http::{call, get};
@@ -385,9 +386,11 @@ async fn what_is_of_no_more_use_is_deleted_and_nothing_earlier() {
     let refused = "incoming/nobody.json";
     objects.put(refused, "{}".into(), "application/json", &[]).await.unwrap();
     app.app.watcher.sweep().await.unwrap();
-    let unfinished =
-        app.objects.sdk().create_multipart_upload().bucket(BUCKET).key("incoming/fhir/big").send().await.unwrap();
-    assert!(unfinished.upload_id.is_some());
+    // Of somebody else, and of a worker that was killed while it wrote an outcome file.
+    for key in ["incoming/fhir/big", "outcomes/org/job.ndjson"] {
+        let unfinished = app.objects.sdk().create_multipart_upload().bucket(BUCKET).key(key).send().await.unwrap();
+        assert!(unfinished.upload_id.is_some());
+    }
     let ended = [(&stored, true), (&unstored, false)];
     for (answer, has_bytes) in ended {
         let job: JobId = job_of(answer).parse().unwrap();
@@ -426,8 +429,8 @@ async fn what_is_of_no_more_use_is_deleted_and_nothing_earlier() {
 
     app.advance(Duration::from_hours(24)).await;
     let tidied = app.app.watcher.tidy().await.unwrap();
-    assert_eq!((tidied.removed, tidied.aborted), (0, 1), "the multipart upload");
-    assert!(objects.unfinished_uploads("incoming/").await.unwrap().is_empty());
+    assert_eq!((tidied.removed, tidied.aborted), (0, 2), "the multipart uploads");
+    assert!(objects.unfinished_uploads("").await.unwrap().is_empty());
     assert!(objects.head(refused).await.unwrap().is_some());
 
     app.advance(Duration::from_hours(24 * 29)).await;
@@ -464,6 +467,12 @@ async fn an_organization_has_only_so_many_uploads_that_wait() {
     let last = ask(&app).await;
     let refused = call(&app, Method::POST, "/v1/ingestion/upload-url", &app.organization.sender, &[], "").await;
     assert_eq!(refused.problem(429, "too_many_uploads")["retryable"], true);
+    // One that is cancelled waits for nothing any more.
+    let path = format!("/v1/ingestion/jobs/{}/cancel", job_of(&last));
+    assert_eq!(app.post(&app.organization.sender, &path, &json!({})).await.0, 200);
+    let last = ask(&app).await;
+    let refused = call(&app, Method::POST, "/v1/ingestion/upload-url", &app.organization.sender, &[], "").await;
+    refused.problem(429, "too_many_uploads");
     let other = app.organization("Other Hospital").await;
     assert_eq!(app.post(&other.sender, "/v1/ingestion/upload-url", &json!({})).await.0, 200);
     // One that has its object does not count.

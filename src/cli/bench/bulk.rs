@@ -10,7 +10,7 @@ use super::super::serve::{DemoCredentials, ProcessRole, Running};
 use super::super::{demo, upload};
 use super::intake::{organization, quantile};
 use crate::auth::Role;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::ids::OrganizationId;
 use crate::ingest::fhir::sample::{self, Size};
 use anyhow::{Context as _, ensure};
@@ -188,10 +188,11 @@ impl Fleet {
         let mut command = Command::new(program);
         command.args(["serve", "--role", "worker", "--data-dir"]).arg(&self.directory);
         // As the bench itself: whatever is configured elsewhere is not touched.
-        for name in
-            ["DATABASE_URL", "CHARTGATE_DATABASE_URL", "UPLOAD_BUCKET", "CHARTGATE_S3_ENDPOINT", "CHARTGATE_S3_BUCKET"]
-        {
-            command.env_remove(name);
+        for (key, others, ..) in config::KEYS {
+            command.env_remove(config::variable_of(key));
+            others.iter().for_each(|name| {
+                command.env_remove(name);
+            });
         }
         Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
     }

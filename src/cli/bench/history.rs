@@ -5,8 +5,9 @@ use super::Prepared;
 use super::engine;
 use crate::db::Db;
 use crate::engine::jobs::JobFilter;
+use crate::engine::jobs_store::{self, Attempts};
 use crate::engine::state::JobStatus;
-use crate::engine::{jobs_store, store};
+use crate::engine::store::{self, Claim};
 use crate::ids::{JobId, OrganizationId, WorkerId};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
@@ -43,6 +44,8 @@ pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<V
         lanes: engine::Lanes::None,
         concurrency: 1,
         committers: 1,
+        seal: engine::Seal::Off,
+        rounds: 0,
     };
     engine::fill(&mut admin, &fill(10_000), "bench-none").await?;
     finish(&mut admin, 10_000).await?;
@@ -120,7 +123,7 @@ async fn measure(db: &Db, admin: &mut PgConnection) -> anyhow::Result<Value> {
     let mut claims = Vec::new();
     for _ in 0..CLAIMS {
         let started = Instant::now();
-        let leases = store::claim_tasks(&mut hot, 64, cursor, lease, worker).await?;
+        let leases = store::claim(&mut hot, Claim::Jobs, 64, cursor, lease, worker).await?;
         claims.push(started.elapsed());
         cursor = leases.last().map_or(Uuid::nil(), |lease| lease.organization.0);
         let back: Vec<_> = leases.iter().map(|lease| (lease.key(), lease.epoch)).collect();
@@ -138,7 +141,7 @@ async fn measure(db: &Db, admin: &mut PgConnection) -> anyhow::Result<Value> {
             Box::pin(async move {
                 jobs_store::find_job(connection, organization, job).await?;
                 jobs_store::steps_of(connection, organization, job).await?;
-                jobs_store::attempts_of(connection, organization, job).await
+                jobs_store::attempts_of(connection, organization, job, Attempts::OfJob).await
             })
         })
         .await?;

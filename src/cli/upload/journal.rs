@@ -42,6 +42,12 @@ impl Ticket {
         })
     }
 
+    /// A job waits for its object for a day after the URL's end.
+    fn is_old(&self) -> bool {
+        let now = Clock::system().now();
+        OffsetDateTime::parse(&self.expires_at, &Rfc3339).is_ok_and(|end| end + time::Duration::days(7) < now)
+    }
+
     /// There is time to begin a PUT.
     pub fn is_good(&self) -> bool {
         let soon = Clock::system().now() + time::Duration::seconds(30);
@@ -70,7 +76,20 @@ impl Journal {
             .mode(0o700)
             .create(&directory)
             .with_context(|| format!("cannot make {}; say --state-dir", directory.display()))?;
-        Ok(Self { directory, server: server.to_owned() })
+        let journal = Self { directory, server: server.to_owned() };
+        journal.tidy();
+        Ok(journal)
+    }
+
+    /// Tickets whose URL ended long ago are of no use: by then their jobs have ended, or expired.
+    fn tidy(&self) {
+        for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let ticket =
+                std::fs::read(entry.path()).ok().and_then(|bytes| serde_json::from_slice::<Ticket>(&bytes).ok());
+            if ticket.is_some_and(|ticket| ticket.is_old()) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 
     fn path(&self, sha256: &str) -> PathBuf {

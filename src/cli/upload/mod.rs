@@ -6,6 +6,8 @@
 mod journal;
 mod send;
 
+pub use send::SendError;
+
 use super::client::{Client, ClientError, encode};
 use super::out;
 use anyhow::{Context as _, bail, ensure};
@@ -31,7 +33,7 @@ pub struct Arguments {
     /// Follow each job to its end; exit 1 if one failed.
     #[arg(long)]
     wait: bool,
-    /// One JSON line a file.
+    /// One JSON line a file, and with --wait a second one: its job at the end.
     #[arg(long)]
     json: bool,
     /// Media type, if the file's name does not tell.
@@ -81,18 +83,19 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         if arguments.wait {
             let ended = follow(&client, &ticket.job, !arguments.json).await?;
             failed |= !["succeeded", "succeeded_with_issues"].contains(&ended["status"].as_str().unwrap_or_default());
-            let stored = ended["payload"]["sha256"].as_str();
-            ensure!(
-                stored.is_none_or(|stored| stored == local.sha256),
-                "{}: the server holds other bytes than this file has: SHA-256 {} there, {} here",
-                path.display(),
-                stored.unwrap_or_default(),
-                local.sha256
-            );
+            journal.forget(&local.sha256);
+            let stored = ended["payload"]["sha256"].as_str().unwrap_or(&local.sha256);
+            if stored != local.sha256 {
+                failed = true;
+                out::error(&format!(
+                    "{}: the server holds other bytes than this file has: SHA-256 {stored} there, {} here",
+                    path.display(),
+                    local.sha256
+                ));
+            }
             if arguments.json {
                 out::json(&ended)?;
             }
-            journal.forget(&local.sha256);
         }
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

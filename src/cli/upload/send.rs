@@ -32,6 +32,11 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// Nobody answered: the same command may work later.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Away(_))
+    }
+
     /// The other side has decided; another file may well go through.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. })
@@ -55,7 +60,8 @@ pub async fn put(ticket: &Ticket, path: &Path, size: u64, bar: &ProgressBar) -> 
             Err(error) => {
                 let may_pass = match &error {
                     SendError::Away(_) => true,
-                    SendError::Refused { status, .. } => *status >= 500,
+                    // 409: S3 answers so while an earlier PUT, whose connection was cut, is still under way.
+                    SendError::Refused { status, .. } => *status >= 500 || [408, 409, 429].contains(status),
                     SendError::File(_) => false,
                 };
                 if !may_pass || tries >= TRIES {

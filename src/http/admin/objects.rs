@@ -42,7 +42,7 @@ pub struct RefusedView {
     /// Whose its key says it is, if there is such an organization.
     #[schema(value_type = Option<String>)]
     pub organization_id: Option<OrganizationId>,
-    /// `organization_unknown`, `metadata_disagree`, `upload_cancelled` or `upload_repeated`.
+    /// `organization_unknown`, `metadata_disagree`, `upload_cancelled`, `upload_repeated` or `too_large`.
     #[schema(example = "metadata_disagree")]
     pub reason: String,
     /// By which hint it was found.

@@ -8,6 +8,10 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use std::ops::Range;
 use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// Chunks that one statement writes.
+const CHUNKS_WRITTEN: usize = 5_000;
 
 /// A job with the object that was taken up for it.
 #[derive(Clone, sqlx::FromRow)]
@@ -63,7 +67,8 @@ pub struct PlanRow {
     pub storage_key: String,
     /// Its `ETag`.
     pub etag: String,
-    shape: String,
+    /// What kind of file.
+    pub shape: Shape,
     /// Of a Bundle, if it is one that is ingested.
     pub bundle_type: Option<String>,
     /// It is compressed.
@@ -72,22 +77,8 @@ pub struct PlanRow {
     pub text_bytes: i64,
     /// Pieces.
     pub chunks: i32,
-}
-
-impl PlanRow {
-    /// A plan to be written.
-    #[must_use]
-    pub fn new(object: (String, String), shape: Shape, bundle_type: Option<String>, is_gzip: bool) -> Self {
-        let (storage_key, etag) = object;
-        Self { storage_key, etag, shape: shape.as_str().to_owned(), bundle_type, is_gzip, text_bytes: 0, chunks: 0 }
-    }
-
-    /// What kind of file.
-    #[must_use]
-    pub fn shape(&self) -> Shape {
-        // The constraint on the column has the same words.
-        Shape::parse(&self.shape).unwrap_or(Shape::Ndjson)
-    }
+    /// Of a compressed file: under which id the texts of its chunks were put. No two attempts at planning share one.
+    pub plan_id: Option<Uuid>,
 }
 
 /// A piece of a file, as planned.
@@ -103,7 +94,82 @@ pub struct PlannedChunk {
     pub text_key: Option<String>,
 }
 
-/// Write the plan and its pieces; the same again changes nothing.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Texts of chunks are about to be put under this id, which no plan names yet: until a plan does, `due_texts()` finds
+/// them (`uploads::watcher`). One that is there already is fine.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn begin_texts(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    plan_id: Uuid,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into chunk_texts (organization_id, plan_id, job_id, begun_at)
+         values ($1, $2, $3, chartgate_now())
+         on conflict do nothing",
+    )
+    .bind(organization)
+    .bind(plan_id)
+    .bind(job)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Is the job cut in another way by these pieces than it was before? Not if it never was.
+async fn is_cut_anew(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    shape: Shape,
+    chunks: &[PlannedChunk],
+) -> Result<bool, DbError> {
+    let query = sqlx::query_scalar(
+        "select exists (select from chunks where organization_id = $1 and job_id = $2)
+           and (exists (select from bulk_plans where organization_id = $1 and job_id = $2 and shape <> $3)
+             or exists (
+               select
+               from unnest($4::bigint[], $5::bigint[], $6::bigint[])
+                 with ordinality as n (byte_start, byte_end, first_line, chunk)
+               full join (
+                 select byte_start, byte_end, first_line, chunk
+                 from chunks
+                 where organization_id = $1 and job_id = $2) k on k.chunk = n.chunk
+               where (n.byte_start, n.byte_end, n.first_line) is distinct from (k.byte_start, k.byte_end, k.first_line)))",
+    );
+    Ok(query
+        .bind(organization)
+        .bind(job)
+        .bind(shape)
+        .bind(chunks.iter().map(|chunk| signed(chunk.bytes.start)).collect::<Vec<_>>())
+        .bind(chunks.iter().map(|chunk| signed(chunk.bytes.end)).collect::<Vec<_>>())
+        .bind(chunks.iter().map(|chunk| signed(chunk.first)).collect::<Vec<_>>())
+        .fetch_one(connection)
+        .await?)
+}
+
+/// Forget the pieces of a job and all that was found out of them: steps that ended, issues, lines that were left out. What
+/// was ingested stays, and is found again by its identity.
+async fn forget_chunks(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<(), DbError> {
+    for statement in [
+        "delete from chunk_steps where organization_id = $1 and job_id = $2 and chunk > 0",
+        "delete from issues where organization_id = $1 and job_id = $2 and chunk > 0",
+        "delete from chunks where organization_id = $1 and job_id = $2",
+    ] {
+        sqlx::query(statement).bind(organization).bind(job).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Write the plan and its pieces; the same again changes nothing. If the file was cut in another way before (by another
+/// release), what its pieces were and did is forgotten, so that every line is in exactly one of them. Texts that the plan
+/// names are its own from here on; those of the plan before are nobody's.
 ///
 /// # Errors
 /// [`DbError`].
@@ -114,50 +180,71 @@ pub async fn write_plan(
     plan: &PlanRow,
     chunks: &[PlannedChunk],
 ) -> Result<(), DbError> {
+    if is_cut_anew(connection, organization, job, plan.shape, chunks).await? {
+        forget_chunks(connection, organization, job).await?;
+    }
     sqlx::query(
-        "insert into bulk_plans (organization_id, job_id, storage_key, etag, shape, bundle_type, is_gzip, text_bytes, chunks)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        "insert into chunk_texts (organization_id, plan_id, job_id, begun_at)
+         select organization_id, plan_id, job_id, chartgate_now()
+         from bulk_plans
+         where organization_id = $1
+           and job_id = $2
+           and plan_id is distinct from $3
+           and plan_id is not null
+         on conflict do nothing",
+    )
+    .bind(organization)
+    .bind(job)
+    .bind(plan.plan_id)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("delete from chunk_texts where organization_id = $1 and plan_id = $2")
+        .bind(organization)
+        .bind(plan.plan_id)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(
+        "insert into bulk_plans (organization_id, job_id, storage_key, etag, shape, bundle_type, is_gzip, text_bytes, chunks, plan_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          on conflict (organization_id, job_id) do update
          set storage_key = excluded.storage_key, etag = excluded.etag, shape = excluded.shape,
              bundle_type = excluded.bundle_type, is_gzip = excluded.is_gzip, text_bytes = excluded.text_bytes,
-             chunks = excluded.chunks",
+             chunks = excluded.chunks, plan_id = excluded.plan_id",
     )
     .bind(organization)
     .bind(job)
     .bind(&plan.storage_key)
     .bind(&plan.etag)
-    .bind(&plan.shape)
+    .bind(plan.shape)
     .bind(&plan.bundle_type)
     .bind(plan.is_gzip)
     .bind(plan.text_bytes)
     .bind(plan.chunks)
+    .bind(plan.plan_id)
     .execute(&mut *connection)
     .await?;
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    sqlx::query(
-        "insert into chunks (organization_id, job_id, chunk, byte_start, byte_end, first_line, lines, storage_key)
-         select $1, $2, c.chunk, c.byte_start, c.byte_end, c.first_line, c.lines, c.storage_key
-         from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[])
-           with ordinality as c (byte_start, byte_end, first_line, lines, storage_key, chunk)
-         on conflict (organization_id, job_id, chunk) do update
-         set byte_start = excluded.byte_start, byte_end = excluded.byte_end, first_line = excluded.first_line,
-             lines = excluded.lines, storage_key = excluded.storage_key",
-    )
-    .bind(organization)
-    .bind(job)
-    .bind(chunks.iter().map(|chunk| signed(chunk.bytes.start)).collect::<Vec<_>>())
-    .bind(chunks.iter().map(|chunk| signed(chunk.bytes.end)).collect::<Vec<_>>())
-    .bind(chunks.iter().map(|chunk| signed(chunk.first)).collect::<Vec<_>>())
-    .bind(chunks.iter().map(|chunk| signed(chunk.lines)).collect::<Vec<_>>())
-    .bind(chunks.iter().map(|chunk| chunk.text_key.as_deref()).collect::<Vec<_>>())
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query("delete from chunks where organization_id = $1 and job_id = $2 and chunk > $3")
+    // A megabyte of arguments at most.
+    for (page, chunks) in chunks.chunks(CHUNKS_WRITTEN).enumerate() {
+        sqlx::query(
+            "insert into chunks (organization_id, job_id, chunk, byte_start, byte_end, first_line, lines, storage_key)
+             select $1, $2, $8 + c.chunk, c.byte_start, c.byte_end, c.first_line, c.lines, c.storage_key
+             from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[])
+               with ordinality as c (byte_start, byte_end, first_line, lines, storage_key, chunk)
+             on conflict (organization_id, job_id, chunk) do update
+             set byte_start = excluded.byte_start, byte_end = excluded.byte_end, first_line = excluded.first_line,
+                 lines = excluded.lines, storage_key = excluded.storage_key",
+        )
         .bind(organization)
         .bind(job)
-        .bind(plan.chunks)
-        .execute(connection)
+        .bind(chunks.iter().map(|chunk| signed(chunk.bytes.start)).collect::<Vec<_>>())
+        .bind(chunks.iter().map(|chunk| signed(chunk.bytes.end)).collect::<Vec<_>>())
+        .bind(chunks.iter().map(|chunk| signed(chunk.first)).collect::<Vec<_>>())
+        .bind(chunks.iter().map(|chunk| signed(chunk.lines)).collect::<Vec<_>>())
+        .bind(chunks.iter().map(|chunk| chunk.text_key.as_deref()).collect::<Vec<_>>())
+        .bind(i64::try_from(page * CHUNKS_WRITTEN).unwrap_or(i64::MAX))
+        .execute(&mut *connection)
         .await?;
+    }
     Ok(())
 }
 
@@ -248,6 +335,8 @@ pub struct ChunkWork {
     pub plan: PlanRow,
     /// SHA-256 of the file.
     pub sha256: Vec<u8>,
+    /// Size of the file as it is stored.
+    pub stored_bytes: i64,
     /// Key of the raw copy, once it is there.
     pub raw_key: Option<String>,
     /// Source label of the sender's key.
@@ -279,8 +368,8 @@ pub async fn chunk_work(
 ) -> Result<Option<ChunkWork>, DbError> {
     let query = sqlx::query_as(
         "select c.byte_start, c.byte_end, c.first_line, c.storage_key as text_key, c.rejected,
-                b.storage_key, b.etag, b.shape, b.bundle_type, b.is_gzip, b.text_bytes, b.chunks,
-                j.payload_sha256 as sha256, p.storage_key as raw_key, j.source_label, o.settings, j.created_at as accepted_at
+                b.storage_key, b.etag, b.shape, b.bundle_type, b.is_gzip, b.text_bytes, b.chunks, b.plan_id,
+                j.payload_sha256 as sha256, j.size_bytes as stored_bytes, p.storage_key as raw_key, j.source_label, o.settings, j.created_at as accepted_at
          from chunks c
          join bulk_plans b on b.organization_id = $1 and b.job_id = $2
          join jobs j on j.organization_id = $1 and j.id = $2
@@ -289,7 +378,8 @@ pub async fn chunk_work(
          where c.organization_id = $1
            and c.job_id = $2
            and c.chunk = $3
-           and j.payload_sha256 is not null",
+           and j.payload_sha256 is not null
+           and j.size_bytes is not null",
     );
     Ok(query.bind(organization).bind(job).bind(chunk).fetch_optional(connection).await?)
 }
@@ -321,15 +411,24 @@ pub async fn set_rejected(
     Ok(())
 }
 
-/// `Bundle.type` of a job's file; none of other files, or of other types.
+/// What a job's file is.
+#[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct FileKind {
+    /// NDJSON, array or Bundle.
+    pub shape: Shape,
+    /// `Bundle.type` of a Bundle.
+    pub bundle_type: Option<String>,
+}
+
+/// What a job's file is; none if it was not planned.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn bundle_type(
+pub async fn file_kind(
     connection: &mut PgConnection,
     organization: OrganizationId,
     job: JobId,
-) -> Result<Option<(String, Option<String>)>, DbError> {
+) -> Result<Option<FileKind>, DbError> {
     let query = sqlx::query_as(
         "select shape, bundle_type
          from bulk_plans

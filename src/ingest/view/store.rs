@@ -194,7 +194,10 @@ impl FromRow<'_, PgRow> for EventRow {
         let category: &str = row.try_get(2)?;
         Ok(Self {
             position: Position { id: row.try_get(0)?, at: row.try_get(1)? },
-            category: CATEGORIES.into_iter().find(|one| *one == category).ok_or(sqlx::Error::RowNotFound)?,
+            category: CATEGORIES
+                .into_iter()
+                .find(|one| *one == category)
+                .ok_or_else(|| sqlx::Error::Decode("an event has a category that is not known".into()))?,
             resource_type: row.try_get(3)?,
             resource_key: row.try_get(4)?,
             part_of: row.try_get(5)?,

@@ -40,6 +40,10 @@ pub enum StoreError {
     PartTooSmall(u64),
     #[error("the part number must be from 1 to 10000")]
     InvalidPartNumber,
+    #[error("Checksum Type mismatch occurred, expected checksum Type: {expected}, actual checksum Type: {actual}")]
+    ChecksumType { expected: &'static str, actual: &'static str },
+    #[error("the upload was created with a checksum: the request to complete must name that of each part")]
+    MissingPartChecksum,
     #[error("the disk failed")]
     Io(#[from] io::Error),
 }
@@ -63,6 +67,7 @@ impl From<StoreError> for S3Error {
             StoreError::InvalidPartOrder => S3ErrorCode::InvalidPartOrder,
             StoreError::PartTooSmall(_) => S3ErrorCode::EntityTooSmall,
             StoreError::InvalidPartNumber => S3ErrorCode::InvalidArgument,
+            StoreError::ChecksumType { .. } | StoreError::MissingPartChecksum => S3ErrorCode::InvalidRequest,
             StoreError::Io(source) => {
                 tracing::error!(
                     error = source as &dyn std::error::Error,

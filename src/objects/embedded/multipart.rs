@@ -10,6 +10,7 @@ use super::record::{Attributes, Record};
 use super::staging::{Expected, Staged, Staging, sync_directory};
 use super::store::{Bucket, Condition, Store};
 use md5::{Digest as _, Md5};
+use s3s::dto::Checksum;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -25,6 +26,45 @@ pub struct Upload {
     pub key: String,
     pub initiated_us: i64,
     pub attributes: Attributes,
+    /// Of the parts' checksums, as it was named at the begin (`SHA256`).
+    #[serde(default)]
+    pub checksum_algorithm: Option<String>,
+}
+
+/// A part as the request to complete names it.
+pub struct WantedPart {
+    pub number: i32,
+    /// Without quotes.
+    pub etag: String,
+    /// Base64, if it is told.
+    pub sha256: Option<String>,
+}
+
+impl Upload {
+    /// Do a part's checksums fit what was named at the begin? As on AWS: SHA checksums only of an upload that asked for
+    /// them, and none of another algorithm than the one that was asked for. CRCs without a begin that names them are what
+    /// SDKs add by themselves.
+    pub fn admits(&self, given: &Checksum) -> Result<(), StoreError> {
+        let all = [
+            ("CRC32", given.checksum_crc32.is_some()),
+            ("CRC32C", given.checksum_crc32c.is_some()),
+            ("CRC64NVME", given.checksum_crc64nvme.is_some()),
+            ("SHA1", given.checksum_sha1.is_some()),
+            ("SHA256", given.checksum_sha256.is_some()),
+        ];
+        let other = all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).find(|name| {
+            self.checksum_algorithm.as_deref().map_or_else(|| name.starts_with("SHA"), |asked| asked != *name)
+        });
+        match other {
+            None => Ok(()),
+            Some(name) => Err(StoreError::ChecksumType {
+                expected: self.checksum_algorithm.as_deref().map_or("null", |asked| {
+                    all.into_iter().map(|(name, _)| name).find(|name| *name == asked).unwrap_or("unknown")
+                }),
+                actual: name,
+            }),
+        }
+    }
 }
 
 /// Begin an upload; returns its id. Blocks.
@@ -103,25 +143,29 @@ pub fn complete(
     store: &Store,
     bucket: &Bucket,
     (dir, upload): (PathBuf, Upload),
-    wanted: &[(i32, String)],
+    wanted: &[WantedPart],
     expected: &Expected,
     condition: &Condition,
 ) -> Result<Record, StoreError> {
     if wanted.is_empty() {
         return Err(StoreError::InvalidPart);
     }
-    if !wanted.is_sorted_by(|(one, _), (next, _)| one < next) {
+    if !wanted.is_sorted_by(|one, next| one.number < next.number) {
         return Err(StoreError::InvalidPartOrder);
     }
     let mut opened = Vec::with_capacity(wanted.len());
     let mut digests = Md5::new();
-    for (position, (number, etag)) in wanted.iter().enumerate() {
-        let file = match File::open(part_path(&dir, *number)) {
+    let needs_sha256 = upload.checksum_algorithm.as_deref() == Some("SHA256");
+    for (position, wanted_part) in wanted.iter().enumerate() {
+        if needs_sha256 && wanted_part.sha256.is_none() {
+            return Err(StoreError::MissingPartChecksum);
+        }
+        let file = match File::open(part_path(&dir, wanted_part.number)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::InvalidPart),
             file => file?,
         };
         let part = Record::read(&file)?;
-        if part.etag != *etag {
+        if part.etag != wanted_part.etag || wanted_part.sha256.as_ref().is_some_and(|sha256| *sha256 != part.sha256) {
             return Err(StoreError::InvalidPart);
         }
         if part.size < PART_BYTES_MIN && position + 1 < wanted.len() {

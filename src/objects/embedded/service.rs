@@ -7,7 +7,7 @@ use super::convert::{
 };
 use super::error::StoreError;
 use super::listing::{PAGE_MAX, Position, Query};
-use super::multipart::{self, Upload};
+use super::multipart::{self, Upload, WantedPart};
 use super::record::{Record, modified};
 use super::staging::{self, Expected, Staged};
 use super::store::{Bucket, Condition, Store, on_disk};
@@ -295,8 +295,12 @@ impl S3 for Service {
     ) -> Answer<CreateMultipartUploadOutput> {
         let input = request.input;
         let bucket = self.store.bucket(&input.bucket)?;
-        let upload =
-            Upload { key: input.key.clone(), initiated_us: self.store.now_us(), attributes: attributes!(input) };
+        let upload = Upload {
+            key: input.key.clone(),
+            initiated_us: self.store.now_us(),
+            checksum_algorithm: input.checksum_algorithm.as_ref().map(|algorithm| algorithm.as_str().to_owned()),
+            attributes: attributes!(input),
+        };
         let store = self.store.clone();
         let id = on_disk(move || multipart::create(&store, &bucket, &upload)).await?;
         answer(CreateMultipartUploadOutput {
@@ -313,9 +317,10 @@ impl S3 for Service {
         let input = request.input;
         multipart::check_part_number(input.part_number)?;
         let bucket = self.store.bucket(&input.bucket)?;
-        let (dir, _) = self.find_upload(&bucket, input.upload_id, input.key.clone()).await?;
+        let (dir, upload) = self.find_upload(&bucket, input.upload_id, input.key.clone()).await?;
         let given = expected_of!(input, length);
         let computing = with_trailers(given, &announced);
+        upload.admits(&computing.checksums)?;
         let staged = self.receive(input.body, &computing).await?;
         let expected = computing.after_body(&announced, request.trailing_headers.as_ref())?;
         staged.verify(&expected)?;
@@ -344,8 +349,11 @@ impl S3 for Service {
         let condition = condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let upload = self.find_upload(&bucket, input.upload_id, input.key.clone()).await?;
         let listed = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
-        let wanted =
-            listed.into_iter().map(|part| Some((part.part_number?, etag_of(&part.e_tag?)))).collect::<Option<Vec<_>>>();
+        let wanted = listed.into_iter().map(|part| {
+            let (number, etag) = (part.part_number?, etag_of(&part.e_tag?));
+            Some(WantedPart { number, etag, sha256: part.checksum_sha256 })
+        });
+        let wanted = wanted.collect::<Option<Vec<_>>>();
         let wanted = wanted.ok_or_else(|| s3_error!(MalformedXML, "every part needs its number and its ETag"))?;
         // Of the whole object; what ends in `-N` is made of the parts' checksums, each of which was verified.
         let whole = |checksum: Option<String>| checksum.filter(|checksum| !checksum.contains('-'));

@@ -11,12 +11,13 @@ mod lifecycle;
 mod run;
 pub mod store;
 mod sweep;
+pub mod texts;
 
 pub use lifecycle::Tidied;
 pub use run::Sources;
 pub use sweep::Swept;
 
-use super::{CONTENT_TYPES, PREFIX, extension};
+use super::{CONTENT_TYPES, PREFIX, SIZE_BYTES_MAX, extension};
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::{Catalog, CatalogError};
@@ -40,7 +41,7 @@ const KEY_BYTES_MAX: usize = 1024;
 /// A transaction that lost against another one is run again, at most so often.
 const RUNS_MAX: usize = 5;
 /// Objects that one source takes up at the same time: each needs a connection for a moment.
-const AT_ONCE: usize = 6;
+pub const AT_ONCE: usize = 6;
 
 /// What made us look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,6 +305,10 @@ async fn decide(
     seen: &SeenObject,
     new: &New<'_>,
 ) -> Result<TakenUp, DbError> {
+    if seen.head.size > SIZE_BYTES_MAX {
+        // Somebody put it in parts: S3 copies no more than this in one request, and no URL of ours admits it.
+        return refuse(connection, Some(organization), seen, "too_large").await;
+    }
     let waiting = match named {
         Some(upload) => store::lock_upload(connection, organization, upload).await?.map(|waiting| (upload, waiting)),
         None => None,

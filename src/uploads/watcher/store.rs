@@ -7,6 +7,7 @@ use crate::objects::ObjectHead;
 use sqlx::PgConnection;
 use std::time::Duration;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// The object that a job reads, as it was when it was taken up. Another generation under the same key is another object.
 #[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -358,6 +359,8 @@ pub struct RemovableObject {
     pub organization_id: Option<OrganizationId>,
     /// Its job.
     pub job_id: Option<JobId>,
+    /// Of a bucket with versions.
+    pub version_id: Option<String>,
 }
 
 /// Objects that may be deleted now, over all organizations: `removable_objects()`. The caller's scope is `Global`.
@@ -393,6 +396,104 @@ pub async fn mark_removed(connection: &mut PgConnection, object: &RemovableObjec
     .execute(connection)
     .await?;
     Ok(marked.rows_affected() == 1)
+}
+
+/// An object could not be deleted: not again within a day.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn postpone_removal(connection: &mut PgConnection, object: &RemovableObject) -> Result<(), DbError> {
+    sqlx::query(
+        "update ingested_objects set removal_failed_at = chartgate_now()
+         where bucket = $1 and storage_key = $2 and generation = $3",
+    )
+    .bind(&object.bucket)
+    .bind(&object.storage_key)
+    .bind(&object.generation)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Texts of chunks that no plan names.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub struct DueTexts {
+    /// Whose.
+    pub organization_id: OrganizationId,
+    /// Under which id they were put.
+    pub plan_id: Uuid,
+    /// Of which job.
+    pub job_id: JobId,
+    /// When they were deleted the first time.
+    pub cleared_at: Option<OffsetDateTime>,
+}
+
+/// Texts that may be deleted now, over all organizations: `due_texts()`. The caller's scope is `Global`.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn due_texts(connection: &mut PgConnection, limit: i32) -> Result<Vec<DueTexts>, DbError> {
+    let query = sqlx::query_as("select * from due_texts($1)");
+    Ok(query.bind(limit).fetch_all(connection).await?)
+}
+
+/// All of them are deleted: the first time they are looked for once more, a day later; the second time they are
+/// forgotten. Whoever else was at it changes nothing of that.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn texts_cleared(connection: &mut PgConnection, texts: &DueTexts) -> Result<(), DbError> {
+    for statement in [
+        "delete from chunk_texts where organization_id = $1 and plan_id = $2 and cleared_at = $3",
+        "update chunk_texts set cleared_at = chartgate_now(), failed_at = null
+         where organization_id = $1 and plan_id = $2 and cleared_at is null and $3::timestamptz is null",
+    ] {
+        let query = sqlx::query(statement).bind(texts.organization_id).bind(texts.plan_id);
+        query.bind(texts.cleared_at).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// One of them could not be deleted: not again within a day.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn postpone_texts(connection: &mut PgConnection, texts: &DueTexts) -> Result<(), DbError> {
+    sqlx::query("update chunk_texts set failed_at = chartgate_now() where organization_id = $1 and plan_id = $2")
+        .bind(texts.organization_id)
+        .bind(texts.plan_id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A job's object is gone. If its bytes are not stored either, no retry can come to the texts of its chunks any more.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn give_texts_up(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into chunk_texts (organization_id, plan_id, job_id, begun_at)
+         select b.organization_id, b.plan_id, b.job_id, chartgate_now()
+         from bulk_plans b
+         join jobs j on j.organization_id = $1 and j.id = $2
+         where b.organization_id = $1
+           and b.job_id = $2
+           and b.plan_id is not null
+           and not exists (
+             select from payloads p
+             where p.organization_id = $1 and p.sha256 = j.payload_sha256 and p.stored_at is not null)
+         on conflict do nothing",
+    )
+    .bind(organization)
+    .bind(job)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// An object that was not taken up.

@@ -1,5 +1,6 @@
 //! The sweep: what no hint told of is found by listing.
 
+use super::lifecycle::FAILURES_IN_A_ROW_MAX;
 use super::{AT_ONCE, Hint, TakenUp, WATCHED, WatchError, Watcher, store};
 use crate::db::{DbError, Scope};
 use crate::objects::ObjectEntry;
@@ -30,10 +31,12 @@ impl Watcher {
     ///
     /// # Errors
     /// [`WatchError`]: the sweep ended early, and nothing is lost by it. A single object that cannot be looked at does not
-    /// end it.
+    /// end it, for whatever reason, so that none keeps those behind it waiting; ten in a row for a reason that passes by
+    /// itself do: S3 or PostgreSQL is away.
     pub async fn sweep(&self) -> Result<Swept, WatchError> {
         let mut swept = Swept::default();
         let mut after: Option<String> = None;
+        let mut failures = 0;
         loop {
             let page = self.objects.list(WATCHED, after.as_deref(), PAGE).await?;
             let Some(last) = page.last() else { return Ok(swept) };
@@ -47,12 +50,16 @@ impl Watcher {
             .buffer_unordered(AT_ONCE);
             swept.known += unknown.0;
             while let Some(look) = looks.next().await {
+                failures = match &look {
+                    Err(error) if error.is_transient() => failures + 1,
+                    _ => 0,
+                };
                 match look {
                     Ok(TakenUp::Job(..)) => swept.taken_up += 1,
                     Ok(TakenUp::Refused(_)) => swept.refused += 1,
                     Ok(TakenUp::Known) => swept.known += 1,
                     Ok(TakenUp::Absent | TakenUp::Foreign) => {}
-                    Err(error) if error.is_transient() => return Err(error),
+                    Err(error) if failures >= FAILURES_IN_A_ROW_MAX => return Err(error),
                     Err(error) => {
                         swept.failed += 1;
                         tracing::warn!(error = &error as &dyn std::error::Error, "an object could not be taken up");

@@ -46,6 +46,31 @@ async fn every_bad_file_has_its_code_and_its_bytes_are_kept() {
 }
 
 #[tokio::test]
+async fn a_packed_bundle_is_read_whatever_stands_around_its_members() {
+    let observation = many_lines(1, 1).remove(0);
+    // That no entry has this fullUrl can be told of a whole Bundle only.
+    let entry = format!(r#"{{"fullUrl":"urn:uuid:0f8fad5b-d9cb-469f-a165-70867728950e","resource":{observation}}}"#);
+    let entry = entry.replace("Patient/p0", "urn:uuid:7c9e6679-7425-40de-944b-e07fc1f90ae7");
+    let text = format!(r#"{{"resourceType":"Bundle","type":"collection","entry":[{entry}]}}"#);
+    let (head, tail) = text.split_at(100);
+    let plain = [gzip(head.as_bytes()), gzip(tail.as_bytes())].concat();
+    let padded = [gzip(head.as_bytes()), vec![0; 600], gzip(tail.as_bytes()), vec![0; 4_000]].concat();
+    // Twenty bytes each: more is stored of it than a Bundle is read as a whole of.
+    let swollen = [gzip(text.as_bytes()), gzip(b"").repeat(1_100_000)].concat();
+    assert!(swollen.len() > 20 << 20);
+    let mut ends = Vec::new();
+    for body in [text.clone().into_bytes(), plain, padded, swollen] {
+        let bulk = Bulk::open().await;
+        let (_, ended) = bulk.ingest(&body).await;
+        assert_eq!((ended.code(), &ended.result["resources"]), ("none", &json!(1)), "{:?}", ended.error);
+        assert_eq!(bulk.count(EVENTS).await, 1);
+        ends.push(ended.result["issues"].as_u64().unwrap());
+    }
+    assert!(ends[0] > 0 && ends[1] == ends[0] && ends[2] == ends[0], "{ends:?}");
+    assert_eq!(ends[3], 0, "this one is read by its entries");
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_what_was_declared_is_refused() {
     let bulk = Bulk::open().await;
     let body = patient_line("p1", "1").into_bytes();

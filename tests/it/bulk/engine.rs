@@ -6,6 +6,7 @@ use chartgate::db::{DbError, Scope};
 use chartgate::ids::JobId;
 use chartgate::uploads::watcher::store::generation_of;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// PUT a file, and what the watcher does then.
 async fn take_up(app: &TestApp, body: Vec<u8>) -> String {
@@ -114,6 +115,72 @@ async fn a_file_that_cannot_be_read_fails_with_its_code_and_its_bytes_are_kept()
     );
     let payload = format!("/v1/payloads/{}", view["payload"]["sha256"].as_str().unwrap());
     assert!(text(&app, &payload, "*/*").await == (200, body));
+    workers.stop().await;
+}
+
+/// How many texts of chunks of a job there are.
+async fn texts(app: &TestApp, job: &str) -> usize {
+    let prefix = format!("chunks/{}/{job}/", app.organization.id);
+    app.objects.objects.list(&prefix, None, 1000).await.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_of_chunks_that_no_plan_names_are_deleted_when_their_job_has_ended() {
+    let app = TestApp::start().await;
+    let workers = app.workers();
+    let body = gzip(many_lines(10, 9_000).join("\n").as_bytes());
+    let named = take_up(&app, body.clone()).await;
+    app.wait_for(&named, "succeeded").await;
+    assert_eq!(app.count("select count(*) from chunk_texts").await, 0, "its plan names them");
+    // Ingested before; damaged behind its first chunk.
+    let duplicate = take_up(&app, body.clone()).await;
+    app.wait_for(&duplicate, "succeeded").await;
+    let damaged = take_up(&app, body[..body.len() - 9].to_vec()).await;
+    app.wait_for(&damaged, "failed").await;
+    // A later round plans anew.
+    let retry = json!({"reason": "a test", "from": "validate"});
+    let (status, answer) = app.post(&app.platform, &format!("/v1/admin/jobs/{named}/retry"), &retry).await;
+    assert!((200..300).contains(&status), "{answer}");
+    app.wait_until(&named, "ended again", |view| view["round"] == 2 && view["status"] == "succeeded").await;
+    let counts = async || (texts(&app, &named).await, texts(&app, &duplicate).await, texts(&app, &damaged).await);
+    let before = counts().await;
+    assert!(before.0 == 4 && before.1 == 2 && before.2 >= 1, "{before:?}");
+    assert_eq!(app.count("select count(*) from chunk_texts").await, 3);
+
+    // Of a job that is at work nothing is touched.
+    let end = |ended: bool| {
+        let sql = if ended { "update jobs set finished_at = created_at" } else { "update jobs set finished_at = null" };
+        let app = &app;
+        async move { drop(sqlx::query(sql).execute(&mut app.owner().await).await.unwrap()) }
+    };
+    end(false).await;
+    assert_eq!(app.app.watcher.tidy().await.unwrap().texts, 0);
+    end(true).await;
+    let tidied = app.app.watcher.tidy().await.unwrap();
+    assert_eq!((tidied.texts, tidied.failed), (2 + before.1 + before.2, 0));
+    assert_eq!(counts().await, (2, 0, 0));
+    let removed = "select coalesce(sum((detail->>'objects')::bigint), 0)::bigint from audit_records where event = 'texts.removed'";
+    assert_eq!(app.count(removed).await, i64::try_from(tidied.texts).unwrap());
+    // What a worker that stood still puts afterwards is found a day later; then they are forgotten.
+    let plan: uuid::Uuid = sqlx::query_scalar("select plan_id from chunk_texts where job_id = $1")
+        .bind(duplicate.parse::<JobId>().unwrap())
+        .fetch_one(&mut app.owner().await)
+        .await
+        .unwrap();
+    let late = format!("chunks/{}/{duplicate}/{plan}/7", app.organization.id);
+    app.objects.objects.put(&late, "{}".into(), "application/octet-stream", &[]).await.unwrap();
+    assert_eq!(app.app.watcher.tidy().await.unwrap().texts, 0);
+    app.advance(Duration::from_hours(25)).await;
+    assert_eq!(app.app.watcher.tidy().await.unwrap().texts, 1);
+    assert_eq!(app.count("select count(*) from chunk_texts").await, 0);
+    assert_eq!(counts().await, (2, 0, 0));
+
+    // Given up: neither its object nor a copy of it is there any more.
+    sqlx::query("delete from payloads").execute(&mut app.owner().await).await.unwrap();
+    app.advance(Duration::from_hours(24 * 31)).await;
+    let tidied = app.app.watcher.tidy().await.unwrap();
+    assert_eq!((tidied.removed, tidied.texts), (3, 2), "{tidied:?}");
+    assert_eq!(counts().await, (0, 0, 0));
     workers.stop().await;
 }
 

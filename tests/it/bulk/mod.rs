@@ -329,6 +329,18 @@ impl Bulk {
     pub async fn count(&self, sql: &'static str) -> i64 {
         self.clinic.count(sql).await
     }
+
+    /// A change by the organization itself.
+    pub async fn execute(&self, sql: &'static str) {
+        self.clinic
+            .unit(move |connection| {
+                Box::pin(async move {
+                    sqlx::query(sql).execute(connection).await?;
+                    Ok(())
+                })
+            })
+            .await;
+    }
 }
 
 pub fn patient_line(id: &str, mrn: &str) -> String {

@@ -123,6 +123,50 @@ async fn every_step_may_run_twice_and_a_retry_reads_the_copy() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_cut_in_another_way_than_before_is_worked_on_anew() {
+    let bulk = Bulk::open().await;
+    let mut lines = many_lines(1, 9_000);
+    lines[8_500] = "bad".to_owned();
+    let mut file = bulk.take_up(lines.join("\n").as_bytes(), "default").await;
+    assert_eq!(bulk.run(&file, Order::Forwards).await.code(), "none");
+    let rows = "select count(*) from chunk_steps where chunk > 0";
+    let cut =
+        "select sum(byte_start + 3 * byte_end + 7 * first_line + 11 * lines + 1000000000 * chunk)::bigint from chunks";
+    let (chunks, before) = (bulk.chunks(&file, Order::Forwards).await.len(), bulk.count(cut).await);
+    assert_eq!((chunks, bulk.count("select count(*) from issues where chunk = 2").await), (2, 1));
+    let done = "insert into chunk_steps (organization_id, job_id, step, chunk, round, status, attempts, finished_at)
+                select organization_id, job_id, s, chunk, 1, 'succeeded', 1, now() from chunks, generate_series(0, 3) s
+                on conflict do nothing";
+    bulk.execute(done).await;
+    // Cut in the same way: what the chunks did is kept.
+    file.round = 2;
+    bulk.open_file(&file).await.unwrap();
+    assert_eq!((bulk.count(rows).await, bulk.count(cut).await), (8, before));
+    // As if another release had cut it: elsewhere; or into more pieces.
+    for other in [
+        "update chunks set byte_end = byte_end - 1000 where chunk = 1",
+        "update chunks set first_line = first_line + 1 where chunk = 2",
+        "insert into chunks (organization_id, job_id, chunk, byte_start, byte_end, first_line)
+         select organization_id, job_id, 3, byte_end, byte_end + 1, 9001 from chunks where chunk = 2",
+        "delete from chunks where chunk = 2",
+        "update bulk_plans set shape = 'array'",
+    ] {
+        bulk.execute(done).await;
+        bulk.execute("update chunks set rejected = '{1}'").await;
+        bulk.execute(other).await;
+        bulk.open_file(&file).await.unwrap();
+        assert_eq!(bulk.count(rows).await, 0, "{other}");
+        assert_eq!(bulk.count(cut).await, before, "{other}");
+        assert_eq!(bulk.count("select count(*) from issues where chunk > 0").await, 0, "{other}");
+        assert_eq!(bulk.count("select count(*) from chunks where rejected <> '{}'").await, 0, "{other}");
+    }
+    // Every line is found in its place again.
+    let again = bulk.run(&file, Order::Backwards).await;
+    assert_eq!((again.code(), &again.outputs["link_patient"]["unchanged"]), ("none", &json!(8_999)));
+    assert_eq!(bulk.count("select count(*) from clinical_events").await, 8_999);
+}
+
+#[tokio::test]
 async fn arrays_are_read_by_their_items() {
     let bulk = Bulk::open().await;
     let text =

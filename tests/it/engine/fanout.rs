@@ -4,6 +4,7 @@ use crate::support::app::{Setup, TestApp, step_of};
 use crate::support::submit::submit;
 use chartgate::engine::EngineOptions;
 use chartgate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
+use chartgate::ids::JobId;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -33,7 +34,16 @@ struct Chunked {
     seed: Mutex<Option<rand::rngs::StdRng>>,
 }
 
+/// A chunk that is being worked on.
 struct Under<'a>(&'a Chunked);
+
+impl<'a> Under<'a> {
+    fn way(chunked: &'a Chunked) -> Self {
+        let now = chunked.now.fetch_add(1, Ordering::SeqCst) + 1;
+        chunked.most.fetch_max(now, Ordering::SeqCst);
+        Self(chunked)
+    }
+}
 
 impl Drop for Under<'_> {
     fn drop(&mut self) {
@@ -109,13 +119,7 @@ impl StepHandler for Chunked {
 
     async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
         self.runs.lock().unwrap().push((context.step.clone(), context.chunk));
-        if context.chunk > 0 {
-            let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
-            self.most.fetch_max(now, Ordering::SeqCst);
-        } else {
-            self.now.fetch_add(1, Ordering::SeqCst);
-        }
-        let _under = Under(self);
+        let _under = (context.chunk > 0).then(|| Under::way(self));
         match self.act(context) {
             Some(Act::Transient) => return Err(StepError::transient("test_away", "A dependency is away.")),
             Some(Act::Sender) => return Err(StepError::sender("test_bad_data", "The data are bad.")),
@@ -191,6 +195,16 @@ async fn start(app: &TestApp) -> String {
     submit(app, app.organization.id, "chunked", None).await.job.to_string()
 }
 
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..1500 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not within 30 s: {what}");
+}
+
 async fn effects(app: &TestApp, step: &str) -> Vec<(i32, i64)> {
     sqlx::query_as(
         "select chunk, count(*) from test_effects where step = $1 and chunk > 0 group by chunk order by chunk",
@@ -240,8 +254,8 @@ async fn each_chunk_is_worked_on_once_and_the_outputs_are_added_up() {
 #[tokio::test]
 async fn a_job_shows_how_far_its_chunks_are() {
     let (app, chunked) = app(5).await;
-    chunked.script("weigh", 5, &[Act::Slow(Duration::from_millis(900))]);
-    chunked.script("weigh", 4, &[Act::Slow(Duration::from_millis(600))]);
+    chunked.script("weigh", 5, &[Act::Slow(Duration::from_secs(3))]);
+    chunked.script("weigh", 4, &[Act::Slow(Duration::from_secs(2))]);
     let workers = app.workers_with(quick());
     let job = start(&app).await;
     let view =
@@ -250,6 +264,10 @@ async fn a_job_shows_how_far_its_chunks_are() {
     assert_eq!((&view["status"], &view["progress"]["total"]), (&json!("running"), &json!(5)));
     assert!(view["progress"]["perSecond"].as_f64().unwrap() > 0.0, "{view:#}");
     assert!(view["progress"]["expectedAt"].is_string());
+    // Nothing ended meanwhile: whoever polls is told that nothing changed.
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let (_, again) = app.get(&app.platform, &format!("/v1/ingestion/jobs/{job}")).await;
+    assert_eq!(again, view);
     let (_, running) = app.get(&app.platform, "/v1/admin/jobs?status=running").await;
     assert_eq!(running["jobs"].as_array().unwrap().len(), 1, "{running:#}");
     app.wait_for(&job, "succeeded").await;
@@ -355,7 +373,7 @@ async fn a_cancelled_job_leaves_no_chunk_behind_and_goes_on_where_it_stood() {
     assert_eq!(status, 200, "{answer}");
     assert_eq!(app.count("select count(*) from queue").await, 0);
     let done = effects(&app, "cut").await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until("nothing runs", || chunked.now.load(Ordering::SeqCst) == 0 && workers.engine.held().is_empty()).await;
     assert_eq!(effects(&app, "cut").await, done, "nothing is committed after the cancel");
     assert!(done.len() < 12);
     app.post(&app.platform, &format!("/v1/admin/jobs/{job}/retry"), &json!({"reason": "go on"})).await;
@@ -371,12 +389,40 @@ async fn chunks_have_slots_of_their_own_and_take_none_from_jobs() {
     let workers = app.workers_with(EngineOptions { chunks: 3, concurrency: 1, ..quick() });
     let job = start(&app).await;
     app.wait_until(&job, "fanned out", |view| view["progress"]["total"] == 9).await;
-    *chunked.always.lock().unwrap() = None;
     chunked.chunks.store(0, Ordering::SeqCst);
     let other = start(&app).await;
     app.wait_for(&other, "succeeded").await;
+    let (_, view) = app.get(&app.platform, &format!("/v1/ingestion/jobs/{job}")).await;
+    assert_eq!(view["status"], "running", "a job of one slot went by a file with chunks in three");
     app.wait_for(&job, "succeeded").await;
-    assert!(chunked.most.load(Ordering::SeqCst) <= 4, "three chunks and a job at most");
+    assert_eq!(chunked.most.load(Ordering::SeqCst), 3);
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_suspect_waits_for_a_long_step_and_holds_nobody_else_up() {
+    let (app, chunked) = app(0).await;
+    chunked.script("kept", 0, &[Act::Slow(Duration::from_secs(9)), Act::Slow(Duration::from_millis(1))]);
+    let workers = app.workers_with(quick());
+    let long = start(&app).await;
+    app.wait_until(&long, "in its long step", |view| view["currentStep"] == "kept").await;
+    let mut owner = app.owner().await;
+    app.post(&app.platform, &format!("/v1/admin/organizations/{}/pause", app.organization.id), &json!({})).await;
+    let suspect = start(&app).await;
+    sqlx::query("update queue set state = 'suspect', deaths = 1 where state <> 'leased'")
+        .execute(&mut owner)
+        .await
+        .unwrap();
+    app.post(&app.platform, &format!("/v1/admin/organizations/{}/resume", app.organization.id), &json!({})).await;
+    // Longer than the first waits for quiet: the others are claimed between them.
+    for _ in 0..4 {
+        let other = start(&app).await;
+        app.wait_for(&other, "succeeded").await;
+    }
+    let (_, view) = app.get(&app.platform, &format!("/v1/ingestion/jobs/{long}")).await;
+    assert_eq!(view["status"], "running");
+    app.wait_for(&suspect, "succeeded").await;
+    app.wait_for(&long, "succeeded").await;
     workers.stop().await;
 }
 
@@ -393,7 +439,8 @@ async fn a_lost_worker_costs_only_the_chunks_that_it_was_at() {
     );
     assert_eq!(taken.execute(&mut app.owner().await).await.unwrap().rows_affected(), 1);
     app.wait_for(&job, "succeeded").await;
-    tokio::time::sleep(Duration::from_millis(3200)).await;
+    let stale = || workers.engine.counters.stale_commits.load(Ordering::Relaxed);
+    until("the first attempt is refused", || stale() == 1).await;
     for step in ["cut", "weigh", "pack"] {
         assert_eq!(effects(&app, step).await, once(1..=8), "{step}");
     }
@@ -406,13 +453,16 @@ async fn a_chunk_whose_workers_die_fails_alone() {
     let (app, _) = app(4).await;
     let job = start(&app).await;
     let mut owner = app.owner().await;
-    // As if workers had fanned out and died eleven times with chunk 2; the twelfth lease runs out now.
+    // As if workers had fanned out and died eleven times with chunk 2, and as often as parks a job with chunk 1; another
+    // lease of each runs out now.
     let workers = app.workers_with(EngineOptions { chunks: 0, ..quick() });
     app.wait_until(&job, "fanned out", |view| view["progress"]["total"] == 4).await;
     workers.stop().await;
     sqlx::query(
-        "update queue set state = 'leased', deaths = 11, lease_epoch = 1, lease_until = chartgate_now(), claimed_at = chartgate_now()
-         where chunk = 2",
+        "update queue
+         set state = 'leased', deaths = case chunk when 2 then 11 else 3 end, lease_epoch = chunk,
+             lease_until = chartgate_now(), claimed_at = chartgate_now()
+         where chunk in (1, 2)",
     )
     .execute(&mut owner)
     .await
@@ -422,6 +472,59 @@ async fn a_chunk_whose_workers_die_fails_alone() {
     let view = app.wait_for(&job, "failed").await;
     assert_eq!((&view["error"]["code"], &view["error"]["class"]), (&json!("worker_killed"), &json!("ours")));
     assert_eq!(effects(&app, "cut").await, once([1, 3, 4]));
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn of_suspects_jobs_come_first_and_then_chunks_by_their_deaths() {
+    let (app, _) = app(4).await;
+    let job = start(&app).await;
+    let workers = app.workers_with(EngineOptions { chunks: 0, ..quick() });
+    app.wait_until(&job, "fanned out", |view| view["progress"]["total"] == 4).await;
+    workers.stop().await;
+    let mut owner = app.owner().await;
+    for (job, deaths) in [(start(&app).await, 1), (start(&app).await, 2)] {
+        let suspect = "update queue set state = 'suspect', deaths = $2 where job_id = $1";
+        sqlx::query(suspect).bind(job.parse::<JobId>().unwrap()).bind(deaths).execute(&mut owner).await.unwrap();
+    }
+    // The first has died eleven times, the others fewer.
+    let suspects =
+        "update queue set state = 'suspect', deaths = case chunk when 1 then 11 when 2 then 1 when 3 then 2 else 1 end
+                    where chunk > 0";
+    sqlx::query(suspects).execute(&mut owner).await.unwrap();
+    let mut claimed = Vec::new();
+    for slots in [0, 4, 4, 4, 4, 4, 4] {
+        let claim = "select chunk, deaths from claim_suspects(8, $1, 60, gen_random_uuid())";
+        let mut rows: Vec<(i32, i16)> = sqlx::query_as(claim).bind(slots).fetch_all(&mut owner).await.unwrap();
+        rows.sort_unstable();
+        claimed.push(rows);
+    }
+    // A job that died twice, alone; jobs that died once; chunks that died once; then one chunk at a time.
+    let expected: Vec<Vec<(i32, i16)>> =
+        vec![vec![(0, 2)], vec![(0, 1)], vec![(2, 1), (4, 1)], vec![(3, 2)], vec![(1, 11)], vec![], vec![]];
+    assert_eq!(claimed, expected);
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_chunks_that_all_ended_is_mended() {
+    let (app, chunked) = app(3).await;
+    let workers = app.workers_with(EngineOptions { chunks: 0, ..quick() });
+    let job = start(&app).await;
+    app.wait_until(&job, "fanned out", |view| view["progress"]["total"] == 3).await;
+    workers.stop().await;
+    // As if the join after the last chunk had been lost, which the transactions do not allow.
+    let mut owner = app.owner().await;
+    for statement in [
+        "insert into chunk_steps (organization_id, job_id, step, chunk, round, status, attempts, finished_at)
+         select organization_id, job_id, step, chunk, round, 'succeeded', 1, chartgate_now() from queue where chunk > 0",
+        "delete from queue where chunk > 0",
+    ] {
+        assert_eq!(sqlx::query(statement).execute(&mut owner).await.unwrap().rows_affected(), 3);
+    }
+    assert_eq!(app.count("select count(*) from queue where state = 'waiting'").await, 1);
+    let workers = app.workers_with(EngineOptions { lease: Duration::from_millis(400), ..quick() });
+    app.wait_for(&job, "succeeded").await;
+    assert_eq!((chunked.runs_of("cut"), chunked.runs_of("pack")), (vec![], vec![1, 2, 3]));
     workers.stop().await;
 }
 

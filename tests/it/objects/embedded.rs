@@ -6,10 +6,12 @@ use crate::support::objects::{BUCKET, TestObjects, header_lines};
 use crate::support::program::{self, Program};
 use aws_sdk_s3::config::RequestChecksumCalculation;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::CompletedPart;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use base64::Engine as _;
 use bytes::Bytes;
 use chartgate::objects::embedded::{CreatedObject, EmbeddedS3Error};
 use chartgate::objects::{ObjectError, Objects, PutTerms};
+use sha2::{Digest as _, Sha256};
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -317,4 +319,43 @@ async fn small_parts_and_aborted_uploads_are_refused() {
     let foreign = sdk.abort_multipart_upload().bucket(BUCKET).key("mp").upload_id("../../objects").send().await;
     assert_eq!(code(&foreign.unwrap_err()), "NoSuchUpload");
     assert_eq!(files_below(&store.dir().join("buckets")), 0);
+}
+
+#[tokio::test]
+async fn parts_have_checksums_of_the_algorithm_that_was_named_at_the_begin_only() {
+    let server = TestObjects::start().await;
+    // Without checksums that the SDK adds by itself.
+    let sdk = server.sdk_with(RequestChecksumCalculation::WhenRequired);
+    let begin = async |algorithm: Option<ChecksumAlgorithm>| {
+        let begun = sdk.create_multipart_upload().bucket(BUCKET).key("k").set_checksum_algorithm(algorithm).send();
+        begun.await.unwrap().upload_id.unwrap()
+    };
+    let body = vec![7u8; 100];
+    let sha256 = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(&body));
+    let part = |id: &str| {
+        sdk.upload_part().bucket(BUCKET).key("k").upload_id(id).part_number(1).body(ByteStream::from(body.clone()))
+    };
+    let complete = async |id: &str, parts: CompletedPart| {
+        let parts = CompletedMultipartUpload::builder().parts(parts).build();
+        let request = sdk.complete_multipart_upload().bucket(BUCKET).key("k").upload_id(id).multipart_upload(parts);
+        request.send().await.map(|_| ()).map_err(|error| code(&error).to_owned())
+    };
+
+    let unnamed = begin(None).await;
+    let refused = part(&unnamed).checksum_sha256(&sha256).send().await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidRequest");
+    let message = aws_sdk_s3::error::ProvideErrorMetadata::message(&refused).unwrap().to_owned();
+    assert_eq!(message, "Checksum Type mismatch occurred, expected checksum Type: null, actual checksum Type: SHA256");
+    part(&unnamed).send().await.unwrap();
+
+    let named = begin(Some(ChecksumAlgorithm::Sha256)).await;
+    let other = part(&named).checksum_crc32("AAAAAA==").send().await.unwrap_err();
+    assert_eq!(code(&other), "InvalidRequest");
+    let etag = part(&named).checksum_sha256(&sha256).send().await.unwrap().e_tag;
+    let completed = || CompletedPart::builder().part_number(1).set_e_tag(etag.clone());
+    assert_eq!(complete(&named, completed().build()).await, Err("InvalidRequest".to_owned()));
+    let wrong = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(b"other"));
+    assert_eq!(complete(&named, completed().checksum_sha256(wrong).build()).await, Err("InvalidPart".to_owned()));
+    complete(&named, completed().checksum_sha256(sha256).build()).await.unwrap();
+    assert_eq!(server.objects.get("k").await.unwrap(), body);
 }

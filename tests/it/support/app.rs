@@ -7,11 +7,12 @@ use super::objects::TestObjects;
 use chartgate::app::App;
 use chartgate::auth::store::{self, KeyGrant};
 use chartgate::auth::{NewKey, Role};
-use chartgate::config::Config;
+use chartgate::config::jwt::IssuerConfig;
+use chartgate::config::{Config, LimitsConfig};
 use chartgate::db::{DbError, Scope};
 use chartgate::engine::handler::StepHandler;
 use chartgate::engine::{Engine, EngineOptions, sweeper};
-use chartgate::http;
+use chartgate::http::{self, server::tls::Tls};
 use chartgate::ids::{JobId, OrganizationId};
 use chartgate::objects::Objects;
 use chartgate::queue::Workers;
@@ -53,6 +54,14 @@ pub struct Setup {
     pub s3: Option<Through>,
     /// `cors.origins` of the configuration.
     pub origins: Vec<String>,
+    /// What else of the configuration is different.
+    pub configure: fn(&mut Config),
+    /// Whose tokens are accepted.
+    pub jwt: Vec<IssuerConfig>,
+    /// Other limits than the defaults.
+    pub limits: Box<dyn FnOnce(&mut LimitsConfig) + Send>,
+    /// HTTPS; the URL of the application then says so.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Default for Setup {
@@ -71,6 +80,10 @@ impl Default for Setup {
             database: None,
             s3: None,
             origins: Vec::new(),
+            configure: |_| {},
+            jwt: Vec::new(),
+            limits: Box::new(|_| {}),
+            tls: None,
         }
     }
 }
@@ -87,7 +100,7 @@ pub struct TestApp {
     pub client: reqwest::Client,
     engine_options: EngineOptions,
     _workflows: TestDirectory,
-    stop: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 /// Running workers with their sweeper.
@@ -105,7 +118,13 @@ impl TestWorkers {
 }
 
 pub fn test_config() -> Config {
-    Config::from_sources(None, &|name| (name == "CHARTGATE_DATABASE_ALLOW_UNSAFE").then(|| "true".to_owned())).unwrap()
+    let values = [
+        ("CHARTGATE_DATABASE_ALLOW_UNSAFE", "true"),
+        // 32 bytes that seal secrets, so that no test writes a file for them.
+        ("CHARTGATE_SECRETS_KEY", "dGhpcyBpcyB0aGUga2V5IG9mIHRoZSB0ZXN0cyBvbmw="),
+    ];
+    let value = |name: &str| values.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+    Config::from_sources(None, &value).unwrap()
 }
 
 impl TestApp {
@@ -124,14 +143,21 @@ impl TestApp {
         }
         let mut config = test_config();
         config.workflows_dir = Some(workflows.path().to_owned());
+        config.data_dir = workflows.path().join("data");
         config.database.connections_max = setup.connections;
         config.cors_origins = setup.origins;
+        (setup.configure)(&mut config);
+        config.jwt = setup.jwt;
+        // Whole matrices of refusals come from one address here.
+        config.limits.failed_authentications_per_minute = 0;
+        (setup.limits)(&mut config.limits);
         let s3 = setup.s3.map_or_else(|| objects.objects.clone(), |through| through(&objects));
         let app = App::build_with(config, owner_options.clone(), s3, setup.handlers).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = if setup.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&app)), stop.clone()));
+        tokio::spawn(http::server::serve(listener, setup.tls, Arc::clone(&app), stop.clone()));
         tokio::spawn(app.wake.clone().notify_others(app.db.clone(), stop.clone()));
         let organization = create_organization(&app, "Test Hospital").await;
         let platform = create_key(&app, None, Role::Platform).await;
@@ -153,15 +179,26 @@ impl TestApp {
     }
 
     /// The same database, store and keys under an application with other handlers.
-    pub async fn rebuilt(mut self, handlers: Handlers) -> Self {
-        let objects = self.objects.objects.clone();
+    pub async fn rebuilt(self, handlers: Handlers) -> Self {
         let config = self.app.config.clone();
+        self.anew(config, handlers).await
+    }
+
+    /// The same under another configuration.
+    pub async fn reconfigured(self, configure: fn(&mut Config)) -> Self {
+        let mut config = self.app.config.clone();
+        configure(&mut config);
+        self.anew(config, Vec::new()).await
+    }
+
+    async fn anew(mut self, config: Config, handlers: Handlers) -> Self {
+        let objects = self.objects.objects.clone();
         self.app = App::build_with(config, self.owner_options.clone(), objects, handlers).await.unwrap();
         self.stop.cancel();
         self.stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&self.app)), self.stop.clone()));
+        tokio::spawn(http::server::serve(listener, None, Arc::clone(&self.app), self.stop.clone()));
         tokio::spawn(self.app.wake.clone().notify_others(self.app.db.clone(), self.stop.clone()));
         self
     }

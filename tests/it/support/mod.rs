@@ -3,6 +3,7 @@
 pub mod app;
 pub mod cluster;
 pub mod directory;
+pub mod faulty_s3;
 pub mod forwarder;
 pub mod objects;
 pub mod program;

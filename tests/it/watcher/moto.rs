@@ -6,7 +6,9 @@
 use super::found_by;
 use crate::support::app::{Setup, TestApp};
 use crate::support::objects::BUCKET;
-use aws_sdk_s3::types::{Event, NotificationConfiguration, QueueConfiguration};
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, Event, NotificationConfiguration, QueueConfiguration, VersioningConfiguration,
+};
 use chartgate::objects::notifications::NotificationQueue;
 use chartgate::objects::{Objects, ObjectsOptions};
 use std::net::TcpListener;
@@ -55,11 +57,12 @@ fn install() -> Option<PathBuf> {
     python.exists().then_some(python)
 }
 
-#[tokio::test]
-async fn objects_of_a_real_s3_are_taken_up_through_its_queue() {
-    let Some(python) = tokio::task::spawn_blocking(install).await.unwrap() else {
-        println!("skipped: moto cannot be installed from PyPI here, so that SQS was not tried");
-        return;
+/// An application on a moto of its own, with its bucket, and where moto is; none if it cannot be installed.
+async fn app() -> Option<(TestApp, String, Server)> {
+    let python = tokio::task::spawn_blocking(install).await.unwrap();
+    let Some(python) = python else {
+        println!("skipped: moto cannot be installed from PyPI here");
+        return None;
     };
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = Command::new(python)
@@ -69,7 +72,7 @@ async fn objects_of_a_real_s3_are_taken_up_through_its_queue() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let _server = Server(server);
+    let server = Server(server);
     let endpoint = format!("http://127.0.0.1:{port}");
     let options = move |endpoint: &str, test: &ObjectsOptions| ObjectsOptions {
         endpoint: Some(endpoint.to_owned()),
@@ -85,6 +88,54 @@ async fn objects_of_a_real_s3_are_taken_up_through_its_queue() {
         assert!(Instant::now() < deadline, "moto does not answer");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    Some((app, endpoint, server))
+}
+
+/// The plain SDK, at moto.
+fn sdk(app: &TestApp, endpoint: &str) -> aws_sdk_s3::Client {
+    aws_sdk_s3::Client::from_conf(app.objects.sdk().config().to_builder().endpoint_url(endpoint).build())
+}
+
+#[tokio::test]
+async fn of_a_bucket_with_versions_the_one_that_was_taken_up_goes_for_good() {
+    let Some((app, endpoint, _server)) = app().await else { return };
+    let (sdk, objects) = (sdk(&app, &endpoint), &app.app.objects);
+    let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+    sdk.put_bucket_versioning().bucket(BUCKET).versioning_configuration(enabled).send().await.unwrap();
+    let key = format!("incoming/fhir/{}/nightly.ndjson", app.organization.id);
+    let put = |body: &'static str| objects.put(&key, body.into(), "application/fhir+ndjson", &[]);
+    put("{}").await.unwrap();
+    assert_eq!(app.app.watcher.sweep().await.unwrap().taken_up, 1);
+    let first = objects.head(&key).await.unwrap().unwrap().version_id.unwrap();
+    // Its job ends; the next night's file has the same name, and its job has not ended.
+    let ended = "update jobs set status = 'succeeded', finished_at = chartgate_now()";
+    sqlx::query(ended).execute(&mut app.owner().await).await.unwrap();
+    put("[]").await.unwrap();
+    assert_eq!(app.app.watcher.sweep().await.unwrap().taken_up, 1);
+    let second = objects.head(&key).await.unwrap().unwrap().version_id.unwrap();
+    assert_ne!(first, second);
+    app.advance(Duration::from_hours(24 * 31)).await;
+    assert_eq!(app.app.watcher.tidy().await.unwrap().removed, 1);
+    let listed = async |key: &str| {
+        let listed = sdk.list_object_versions().bucket(BUCKET).prefix(key).send().await.unwrap();
+        let versions: Vec<String> = listed.versions().iter().map(|one| one.version_id().unwrap().to_owned()).collect();
+        (versions, listed.delete_markers().len())
+    };
+    assert_eq!(listed(&key).await, (vec![second], 0));
+    assert_eq!(objects.get(&key).await.unwrap(), "[]");
+    // What is purged leaves no version, and no mark.
+    for body in ["1", "2", "3"] {
+        objects.put("chunks/x", body.into(), "text/plain", &[]).await.unwrap();
+    }
+    assert_eq!(listed("chunks/x").await.0.len(), 3);
+    objects.purge("chunks/x").await.unwrap();
+    assert_eq!(listed("chunks/x").await, (vec![], 0));
+    objects.purge("chunks/x").await.unwrap();
+}
+
+#[tokio::test]
+async fn objects_of_a_real_s3_are_taken_up_through_its_queue() {
+    let Some((app, endpoint, _server)) = app().await else { return };
 
     // A queue, by the plain protocol, and the bucket's notifications into it.
     let created = app
@@ -109,11 +160,8 @@ async fn objects_of_a_real_s3_are_taken_up_through_its_queue() {
         .events(Event::S3ObjectCreated)
         .build()
         .unwrap();
-    let sdk = {
-        let own = app.objects.sdk();
-        aws_sdk_s3::Client::from_conf(own.config().to_builder().endpoint_url(&endpoint).build())
-    };
-    sdk.put_bucket_notification_configuration()
+    sdk(&app, &endpoint)
+        .put_bucket_notification_configuration()
         .bucket(BUCKET)
         .notification_configuration(NotificationConfiguration::builder().queue_configurations(queue).build())
         .send()

@@ -24,6 +24,12 @@ pub enum PlanError {
         /// [`super::PlanLimits::text_bytes_max`].
         limit: u64,
     },
+    /// It would be cut into more chunks than are allowed: its lines are too short to be resources.
+    #[error("the file makes more than {limit} chunks, because its lines are very short")]
+    TooManyChunks {
+        /// [`super::PlanLimits::chunks_max`].
+        limit: u64,
+    },
     /// An array or Bundle whose entries cannot be told apart.
     #[error("the file is not JSON at byte {offset}: {what}")]
     NotJson {
@@ -52,7 +58,7 @@ impl PlanError {
             Self::Binary => "file_binary",
             Self::GzipTruncated => "gzip_truncated",
             Self::GzipDamaged { .. } => "gzip_damaged",
-            Self::TooLarge { .. } => "file_too_large",
+            Self::TooLarge { .. } | Self::TooManyChunks { .. } => "file_too_large",
             Self::NotJson { .. } => "file_not_json",
             Self::NotUtf8 { .. } => "file_not_utf8",
             Self::NotABundle => "file_not_a_bundle",

@@ -37,12 +37,22 @@ pub struct PlanLimits {
     pub line_bytes_max: u64,
     /// Bytes after decompression; more are a bomb.
     pub text_bytes_max: u64,
+    /// Chunks: each is a row in several tables, and a task. Only a file of lines that are far too short to be resources
+    /// has so many.
+    pub chunks_max: u64,
 }
 
 impl Default for PlanLimits {
     /// 4 MiB, 8,000 lines, 16 MiB, and 100 GB: twenty times the largest upload, which is more than FHIR in JSON is compressed to.
+    /// 50,000 chunks: twice as many as 100 GB of long lines make, or 400 million short lines.
     fn default() -> Self {
-        Self { chunk_bytes: 4 << 20, chunk_lines: 8_000, line_bytes_max: 16 << 20, text_bytes_max: 100_000_000_000 }
+        Self {
+            chunk_bytes: 4 << 20,
+            chunk_lines: 8_000,
+            line_bytes_max: 16 << 20,
+            text_bytes_max: 100_000_000_000,
+            chunks_max: 50_000,
+        }
     }
 }
 
@@ -231,8 +241,14 @@ impl TextPlanner {
             if let Some(window) = &mut self.cutter.window {
                 window.forget(needed);
             }
+            self.check_chunks()?;
         }
         Ok(())
+    }
+
+    fn check_chunks(&self) -> Result<(), PlanError> {
+        let limit = self.limits.chunks_max;
+        if self.cutter.chunks > limit { Err(PlanError::TooManyChunks { limit }) } else { Ok(()) }
     }
 
     /// Shape, type of the Bundle, and number of lines.
@@ -247,8 +263,27 @@ impl TextPlanner {
             }
         };
         self.cutter.cut(sink);
+        self.check_chunks()?;
         if facts.2 == 0 { Err(PlanError::Empty) } else { Ok(facts) }
     }
+}
+
+/// The text of a compressed file that was planned before, by the same rules as then: several members, zeros behind them.
+/// Never more than `text_bytes` of it.
+///
+/// # Errors
+/// [`PlanError`]: it is damaged, or longer.
+pub fn unpack(stored: &[u8], text_bytes: usize) -> Result<Vec<u8>, PlanError> {
+    let (mut gunzip, mut text) = (Gunzip::default(), Vec::new());
+    gunzip.push(stored, &mut |piece| {
+        if text.len() + piece.len() > text_bytes {
+            return Err(PlanError::TooLarge { limit: text_bytes as u64 });
+        }
+        text.extend_from_slice(piece);
+        Ok(())
+    })?;
+    gunzip.finish()?;
+    Ok(text)
 }
 
 /// Reads one file, from its first to its last stored byte.

@@ -8,7 +8,8 @@ use super::document::Document;
 use super::{Chunk, Cutter, LineIssue, PlanError, Sink};
 
 /// What kind of file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum Shape {
     /// A resource a line, of one type or of many.
     Ndjson,
@@ -19,13 +20,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// By its word.
-    #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        [Self::Ndjson, Self::Array, Self::Bundle].into_iter().find(|shape| shape.as_str() == word)
-    }
-
-    /// The word in outputs and docs.
+    /// The word in rows, outputs and docs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

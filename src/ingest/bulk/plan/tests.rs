@@ -25,7 +25,7 @@ impl Sink for Told {
 }
 
 const SMALL: PlanLimits =
-    PlanLimits { chunk_bytes: 40, chunk_lines: 1_000, line_bytes_max: 60, text_bytes_max: 100_000 };
+    PlanLimits { chunk_bytes: 40, chunk_lines: 1_000, line_bytes_max: 60, text_bytes_max: 100_000, chunks_max: 10_000 };
 
 /// Plan a file that comes in pieces of these sizes, over and over.
 fn plan_in(file: &[u8], pieces: &[usize], limits: PlanLimits) -> (Result<FilePlan, PlanError>, Told) {
@@ -70,6 +70,36 @@ fn short_lines_are_cut_by_their_number() {
         let counts: Vec<u64> = plan(file, limits).1.chunks.iter().map(|(chunk, _)| chunk.count).collect();
         assert_eq!(counts, [3, 3, 1]);
     }
+}
+
+#[test]
+fn a_file_of_very_short_lines_makes_only_so_many_chunks() {
+    let limits = PlanLimits { chunk_bytes: 1_000_000, chunk_lines: 3, chunks_max: 10, ..SMALL };
+    let lines = |lines: usize| b"1\n".repeat(lines);
+    for pack in [|text: Vec<u8>| text, |text: Vec<u8>| gzip(&text)] {
+        assert_eq!(plan(&pack(lines(30)), limits).0.unwrap().chunks, 10);
+        let (refused, _) = plan(&pack(lines(31)), limits);
+        assert_eq!(refused.err(), Some(PlanError::TooManyChunks { limit: 10 }));
+        // It ends where it is known, not at the end of the file.
+        let (refused, told) = plan(&pack(lines(50_000)), limits);
+        assert_eq!(refused.err().unwrap().code(), "file_too_large");
+        assert!(told.chunks.len() * 3 * 2 < 70_000, "{}", told.chunks.len());
+    }
+    let items = [b"[1".to_vec(), b",1".repeat(40), b"]".to_vec()].concat();
+    assert_eq!(plan(&items, limits).0.err().unwrap().code(), "file_too_large");
+    // 100 GB of long lines stay below the bound.
+    let whole = PlanLimits::default();
+    assert!(whole.text_bytes_max / whole.chunk_bytes < whole.chunks_max / 2);
+}
+
+#[test]
+fn what_was_planned_is_unpacked_by_the_same_rules() {
+    let members = [gzip(b"{\"a\":"), gzip(b""), vec![0; 700], gzip(b"1}"), vec![0; 5_000]].concat();
+    let planned = plan(&members, SMALL).0.unwrap();
+    assert_eq!((planned.text_bytes, planned.is_gzip), (7, true));
+    assert_eq!(super::unpack(&members, 7).unwrap(), b"{\"a\":1}");
+    assert_eq!(super::unpack(&members, 6), Err(PlanError::TooLarge { limit: 6 }));
+    assert_eq!(super::unpack(&members[..20], 7), Err(PlanError::GzipTruncated));
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! `bulk.audit`: totals over the chunks, the closing audit record, and the outcome file: a line for each line of the upload
 //! that was not ingested.
 
-use super::super::super::bulk::store;
-use super::super::super::issues::{self, IssuePlace, StoredIssue};
-use super::super::super::payloads::{Payloads, storage_error};
-use super::super::audit::{close, outputs_of};
 use crate::db::{DbError, Scope};
 use crate::engine::handler::{StepContext, StepError, StepHandler, StepOutcome};
 use crate::ids::{JobId, OrganizationId};
+use crate::ingest::bulk::plan::Shape;
+use crate::ingest::bulk::store;
+use crate::ingest::issues::{self, IssuePlace, StoredIssue};
+use crate::ingest::payloads::{Payloads, storage_error};
+use crate::ingest::steps::audit::{close, outputs_of};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::VecDeque;
@@ -19,7 +20,7 @@ const ISSUES_OF_LINE_MAX: usize = 100;
 
 /// As `job.audit`, and it leaves the outcome file.
 pub struct Audit {
-    pub(in super::super) payloads: Payloads,
+    pub(in crate::ingest::steps) payloads: Payloads,
 }
 
 /// Where the outcome file of a job is.
@@ -112,14 +113,14 @@ impl Outcomes {
         let kind = payloads
             .db()
             .unit(Scope::Organization(organization), move |connection| {
-                Box::pin(async move { store::bundle_type(connection, organization, job).await })
+                Box::pin(async move { store::file_kind(connection, organization, job).await })
             })
             .await?;
         Ok(Self {
             payloads,
             organization,
             job,
-            is_lines: kind.is_none_or(|(shape, _)| shape == "ndjson"),
+            is_lines: kind.is_none_or(|kind| kind.shape == Shape::Ndjson),
             errors: VecDeque::new(),
             errors_after: Some(IssuePlace::START),
             rejected: VecDeque::new(),

@@ -1,16 +1,16 @@
 //! `bulk.link_patient`: the resources of a chunk as clinical events, and whose they are.
 
-use super::super::super::linking::Plan;
-use super::super::super::payloads::Payloads;
-use super::super::super::settings;
-use super::super::super::subject::Directory;
 use crate::engine::handler::{StepContext, StepError, StepHandler, StepOutcome};
+use crate::ingest::linking::Plan;
+use crate::ingest::payloads::Payloads;
+use crate::ingest::settings;
+use crate::ingest::subject::Directory;
 use std::sync::Arc;
 
 /// See [`Plan`]. Whatever a resource refers to is looked for among all that the source said, not in its own chunk first: so
 /// it means the same wherever the file was cut, and in whatever order its chunks are worked on.
 pub struct LinkPatient {
-    pub(in super::super) payloads: Payloads,
+    pub(in crate::ingest::steps) payloads: Payloads,
 }
 
 #[async_trait::async_trait]

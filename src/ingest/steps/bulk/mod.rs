@@ -18,13 +18,13 @@ pub use link_patient::LinkPatient;
 pub use store_raw::StoreRaw;
 pub use validate::Validate;
 
-use super::super::bulk::piece::Piece;
-use super::super::bulk::source;
-use super::super::bulk::store::{self, ChunkWork, Upload};
-use super::super::events::Origin;
-use super::super::payloads::Payloads;
 use crate::db::{Scope, statistics};
 use crate::engine::handler::{StepContext, StepError};
+use crate::ingest::bulk::piece::Piece;
+use crate::ingest::bulk::source;
+use crate::ingest::bulk::store::{self, ChunkWork, Upload};
+use crate::ingest::events::Origin;
+use crate::ingest::payloads::Payloads;
 use std::collections::BTreeSet;
 
 /// The job with its object.

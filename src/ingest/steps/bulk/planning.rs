@@ -1,16 +1,18 @@
 //! Reading an object once, from its first to its last byte: its hash, its chunks, and the text of those that cannot be read
 //! again where they stand.
 
-use super::super::super::bulk::plan::{Chunk, FilePlan, LineIssue, PlanError, PlanLimits, Planner, Sink};
-use super::super::super::bulk::source::{chunk_key, object_error};
-use super::super::super::bulk::store::PlannedChunk;
-use super::super::super::payloads::storage_error;
+use crate::db::{DbError, Scope};
 use crate::engine::handler::StepError;
 use crate::ids::{JobId, OrganizationId};
-use crate::objects::Objects;
+use crate::ingest::bulk::plan::{Chunk, FilePlan, LineFault, LineIssue, PlanError, PlanLimits, Planner, Sink};
+use crate::ingest::bulk::source::object_error;
+use crate::ingest::bulk::store::{self, PlannedChunk};
+use crate::ingest::payloads::{Payloads, storage_error};
+use crate::uploads::watcher::texts;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 /// The object is handed to the planner in pieces of this size, at most so many of which wait.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -43,20 +45,44 @@ impl Sink for Out {
 
     fn issue(&mut self, issue: LineIssue) {
         // Of lines that are in their chunk, the chunk itself says it.
-        if issue.fault == super::super::super::bulk::plan::LineFault::TooLong {
+        if issue.fault == LineFault::TooLong {
             let _ = self.0.blocking_send(Told::Issue(issue));
         }
     }
 }
 
+/// Where the texts of the chunks of a compressed file are put: under an id of this attempt's own, so that whatever another
+/// attempt does, or somebody who clears up behind it, touches nothing of this one's.
+pub(super) struct Texts<'p> {
+    pub(super) payloads: &'p Payloads,
+    pub(super) organization: OrganizationId,
+    pub(super) job: JobId,
+    pub(super) plan_id: Uuid,
+}
+
+impl Texts<'_> {
+    /// Put the text of a chunk; its key. Before the first one it is written down that there are texts under this id: they
+    /// are found by that if no plan ever names them.
+    async fn put(&self, number: i32, text: Bytes) -> Result<String, StepError> {
+        let (organization, job, plan_id) = (self.organization, self.job, self.plan_id);
+        if number == 1 {
+            let begun =
+                self.payloads.db().unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+                    Box::pin(async move { store::begin_texts(connection, organization, job, plan_id).await })
+                });
+            begun.await?;
+        }
+        let key = format!("{}{number}", texts::prefix(organization, job, plan_id));
+        let metadata = [("job_id", job.to_string()), ("organization_id", organization.to_string())];
+        let objects = self.payloads.objects();
+        objects.put(&key, text, "application/octet-stream", &metadata).await.map_err(storage_error)?;
+        Ok(key)
+    }
+}
+
 /// Plan the object with that `ETag`.
-pub(super) async fn plan(
-    objects: &Objects,
-    key: &str,
-    etag: &str,
-    organization: OrganizationId,
-    job: JobId,
-) -> Result<Planned, StepError> {
+pub(super) async fn plan(texts: &Texts<'_>, key: &str, etag: &str) -> Result<Planned, StepError> {
+    let objects = texts.payloads.objects();
     let (pieces, mut waiting) = mpsc::channel::<Bytes>(PIECES_WAITING);
     let (out, mut told) = mpsc::channel::<Told>(CHUNKS_WAITING);
     let planning = tokio::task::spawn_blocking(move || {
@@ -96,13 +122,10 @@ pub(super) async fn plan(
                 Told::Issue(issue) => too_long.push(issue),
                 Told::Chunk(chunk, text) => {
                     let number = i32::try_from(chunks.len() + 1).unwrap_or(i32::MAX);
-                    let mut text_key = None;
-                    if let Some(text) = text {
-                        let key = chunk_key(organization, job, number);
-                        let metadata = [("job_id", job.to_string()), ("organization_id", organization.to_string())];
-                        objects.put(&key, text, "application/octet-stream", &metadata).await.map_err(storage_error)?;
-                        text_key = Some(key);
-                    }
+                    let text_key = match text {
+                        Some(text) => Some(texts.put(number, text).await?),
+                        None => None,
+                    };
                     let Chunk { bytes, first, count } = chunk;
                     chunks.push(PlannedChunk { bytes, first, lines: count, text_key });
                 }

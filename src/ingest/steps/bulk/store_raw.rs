@@ -1,14 +1,14 @@
 //! `bulk.store_raw`: the uploaded object copied to its name by content, within object storage.
 
-use super::super::super::bulk::source::{object_error, object_gone};
-use super::super::super::bulk::store;
-use super::super::super::payloads::{Payloads, storage_error};
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
+use crate::ingest::bulk::source::{object_error, object_gone};
+use crate::ingest::bulk::store;
+use crate::ingest::payloads::{Payloads, storage_error};
 use serde_json::json;
 
 /// Runs also when validation failed: the bytes are kept, if they were read to their end.
 pub struct StoreRaw {
-    pub(in super::super) payloads: Payloads,
+    pub(in crate::ingest::steps) payloads: Payloads,
 }
 
 #[async_trait::async_trait]

@@ -1,25 +1,26 @@
 //! `bulk.validate`: plans the file before the fan-out, validates a chunk, and judges the whole behind the last one.
 
-use super::super::super::bulk::check::{self, Found};
-use super::super::super::bulk::plan::{FilePlan, LineIssue, PlanError, Shape};
-use super::super::super::bulk::source::{object_changed, object_gone};
-use super::super::super::bulk::store::{self, Identity, PlanRow, Upload};
-use super::super::super::fhir::envelope::BundleType;
-use super::super::super::fhir::issue::{Issue, Severity};
-use super::super::super::fhir::validate;
-use super::super::super::{issues, payloads::Payloads, payloads::storage_error};
-use super::super::validate::OnError;
-use super::planning::{self, Planned};
+use super::planning::{self, Planned, Texts};
 use crate::db::{DbError, Scope};
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
 use crate::ids::JobId;
+use crate::ingest::bulk::check::{self, Found};
+use crate::ingest::bulk::plan::{FilePlan, LineIssue, PlanError, Shape};
+use crate::ingest::bulk::source::{object_changed, object_gone};
+use crate::ingest::bulk::store::{self, Identity, PlanRow, Upload};
+use crate::ingest::fhir::envelope::BundleType;
+use crate::ingest::fhir::issue::{Issue, Severity};
+use crate::ingest::fhir::validate;
+use crate::ingest::steps::validate::OnError;
+use crate::ingest::{issues, payloads::Payloads, payloads::storage_error};
 use crate::uploads::watcher::store::generation_of;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Writes the plan, and the issues of each chunk.
 pub struct Validate {
-    pub(in super::super) payloads: Payloads,
+    pub(in crate::ingest::steps) payloads: Payloads,
 }
 
 #[async_trait::async_trait]
@@ -28,8 +29,10 @@ impl StepHandler for Validate {
         let (organization, job) = (context.organization, context.job);
         let upload = super::upload(&self.payloads, context).await?;
         let (key, etag) = self.object(&upload).await?;
+        // Two attempts share no text: the one that is too late must not touch those of the other.
+        let texts = Texts { payloads: &self.payloads, organization, job, plan_id: Uuid::now_v7() };
         let Planned { sha256, size_bytes, plan, chunks, too_long } =
-            Box::pin(planning::plan(self.payloads.objects(), &key, &etag, organization, job)).await?;
+            Box::pin(planning::plan(&texts, &key, &etag)).await?;
         let identity = Identity { sha256, size_bytes, content_type: upload.content_type() };
         let plan = match verdict(&upload, &identity, plan) {
             Ok(plan) => plan,
@@ -50,9 +53,16 @@ impl StepHandler for Validate {
         };
         let issues: Arc<[Issue]> = too_long.iter().map(|issue| line_too_long(plan.shape, *issue)).collect();
         let output = opened(&plan, chunks.len(), issues.len());
-        let mut row = PlanRow::new((key, etag), plan.shape, plan.bundle_type, plan.is_gzip);
-        row.text_bytes = i64::try_from(plan.text_bytes).unwrap_or(i64::MAX);
-        row.chunks = i32::try_from(chunks.len()).unwrap_or(i32::MAX);
+        let row = PlanRow {
+            storage_key: key,
+            etag,
+            shape: plan.shape,
+            bundle_type: plan.bundle_type,
+            is_gzip: plan.is_gzip,
+            text_bytes: i64::try_from(plan.text_bytes).unwrap_or(i64::MAX),
+            chunks: i32::try_from(chunks.len()).unwrap_or(i32::MAX),
+            plan_id: plan.is_gzip.then_some(texts.plan_id),
+        };
         let planned = Arc::new((identity, row, chunks, issues, upload.source_label));
         // A retry is asked for its effects: it does its work, whatever others did.
         let may_repeat = context.round == 1;
@@ -99,16 +109,16 @@ impl StepHandler for Validate {
     async fn join(&self, context: &StepContext, totals: Facts) -> Result<StepOutcome, StepError> {
         let (organization, job) = (context.organization, context.job);
         let on_error = OnError::of(context)?;
-        let bundle_type = self
+        let kind = self
             .payloads
             .db()
             .unit(Scope::Organization(organization), move |connection| {
-                Box::pin(async move { store::bundle_type(connection, organization, job).await })
+                Box::pin(async move { store::file_kind(connection, organization, job).await })
             })
             .await?;
-        let is_all_or_nothing = bundle_type.as_ref().is_some_and(|(shape, bundle_type)| {
-            let bundle_type = bundle_type.as_deref().and_then(BundleType::from_code);
-            shape == Shape::Bundle.as_str() && bundle_type.is_none_or(BundleType::is_all_or_nothing)
+        let is_all_or_nothing = kind.is_some_and(|kind| {
+            let bundle_type = kind.bundle_type.as_deref().and_then(BundleType::from_code);
+            kind.shape == Shape::Bundle && bundle_type.is_none_or(BundleType::is_all_or_nothing)
         });
         let number = |name: &str| totals.get(name).and_then(Value::as_u64).unwrap_or_default();
         let strict = match on_error {
@@ -198,7 +208,7 @@ fn file_error(error: &PlanError) -> StepError {
         PlanError::Binary => StepError::sender("file_binary", message),
         PlanError::GzipTruncated => StepError::sender("gzip_truncated", message),
         PlanError::GzipDamaged { .. } => StepError::sender("gzip_damaged", message),
-        PlanError::TooLarge { .. } => StepError::sender("file_too_large", message),
+        PlanError::TooLarge { .. } | PlanError::TooManyChunks { .. } => StepError::sender("file_too_large", message),
         PlanError::NotJson { .. } => StepError::sender("file_not_json", message.replace("..", ".")),
         PlanError::NotUtf8 { .. } => StepError::sender("file_not_utf8", message),
         PlanError::NotABundle => StepError::sender("file_not_a_bundle", message),

@@ -1,0 +1,171 @@
+//! `callback.deliver`: one attempt to hand a message to its receiver.
+//!
+//! Runs again after any stop: between the receiver's answer and the commit nothing is known of it, so that a message may
+//! arrive twice, with the same `webhook-id`. A failed attempt writes its line of the log by itself; a good one in the
+//! transaction of its step.
+
+use super::messages_store::{self as messages, Attempt, MessageRow};
+use super::send::{Fault, Outgoing, Sent};
+use super::store::{self, Receiver};
+use super::{Callbacks, message};
+use crate::audit::{self, Action, Actor, Record};
+use crate::db::{DbError, Scope};
+use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
+use crate::ids::{DeliveryId, OrganizationId};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Messages on their way from this process at once, over all callbacks: receivers that hang take no more of the workers'
+/// slots than these.
+const SLOTS: usize = 64;
+/// A delivery that finds no slot comes again after so long.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// The handler.
+pub struct Deliver {
+    callbacks: Callbacks,
+    slots: Arc<Semaphore>,
+}
+
+impl Deliver {
+    /// With slots of its own.
+    #[must_use]
+    pub fn new(callbacks: Callbacks) -> Self {
+        Self { callbacks, slots: Arc::new(Semaphore::new(SLOTS)) }
+    }
+
+    async fn due(&self, context: &StepContext) -> Result<(MessageRow, Receiver), StepError> {
+        let (organization, job) = (context.organization, context.job);
+        let found = self
+            .callbacks
+            .db
+            .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+                Box::pin(async move {
+                    let Some(row) = messages::of_delivery(connection, organization, job).await? else {
+                        return Ok(None);
+                    };
+                    let receiver = store::receiver(connection, organization, row.callback_id).await?;
+                    Ok(receiver.map(|receiver| (row, receiver)))
+                })
+            })
+            .await?;
+        found.filter(|(_, receiver)| receiver.status == "active").ok_or_else(|| {
+            StepError::sender("callback_disabled", "The callback is disabled or removed, or its message was sent anew.")
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl StepHandler for Deliver {
+    async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
+        let Ok(_slot) = self.slots.try_acquire() else {
+            let mut error =
+                StepError::transient("callback_busy", "As many callbacks as may be are under way in this process.");
+            error.retry_after = Some(BUSY);
+            return Err(error);
+        };
+        let (row, receiver) = self.due(context).await?;
+        let organization = context.organization;
+        let secrets = self.callbacks.open_secrets(organization, row.callback_id, &receiver).map_err(|error| {
+            StepError::ours("callback_secret_unreadable", "The callback's secret cannot be opened.").caused_by(error)
+        })?;
+        let outgoing = Outgoing {
+            url: receiver.url,
+            id: row.id.to_string(),
+            timestamp: receiver.now.unix_timestamp(),
+            body: message::body(organization, &row, &self.callbacks.public_url),
+            secrets,
+        };
+        let sent = self.callbacks.sender.send(outgoing, receiver.now).await;
+        let attempt = attempt(&row, sent);
+        if let Some(fault) = sent.fault {
+            self.record_failure(organization, attempt, fault).await;
+            return Err(step_error(fault, sent));
+        }
+        let facts = json!({ "message_id": row.id, "response_status": sent.status });
+        Ok(StepOutcome::with_output(facts.as_object().cloned().unwrap_or_default()).with_effect(move |connection| {
+            let attempt = attempt.clone();
+            Box::pin(async move {
+                messages::log(connection, organization, &attempt).await?;
+                messages::delivered(connection, organization, attempt.message, attempt.callback).await?;
+                Ok(Facts::new())
+            })
+        }))
+    }
+}
+
+fn attempt(row: &MessageRow, sent: Sent) -> Attempt {
+    Attempt {
+        id: DeliveryId::new(),
+        callback: row.callback_id,
+        message: row.id,
+        job: Some((row.job_id, row.round)),
+        event: message::event(row),
+        error_code: sent.fault.map(Fault::code),
+        response_status: sent.status,
+        duration: sent.duration,
+    }
+}
+
+impl Deliver {
+    /// A line of the log, and what follows for the callback. The attempt has failed also when this cannot be written.
+    async fn record_failure(&self, organization: OrganizationId, attempt: Attempt, fault: Fault) {
+        let disable_after = self.callbacks.disable_after;
+        let callback = attempt.callback;
+        let recorded = self
+            .callbacks
+            .db
+            .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+                Box::pin(async move {
+                    messages::log(connection, organization, &attempt).await?;
+                    let is_gone = fault == Fault::Gone;
+                    let disabled =
+                        messages::failed(connection, organization, attempt.callback, is_gone, disable_after).await?;
+                    if let Some(reason) = disabled {
+                        let (actor, resource) = (Actor::internal("callbacks"), attempt.callback.to_string());
+                        let mut record = Record::new(organization, "callback.disabled", Action::Update, &actor);
+                        record.resource = Some(&resource);
+                        record.detail = Some(json!({ "reason": reason }));
+                        audit::append(connection, record).await?;
+                    }
+                    Ok(disabled)
+                })
+            })
+            .await;
+        match recorded {
+            Ok(Some(reason)) => {
+                tracing::warn!(organization.id = %organization, callback.id = %callback, reason, "callback {callback} is disabled: {reason}");
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(organization.id = %organization, callback.id = %callback, error = ?error, "a failed attempt of callback {callback} could not be logged");
+            }
+        }
+    }
+}
+
+fn step_error(fault: Fault, sent: Sent) -> StepError {
+    let status = sent.status.unwrap_or_default();
+    let mut error = match fault {
+        Fault::Refused => StepError::transient(
+            "callback_refused",
+            "The callback's host is none that may be called; nothing was sent.",
+        ),
+        Fault::Unreachable => {
+            StepError::transient("callback_unreachable", "The callback's receiver cannot be reached.")
+        }
+        Fault::TimedOut => StepError::transient("callback_timeout", "The callback's receiver did not answer in time."),
+        Fault::Redirected => StepError::transient(
+            "callback_redirected",
+            format!("The callback's receiver answered {status}; redirects are not followed."),
+        ),
+        Fault::Gone => StepError::sender("callback_gone", "The callback's receiver answered 410: it wants no more."),
+        Fault::Rejected => {
+            StepError::transient("callback_rejected", format!("The callback's receiver answered {status}."))
+        }
+    };
+    error.retry_after = sent.retry_after;
+    error
+}
