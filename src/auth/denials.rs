@@ -1,7 +1,7 @@
 //! Denials in the audit log: one record each for callers who are known; of those who are not, the first of its kind at
 //! once, and how many followed when the minute is over. A flood of wrong keys thus costs some records, not one each.
 //!
-//! A kind is (network of the address, route, reason). At most [`KINDS_MAX`] kinds are kept apart in a minute; what comes
+//! A kind is (network of the address, method, route, reason). At most [`KINDS_MAX`] kinds are kept apart in a minute; what comes
 //! beyond is counted together. Counts live in memory: a process that is killed loses those of its last minute, and no
 //! first record.
 
@@ -29,6 +29,8 @@ pub struct Denial {
     pub address: Option<IpAddr>,
     /// Its id.
     pub request_id: String,
+    /// The request's method.
+    pub method: String,
     /// The route's template.
     pub route: String,
     /// Code of the answer.
@@ -39,7 +41,7 @@ pub struct Denial {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Kind {
-    Of { network: Option<IpAddr>, route: String, code: &'static str, reason: Option<Refusal> },
+    Of { network: Option<IpAddr>, method: String, route: String, code: &'static str, reason: Option<Refusal> },
     Other,
 }
 
@@ -82,6 +84,7 @@ impl Denials {
     fn is_first(&self, denial: &Denial) -> bool {
         let kind = Kind::Of {
             network: denial.address.map(network),
+            method: denial.method.clone(),
             route: denial.route.clone(),
             code: denial.code,
             reason: denial.reason,

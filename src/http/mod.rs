@@ -176,7 +176,7 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let problem = quotas::of_strangers(&app, problem, peer);
         if matches!(problem.code(), "unauthenticated" | "forbidden") {
-            record_denial(&app, &problem, &request_id, peer, &route).await;
+            record_denial(&app, &problem, &context, method.as_str(), &route).await;
         }
         quotas::count(problem.code());
         response = problem.render(&request_id, wants_fhir);
@@ -210,13 +210,19 @@ fn request_id(request: &Request<Body>) -> String {
 }
 
 /// A denial for the audit log, and for the metrics.
-async fn record_denial(app: &App, problem: &Problem, request_id: &str, peer: Option<SocketAddr>, route: &str) {
+async fn record_denial(app: &App, problem: &Problem, context: &RequestContext, method: &str, route: &str) {
     let reason = problem.refusal();
     if let Some(reason) = reason {
         telemetry::auth_refused(reason.as_str());
     }
-    let caller = problem.denied_caller().map(|denied| (denied.organization, denied.actor.clone()));
-    let (request_id, route) = (request_id.to_owned(), route.to_owned());
-    let address = peer.map(|peer| peer.ip());
-    app.denials.record(Denial { caller, address, request_id, route, code: problem.code(), reason }).await;
+    let denial = Denial {
+        caller: problem.denied_caller().map(|denied| (denied.organization, denied.actor.clone())),
+        address: context.peer.map(|peer| peer.ip()),
+        request_id: context.request_id.clone(),
+        method: method.to_owned(),
+        route: route.to_owned(),
+        code: problem.code(),
+        reason,
+    };
+    app.denials.record(denial).await;
 }

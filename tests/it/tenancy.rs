@@ -2,7 +2,10 @@
 //!
 //! [`faults`] is the check; the tests show that the schema has none, and that each way of opening the wall is noticed.
 
+use crate::support::app::test_config;
 use crate::support::cluster::TestDatabase;
+use crate::support::objects::TestObjects;
+use chartgate::app::{App, StartError};
 use chartgate::db::{Db, DbError, Scope};
 use chartgate::ids::OrganizationId;
 use sqlx::postgres::PgConnection;
@@ -444,6 +447,29 @@ async fn an_organization_cannot_write_for_another() {
         assert_eq!(refusal(&mut connection, &away).await.as_deref(), Some("42501"), "{table}: {away}");
         run(&mut connection, "rollback").await;
     }
+}
+
+#[tokio::test]
+async fn the_program_does_not_start_beside_a_hole_in_the_wall() {
+    let database = TestDatabase::new().await;
+    let objects = TestObjects::start().await;
+    let mut owner = PgConnection::connect_with(&database.options()).await.unwrap();
+    let start = async || App::build(test_config(), database.options(), objects.objects.clone()).await.err();
+    for (open, close, word) in [
+        (
+            "alter table patients disable row level security",
+            "alter table patients enable row level security",
+            "row-level",
+        ),
+        ("alter table jobs no force row level security", "alter table jobs force row level security", "row-level"),
+        ("alter table findings owner to chartgate_app", "alter table findings owner to postgres", "chartgate_app"),
+    ] {
+        run(&mut owner, open).await;
+        let refused = start().await.unwrap_or_else(|| panic!("started although: {open}"));
+        assert!(matches!(refused, StartError::Unsafe(_)) && refused.to_string().contains(word), "{open}: {refused}");
+        run(&mut owner, close).await;
+    }
+    assert!(start().await.is_none());
 }
 
 #[tokio::test]

@@ -46,9 +46,12 @@ async fn a_flood_from_everywhere_has_a_bound_too() {
     let total = 5_000u32;
     for number in 0..total {
         let address = std::net::IpAddr::from(std::net::Ipv4Addr::from(number));
-        let (request_id, route) = (number.to_string(), "/v1/ingestion/jobs".to_owned());
+        let (request_id, route, method) = (number.to_string(), "/v1/ingestion/jobs".to_owned(), "GET".to_owned());
         let (code, reason) = ("unauthenticated", Some(Refusal::KeyUnknown));
-        app.app.denials.record(Denial { caller: None, address: Some(address), request_id, route, code, reason }).await;
+        app.app
+            .denials
+            .record(Denial { caller: None, address: Some(address), request_id, method, route, code, reason })
+            .await;
     }
     let kinds = i64::try_from(KINDS_MAX).unwrap();
     assert_eq!(app.count(RECORDS).await, kinds + 1);

@@ -3,7 +3,9 @@
 use crate::http::{call, get, small};
 use crate::support::app::TestApp;
 use chartgate::app::App;
-use chartgate::auth::{AuthError, Refusal};
+use chartgate::auth::{AuthError, Refusal, store};
+use chartgate::clock::Clock;
+use chartgate::db::{DbError, Scope};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -116,4 +118,32 @@ async fn a_key_ends_by_the_databases_clock_and_its_last_use_is_kept() {
     assert_eq!(app.count(used).await, 1);
     app.advance(Duration::from_hours(24 * 366 * 1_000)).await;
     until_refused(&app.app, &key, Instant::now()).await;
+}
+
+#[tokio::test]
+async fn keys_that_end_soon_and_keys_that_nobody_uses_are_named() {
+    let app = TestApp::start().await;
+    let concerns = async || {
+        app.app
+            .db
+            .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(store::list_key_concerns(connection, 14, 90)))
+            .await
+            .unwrap()
+    };
+    let in_days = |days: i64| {
+        let at = Clock::system().now() + time::Duration::days(days);
+        chartgate::clock::rfc3339(at).unwrap()
+    };
+    let (soon, _) = make(&app, &json!({"role": "sender", "name": "EHR", "expiresAt": in_days(10)})).await;
+    make(&app, &json!({"role": "sender", "expiresAt": in_days(30)})).await;
+    let found = concerns().await;
+    assert_eq!(found.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), [&soon]);
+    assert_eq!((found[0].organization.as_deref(), found[0].name.as_str()), (Some("Test Hospital"), "EHR"));
+    // Its successor is made: nothing is to be done any more.
+    assert_eq!(rotate(&app, &app.organization.admin, &soon, &json!({})).await.status, 201);
+    assert!(concerns().await.is_empty());
+    app.advance(Duration::from_hours(24 * 91)).await;
+    let idle = concerns().await;
+    // The keys of the organization and the platform's, and the successor; the two others have ended.
+    assert_eq!((idle.len(), idle.iter().all(|one| one.idle_days >= 90)), (5, true), "{idle:?}");
 }
