@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub const CLINICAL_TABLES: &[(&str, &str)] = &[
     ("athena_events", "events as received: patient number, type, endpoint, times as given"),
     ("clinical_events", "ids, references and demographics of resources"),
+    ("event_sightings", "times of capture, as senders gave them"),
     ("event_subjects", "keys of the subjects of events"),
     ("finding_evidence", "quotes"),
     ("findings", "what resources say"),
@@ -101,6 +102,7 @@ pub struct Instance {
 
 impl Instance {
     pub fn new() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let directory = TestDirectory::new();
         for name in ["said", "tmp", "home"] {
             fs::create_dir(directory.path().join(name)).unwrap();
