@@ -12,10 +12,12 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates curl tini \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin chartgate
+    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin chartgate \
+    && install -d -o 10001 -g 10001 -m 0700 /var/lib/chartgate
 COPY --from=build /usr/local/bin/chartgate /usr/local/bin/chartgate
 USER 10001
-ENV CHARTGATE_LISTEN=0.0.0.0:8080
+# The audit log's signing key is made here by the sweeper: keep it in a volume.
+ENV CHARTGATE_LISTEN=0.0.0.0:8080 CHARTGATE_DATA_DIR=/var/lib/chartgate
 EXPOSE 8080
 # SIGTERM drains: running steps get 30 s (compose.yaml gives it 45 s before it kills).
 STOPSIGNAL SIGTERM

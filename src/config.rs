@@ -4,7 +4,11 @@
 //! [`SecretString`]s and never print.
 
 pub mod callbacks;
+pub mod jwt;
+mod limits;
 pub mod origins;
+
+pub use limits::{BODY_WINDOW, LimitsConfig, TlsConfig};
 
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -64,7 +68,12 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "",
         "Web origins that may call for every organization, beside the organizations' own: a list, or separated by commas.",
     ),
-    ("callbacks.allow_http", &[], "false", "Development only: callbacks may have http URLs; bodies and signatures are then readable on the way."),
+    (
+        "callbacks.allow_http",
+        &[],
+        "false",
+        "Development only: callbacks may have http URLs; bodies and signatures are then readable on the way.",
+    ),
     (
         "callbacks.allow_private",
         &[],
@@ -72,9 +81,24 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "Networks that callbacks may reach although they are private or of special purpose, such as 10.1.0.0/16, separated by commas.",
     ),
     ("callbacks.ports", &[], "443,1024-65535", "Ports that callbacks may have, single ones or ranges."),
-    ("callbacks.disable_after_days", &[], "5", "A callback whose deliveries fail for so long without a success between is disabled."),
-    ("callbacks.keep_days", &[], "30", "How long messages of callbacks and the log of their deliveries are kept after their end."),
-    ("callbacks.public_url", &[], "", "Where others reach the API; put before the path of the job in messages of callbacks."),
+    (
+        "callbacks.disable_after_days",
+        &[],
+        "5",
+        "A callback whose deliveries fail for so long without a success between is disabled.",
+    ),
+    (
+        "callbacks.keep_days",
+        &[],
+        "30",
+        "How long messages of callbacks and the log of their deliveries are kept after their end.",
+    ),
+    (
+        "callbacks.public_url",
+        &[],
+        "",
+        "Where others reach the API; put before the path of the job in messages of callbacks.",
+    ),
     ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
     (
         "workers.chunks",
@@ -102,8 +126,102 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "Public keys that are known to be the audit log's (as `chartgate audit verify` shows them), separated by commas; the signing key's is always among them where its file is.",
     ),
     ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
-    ("telemetry.log_level", &["LOG_LEVEL"], "info", "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn."),
+    (
+        "auth.jwt.issuer",
+        &[],
+        "",
+        "The exact `iss` of accepted tokens; without an issuer no tokens are accepted. See authentication.md.",
+    ),
+    ("auth.jwt.name", &[], "the issuer's host", "Names the issuer in audit records."),
+    ("auth.jwt.audience", &[], "", "One of these must be in the tokens' `aud`: a list, or separated by commas."),
+    ("auth.jwt.jwks_url", &[], "", "Where the issuer's public keys are: https, or http on this host."),
+    ("auth.jwt.secret", &[], "", "Instead of auth.jwt.jwks_url: the secret that tokens are signed with by HMAC."),
+    (
+        "auth.jwt.algorithms",
+        &[],
+        "RS256,RS384,ES256,ES384,EdDSA; HS256 with a secret",
+        "Accepted signatures. HS256, HS384 and HS512 only with auth.jwt.secret, and then only these.",
+    ),
+    ("auth.jwt.organization", &[], "", "The organization, by id or name, of all tokens, instead of a claim."),
+    ("auth.jwt.organization_claim", &[], "organization", "The claim that names the organization, by id or name."),
+    ("auth.jwt.roles_claim", &[], "roles", "The claim that names roles: a text or a list of them."),
+    (
+        "auth.jwt.roles",
+        &[],
+        "",
+        "Further words of that claim, or scopes, and the roles that they give: a list of word=role.",
+    ),
+    ("auth.jwt.platform", &[], "false", "Tokens may have the role platform."),
+    (
+        "auth.jwt.source",
+        &[],
+        "default",
+        "Label of the sending system: resource ids of two systems are told apart by it.",
+    ),
+    ("auth.jwt.lifetime_max_seconds", &[], "86400", "A token's `exp` may be at most so far in the future."),
+    ("auth.jwt.issuers", &[], "", "Several issuers: an array of tables with the same keys."),
+    (
+        "telemetry.log_level",
+        &["LOG_LEVEL"],
+        "info",
+        "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn.",
+    ),
     ("telemetry.log_format", &[], "text", "text or json."),
+    ("limits.connections", &[], "4096", "Open connections of one process."),
+    (
+        "limits.connections_per_address",
+        &[],
+        "1024",
+        "Open connections of one address (IPv6: of one /64). Behind a proxy all are the proxy's: raise it.",
+    ),
+    (
+        "limits.header_seconds",
+        &[],
+        "10",
+        "For a TLS handshake, for a request's whole head, and for the time between two requests of a connection.",
+    ),
+    (
+        "limits.body_bytes_per_second",
+        &[],
+        "32768",
+        "A request's body must bring so much, in every window of ten seconds.",
+    ),
+    (
+        "limits.body_bytes_total",
+        &[],
+        "268435456, or twice intake.max_body_bytes if that is more",
+        "Bytes of request bodies in memory at once, as received and as decompressed.",
+    ),
+    ("limits.write_seconds", &[], "10", "A client that takes nothing of an answer for so long is cut off."),
+    ("limits.validations", &[], "4", "validateOnly requests that are computed at once."),
+    ("limits.requests_per_second", &[], "0", "Requests of one organization in one process; 0: no limit."),
+    ("limits.burst", &[], "0", "Requests that an organization may send at once after quiet; 0: those of one second."),
+    (
+        "limits.failed_authentications_per_minute",
+        &[],
+        "300",
+        "Requests without valid credentials from one address; further ones are answered 429. 0: no limit.",
+    ),
+    (
+        "limits.queue_organization",
+        &[],
+        "1000000",
+        "Jobs of one organization in the queue; above, its submissions are answered 429 (uploads from four fifths on). 0: no limit.",
+    ),
+    (
+        "limits.queue_total",
+        &[],
+        "5000000",
+        "Jobs in the queue; above, submissions are answered 503 (uploads from four fifths on). 0: no limit.",
+    ),
+    (
+        "limits.drain_grace_seconds",
+        &[],
+        "0",
+        "How long a process that got SIGTERM still answers while /health/ready says draining; twice the load balancer's interval.",
+    ),
+    ("tls.certificate", &[], "", "PEM file with the listener's certificate and its chain: HTTPS instead of HTTP."),
+    ("tls.key", &[], "", "PEM file with its private key. Both are read again on SIGHUP and when they change."),
 ];
 
 /// In the data directory, unless `audit.signing_key_file` says otherwise.
@@ -182,10 +300,16 @@ pub struct Config {
     pub audit_trusted_keys: Vec<String>,
     /// Own workflow files.
     pub workflows_dir: Option<PathBuf>,
+    /// Whose tokens are accepted.
+    pub jwt: Vec<jwt::IssuerConfig>,
     /// Log filter.
     pub log_level: String,
     /// JSON lines instead of text.
     pub log_json: bool,
+    /// What one caller, and all of them together, may take.
+    pub limits: LimitsConfig,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<TlsConfig>,
 }
 
 /// All faults of the configuration at once.
@@ -284,7 +408,16 @@ impl Config {
         let lease = reader.parse("lease_seconds", 10.0, "a number of seconds from 0.5 to 3600", |text| {
             text.parse::<f64>().ok().filter(|seconds| (0.5..=3600.0).contains(seconds))
         });
+        let body_max = usize::try_from(reader.parse(
+            "intake.max_body_bytes",
+            16 << 20,
+            "a number of bytes, at most 1 GiB",
+            whole(1 << 30),
+        ))
+        .unwrap_or(16 << 20);
         let config = Self {
+            limits: LimitsConfig::read(reader, body_max),
+            tls: TlsConfig::read(reader),
             data_dir: reader.text("data_dir").map_or_else(default_data_dir, PathBuf::from),
             audit_signing_key_file: reader.text("audit.signing_key_file").map(PathBuf::from),
             audit_trusted_keys: reader.parse(
@@ -346,13 +479,7 @@ impl Config {
             watcher_keep: Duration::from_hours(
                 24 * reader.parse("watcher.keep_days", 30, "a number of days from 1 to 3650", whole(3650)),
             ),
-            intake_max_body_bytes: usize::try_from(reader.parse(
-                "intake.max_body_bytes",
-                16 << 20,
-                "a number of bytes, at most 1 GiB",
-                whole(1 << 30),
-            ))
-            .unwrap_or(16 << 20),
+            intake_max_body_bytes: body_max,
             cors_origins: reader.parse(
                 "cors.origins",
                 Vec::new(),
@@ -377,6 +504,7 @@ impl Config {
                 .unwrap_or(2),
             lease: Duration::from_secs_f64(lease),
             workflows_dir: reader.text("workflows.dir").map(PathBuf::from),
+            jwt: issuers(reader),
             log_level: reader.text("telemetry.log_level").unwrap_or_else(|| "info".to_owned()),
             log_json: reader.parse("telemetry.log_format", false, "text or json", |text| match text {
                 "text" => Some(false),
@@ -396,6 +524,15 @@ impl Config {
         }
         config
     }
+}
+
+fn issuers(reader: &mut Reader) -> Vec<jwt::IssuerConfig> {
+    let flat: BTreeMap<String, String> = jwt::KEYS
+        .iter()
+        .filter_map(|key| Some(((*key).to_owned(), reader.text(&format!("auth.jwt.{key}"))?)))
+        .collect();
+    let list = reader.text("auth.jwt.issuers");
+    jwt::issuers(&flat, list.as_deref(), &mut reader.faults)
 }
 
 fn read_file(path: &Path, reader: &mut Reader) {

@@ -11,7 +11,7 @@
 //! | 4 | `ingest` | the clinical domain: FHIR, patients, findings, submitting, the steps' handlers |
 //! | 5 | `uploads`, `callbacks` | presigned uploads and their watcher; signed outbound webhooks |
 //! | 6 | `engine` | durable execution: workflow files, states, retries, leases, fenced commits |
-//! | 7 | `audit`, `auth` | the audit log: append, seal, verify; API keys and roles (`auth` names `audit`: a caller is the actor of a record) |
+//! | 7 | `audit`, `auth`, `limits` | the audit log: append, seal, verify; API keys and roles (`auth` names `audit`: a caller is the actor of a record); what callers may take |
 //! | 8 | `db`, `objects` | PostgreSQL and S3, real or embedded |
 //! | 9 | `config`, `telemetry`, `clock`, `ids`, `phi`, `secrets` | plain facts that everything may use |
 
@@ -28,6 +28,7 @@ pub mod engine;
 pub mod http;
 pub mod ids;
 pub mod ingest;
+pub mod limits;
 pub mod objects;
 pub mod phi;
 pub mod queue;

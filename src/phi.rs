@@ -87,7 +87,10 @@ mod tests {
     #[test]
     fn a_clinical_value_does_not_print() {
         let name = Phi::new("Shaw");
-        assert_eq!(format!("{name:?} {:?} {:?}", Some(&name), [&name]), "Phi(redacted) Some(Phi(redacted)) [Phi(redacted)]");
+        assert_eq!(
+            format!("{name:?} {:?} {:?}", Some(&name), [&name]),
+            "Phi(redacted) Some(Phi(redacted)) [Phi(redacted)]"
+        );
         assert_eq!(*name.expose(), "Shaw");
     }
 }

@@ -41,7 +41,11 @@ pub(super) async fn check_database(db: &Db, allow_unsafe: bool) -> Result<(), St
                 Ok(sqlx::query_as(
                     "select current_user::text as user, rolsuper as is_superuser, rolbypassrls as bypasses,
                             (select count(*) from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r' and relowner = r.oid) owned,
-                            (select count(*) from pg_class where relnamespace = 'public'::regnamespace and relrowsecurity and not relforcerowsecurity) unforced,
+                            -- Those that have it, or a policy that waits for it to be switched on again.
+                            (select count(*) from pg_class c
+                             where relnamespace = 'public'::regnamespace
+                               and (relrowsecurity or exists (select from pg_policy p where p.polrelid = c.oid))
+                               and not (relrowsecurity and relforcerowsecurity)) unforced,
                             current_setting('fsync') fsync,
                             current_setting('full_page_writes') full_page_writes,
                             current_setting('synchronous_commit') synchronous_commit

@@ -13,7 +13,9 @@ use crate::audit::note::PublicKey;
 use crate::audit::sealer::SealerOptions;
 use crate::audit::source::SourceError;
 use crate::auth::Authenticator;
+use crate::auth::denials::Denials;
 use crate::auth::origins::Origins;
+use crate::auth::webhooks::Webhooks;
 use crate::callbacks::Callbacks;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -24,6 +26,7 @@ use crate::engine::wake::Wake;
 use crate::engine::{Engine, EngineOptions};
 use crate::ingest::steps;
 use crate::ingest::submit::Submitter;
+use crate::limits::Limits;
 use crate::objects::Objects;
 use crate::secrets::Secrets;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
@@ -46,8 +49,12 @@ pub struct App {
     pub catalog: Catalog,
     /// Intake.
     pub submitter: Submitter,
-    /// API keys.
+    /// API keys and tokens.
     pub authenticator: Authenticator,
+    /// Signed webhooks.
+    pub webhooks: Webhooks,
+    /// Denials in the audit log.
+    pub denials: Denials,
     /// Web pages that may call.
     pub origins: Origins,
     /// Takes up what was uploaded.
@@ -56,6 +63,8 @@ pub struct App {
     pub secrets: Secrets,
     /// Tells others of the ends of jobs.
     pub callbacks: Callbacks,
+    /// What callers may take of this process.
+    pub limits: Arc<Limits>,
 }
 
 impl App {
@@ -88,16 +97,19 @@ impl App {
             .with(handlers);
         let catalog = Catalog::load(config.workflows_dir.as_deref(), registry)?;
         catalog.register(&db).await?;
-        let wake = Wake::default();
+        let (wake, clock) = (Wake::default(), Clock::system());
         let watching = WatcherOptions { sweep_every: config.watcher_sweep, keep: config.watcher_keep };
         Ok(Arc::new(Self {
             submitter: Submitter::start(db.clone(), wake.clone()),
-            authenticator: Authenticator::new(db.clone()),
+            authenticator: Authenticator::new(db.clone(), clock.clone(), &config.jwt),
+            webhooks: Webhooks::new(db.clone(), clock.clone(), secrets.clone()),
+            denials: Denials::new(db.clone()),
             origins: Origins::new(db.clone(), &config.cors_origins),
             watcher: Watcher::new(db.clone(), objects.clone(), catalog.clone(), wake.clone(), watching),
             secrets,
             callbacks,
-            clock: Clock::system(),
+            clock,
+            limits: Limits::new(&config.limits),
             config,
             db,
             objects,

@@ -2,8 +2,10 @@
 //! for, in the order in which it asks. [`Recorder`] writes it while it verifies; [`Archive`] answers from it.
 
 use super::merkle::Hash;
+use super::note::PublicKey;
 use super::record::{Line, Position};
 use super::source::{Checkpointed, Header, KeyPair, Leaves, Page, Source, SourceError};
+use super::verify::{Report, verify};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
@@ -86,6 +88,7 @@ pub struct Recorder<S, W> {
 
 impl<S: Source, W: AsyncWrite + Send + Unpin> Recorder<S, W> {
     /// Write to that.
+    #[must_use]
     pub fn new(source: S, writer: W) -> Self {
         Self { source, writer }
     }
@@ -173,6 +176,7 @@ const RECORD: &[u8] = b"{\"id\":";
 
 impl<R: AsyncBufRead + Send + Unpin> Archive<R> {
     /// Read from that.
+    #[must_use]
     pub fn new(reader: R) -> Self {
         Self { reader, line: 0, pending: None }
     }
@@ -200,6 +204,22 @@ impl<R: AsyncBufRead + Send + Unpin> Archive<R> {
         let line = self.next_line().await?.ok_or_else(|| self.damaged("the file ends behind it"))?;
         serde_json::from_slice(&line).map_err(|_| self.damaged("not what belongs there"))
     }
+}
+
+/// Verify an export, and that it is whole.
+///
+/// # Errors
+/// [`SourceError`].
+pub async fn verify_export<R: AsyncBufRead + Send + Unpin>(
+    reader: R,
+    anchors: &[PublicKey],
+) -> Result<Report, SourceError> {
+    let mut archive = Archive::new(reader);
+    let report = verify(&mut archive, anchors).await?;
+    if !matches!(archive.entry().await?, Entry::Verdict(_)) || archive.next_line().await?.is_some() {
+        return Err(archive.damaged("the export must end with its verdict"));
+    }
+    Ok(report)
 }
 
 #[async_trait::async_trait]

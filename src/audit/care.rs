@@ -72,7 +72,12 @@ pub async fn rotate_key(db: &Db, path: &Path, actor: Actor) -> Result<PublicKey,
 ///
 /// # Errors
 /// [`SealError::NothingToContinue`] when there are none; else as sealing.
-pub async fn continue_log(sealer: &mut Sealer, objects: &Objects, actor: Actor, reason: &str) -> Result<i64, SealError> {
+pub async fn continue_log(
+    sealer: &mut Sealer,
+    objects: &Objects,
+    actor: Actor,
+    reason: &str,
+) -> Result<i64, SealError> {
     let db = sealer.db.clone();
     // What both know is published first; what they differ in is the first number that is given up.
     let differing = match sealer.publish().await {
@@ -89,7 +94,8 @@ pub async fn continue_log(sealer: &mut Sealer, objects: &Objects, actor: Actor, 
         .await?;
     let first = differing.unwrap_or(newest + 1);
     let last = witness::newest(objects, log, first).await?;
-    let Some(note) = witness::read(objects, &witness::checkpoint_key(log, last)).await?.filter(|_| last >= first) else {
+    let Some(note) = witness::read(objects, &witness::checkpoint_key(log, last)).await?.filter(|_| last >= first)
+    else {
         return Err(SealError::NothingToContinue);
     };
     let hash = Note::hash(&String::from_utf8_lossy(&note));

@@ -274,8 +274,9 @@ mod tests {
         for (index, key) in keys.iter().enumerate() {
             let number = i64::try_from(index).unwrap();
             let previous = statements.last().map(|text| Note::hash(text));
-            let text = KeyStatement::new(log, number + 1, key.public(), 1 + number * 10, previous, OffsetDateTime::UNIX_EPOCH)
-                .to_text();
+            let text =
+                KeyStatement::new(log, number + 1, key.public(), 1 + number * 10, previous, OffsetDateTime::UNIX_EPOCH)
+                    .to_text();
             let mut note = key.sign(log, &text);
             if let Some(before) = index.checked_sub(1) {
                 note.push_str(&keys[before].signature_line(log, &text));

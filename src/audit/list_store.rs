@@ -38,8 +38,7 @@ pub type Found = (Vec<StoredRecord>, Option<i64>);
 
 /// Organizations that have records: all, and the platform itself.
 pub async fn organizations(connection: &mut PgConnection) -> Result<Vec<OrganizationId>, DbError> {
-    let mut all: Vec<OrganizationId> =
-        sqlx::query_scalar("select id from organizations").fetch_all(connection).await?;
+    let mut all: Vec<OrganizationId> = sqlx::query_scalar("select id from organizations").fetch_all(connection).await?;
     all.push(OrganizationId::PLATFORM);
     Ok(all)
 }
@@ -93,7 +92,8 @@ async fn reach_down(
     below: i64,
     records: i64,
 ) -> Result<Option<i64>, DbError> {
-    let select = "select id from audit_records where organization_id = $1 and id < $2 order by id desc offset $3 limit 1";
+    let select =
+        "select id from audit_records where organization_id = $1 and id < $2 order by id desc offset $3 limit 1";
     let row = sqlx::query_scalar(select).bind(organization).bind(below).bind(records - 1);
     Ok(row.fetch_optional(connection).await?)
 }

@@ -104,9 +104,9 @@ impl Note {
     /// Did this key sign it?
     #[must_use]
     pub fn is_signed_by(&self, key: &PublicKey) -> bool {
-        self.signatures
-            .iter()
-            .any(|(name, hash, signature)| *name == key.name && *hash == key.hash() && key.verifies(&self.text, signature))
+        self.signatures.iter().any(|(name, hash, signature)| {
+            *name == key.name && *hash == key.hash() && key.verifies(&self.text, signature)
+        })
     }
 
     /// Hash of a whole note with its signatures, by which the next one names it.
@@ -223,7 +223,14 @@ pub struct KeyStatement {
 impl KeyStatement {
     /// Of this instant.
     #[must_use]
-    pub fn new(log: Uuid, ordinal: i64, public: [u8; 32], from: i64, previous: Option<Hash>, at: OffsetDateTime) -> Self {
+    pub fn new(
+        log: Uuid,
+        ordinal: i64,
+        public: [u8; 32],
+        from: i64,
+        previous: Option<Hash>,
+        at: OffsetDateTime,
+    ) -> Self {
         Self { origin: origin(log), ordinal, public, from, previous, time: instant(at) }
     }
 
@@ -271,7 +278,8 @@ mod tests {
     #[test]
     fn the_verifier_key_of_the_specification_is_read_and_verifies_its_note() {
         // golang.org/x/mod/sumdb/note, documentation of the package.
-        let key = PublicKey::from_verifier("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW").unwrap();
+        let key =
+            PublicKey::from_verifier("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW").unwrap();
         let note = "If you think cryptography is the answer to your problem,\n\
                     then you don't know what your problem is.\n\n\
                     — PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n";
@@ -297,7 +305,9 @@ mod tests {
         for _ in 0..2 {
             let text = checkpoint.to_text();
             assert_eq!(Checkpoint::parse(&text), Some(checkpoint.clone()));
-            for other in [text.replace("checkpoint 2", "checkpoint 02"), format!("{text}more\n"), text.replace('\n', "\r\n")] {
+            for other in
+                [text.replace("checkpoint 2", "checkpoint 02"), format!("{text}more\n"), text.replace('\n', "\r\n")]
+            {
                 assert_eq!(Checkpoint::parse(&other), None, "{other}");
             }
             checkpoint.abandoned = Some(Abandoned { first: 2, last: 4, hash: [2; 32] });

@@ -2,7 +2,7 @@
 //!
 //! One sealer works at a time (an advisory lock); should two do so all the same, unique numbers let only one batch or
 //! checkpoint of a number in. Nothing here can stop a job: records are sealed after their commit, at a pace that leaves the
-//! machine to the jobs, and what cannot be sealed, signed or published waits and shows ([`State`]).
+//! machine to the jobs, and what cannot be sealed, signed or published waits and shows ([`SealError::state`]).
 
 use super::keys::{self, KeyFileError, KeyRing, SigningKey};
 use super::merkle::Tree;
@@ -13,7 +13,6 @@ use super::witness;
 use crate::db::{Db, DbError, Scope};
 use crate::objects::{ObjectError, Objects};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -70,10 +69,14 @@ pub enum SealError {
     #[error("the audit log was changed: {0}; run `chartgate audit verify`")]
     Tampered(String),
     /// The object store knows a later or another history.
-    #[error("the object store has another checkpoint {0} than this database: it was restored from a backup, or changed; run `chartgate audit verify`, then see docs/audit.md, \"After a restore\"")]
+    #[error(
+        "the object store has another checkpoint {0} than this database: it was restored from a backup, or changed; run `chartgate audit verify`, then see docs/audit.md, \"After a restore\""
+    )]
     Forked(i64),
     /// Transactions are numbered lower than sealed ones.
-    #[error("transactions are numbered from {below}, but records up to {sealed} are sealed: see docs/audit.md, \"After a restore\"")]
+    #[error(
+        "transactions are numbered from {below}, but records up to {sealed} are sealed: see docs/audit.md, \"After a restore\""
+    )]
     WentBack {
         /// The horizon now.
         below: i64,
@@ -238,7 +241,11 @@ impl Sealer {
     }
 
     /// The newest checkpoint and the tree from which to go on, after checking that it is the signed one.
-    async fn newest(&self, log: Uuid, ring: &KeyRing) -> Result<(Option<(CheckpointRow, Checkpoint)>, Tree), SealError> {
+    async fn newest(
+        &self,
+        log: Uuid,
+        ring: &KeyRing,
+    ) -> Result<(Option<(CheckpointRow, Checkpoint)>, Tree), SealError> {
         let row = self
             .db
             .unit::<_, DbError, _>(Scope::Global, |connection| {

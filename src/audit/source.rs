@@ -46,11 +46,26 @@ pub enum SourceError {
     NoCheckpoint(i64),
 }
 
+/// A UUID as its text.
+pub(super) mod uuid_text {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use uuid::Uuid;
+
+    pub fn serialize<S: Serializer>(uuid: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(uuid)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uuid, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// What there is to verify.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Header {
     /// The log's identity.
+    #[serde(with = "uuid_text")]
     pub log: Uuid,
     /// When the verification or the export began.
     #[serde(with = "time::serde::rfc3339")]
@@ -115,18 +130,39 @@ pub struct Page {
 #[async_trait::async_trait]
 pub trait Source: Send {
     /// What there is.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn header(&mut self) -> Result<Header, SourceError>;
     /// All keys.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn keys(&mut self) -> Result<Vec<KeyPair>, SourceError>;
     /// At most `limit` checkpoints of the database behind that one, in order; empty at the end.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn checkpoints(&mut self, after: i64, limit: i64) -> Result<Vec<Checkpointed>, SourceError>;
     /// A checkpoint of the object store.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn object(&mut self, number: i64) -> Result<Option<String>, SourceError>;
     /// The leaves that a checkpoint added, of the object store.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn tile(&mut self, number: i64) -> Result<Option<Vec<u8>>, SourceError>;
     /// Batches of the database behind that one, in order; empty at the end.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn leaves(&mut self, after: i64) -> Result<Vec<Leaves>, SourceError>;
     /// Records of the database between two positions.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn records(&mut self, after: Position, until: Position) -> Result<Page, SourceError>;
 }
 
@@ -173,7 +209,10 @@ impl Source for Live {
             .db
             .unit::<_, DbError, _>(Scope::Platform, |connection| {
                 Box::pin(async move {
-                    Ok((store::log_id(connection).await?, store::last_published(connection, Published::Checkpoint).await?))
+                    Ok((
+                        store::log_id(connection).await?,
+                        store::last_published(connection, Published::Checkpoint).await?,
+                    ))
                 })
             })
             .await?;

@@ -180,10 +180,7 @@ pub struct CheckpointRow {
 }
 
 /// The newest checkpoint, or the newest up to a number.
-pub async fn newest_checkpoint(
-    connection: &mut PgConnection,
-    up_to: i64,
-) -> Result<Option<CheckpointRow>, DbError> {
+pub async fn newest_checkpoint(connection: &mut PgConnection, up_to: i64) -> Result<Option<CheckpointRow>, DbError> {
     let select = "select checkpoint, tree_size, last_batch, peaks, note, at from audit_checkpoints
                   where checkpoint <= $1 order by checkpoint desc limit 1";
     Ok(sqlx::query_as(select).bind(up_to).fetch_optional(connection).await?)

@@ -121,9 +121,12 @@ impl Running {
             self.report().await;
         }
         if caught_up {
-            return tick;
+            tick
+        } else if self.busy.is_busy {
+            started.elapsed().mul_f64((1.0 - duty) / duty.max(0.001))
+        } else {
+            Duration::ZERO
         }
-        if !self.busy.is_busy { Duration::ZERO } else { started.elapsed().mul_f64((1.0 - duty) / duty.max(0.001)) }
     }
 
     fn note_sealed(&mut self, sealed: &Sealed) {
@@ -190,7 +193,8 @@ impl Running {
         let (through, last_record) = (self.through.map(|(_, at)| at), self.last_record);
         let told = self.sealer.db.unit::<_, DbError, _>(Scope::Global, move |connection| {
             Box::pin(async move {
-                let newest = store::newest_checkpoint(connection, i64::MAX).await?.map_or(0, |newest| newest.checkpoint);
+                let newest =
+                    store::newest_checkpoint(connection, i64::MAX).await?.map_or(0, |newest| newest.checkpoint);
                 let waiting = newest - store::last_published(connection, Published::Checkpoint).await?;
                 store::put_sealer_status(connection, (state, &detail), through, last_record, waiting.max(0)).await
             })

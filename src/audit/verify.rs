@@ -9,7 +9,7 @@ use super::compare::{Difference, compare};
 use super::keys::KeyRing;
 use super::merkle::{Hash, Tree};
 use super::note::{Checkpoint, Note, PublicKey, origin};
-use super::record::Position;
+use super::record::{Line, Position};
 use super::source::{Checkpointed, Header, KeyPair, Leaves, Source, SourceError};
 use super::witness;
 use serde::Serialize;
@@ -51,6 +51,21 @@ pub enum FaultKind {
     ObjectMissing,
     /// The chain of keys is broken, another one than in the object store, or not the trusted one.
     Key,
+}
+
+impl FaultKind {
+    /// It names the one record that is concerned.
+    fn is_of_a_record(self) -> bool {
+        matches!(
+            self,
+            Self::RecordEdited
+                | Self::RecordDeleted
+                | Self::RecordInserted
+                | Self::RecordMoved
+                | Self::LeafChanged
+                | Self::LeavesUnprovable
+        )
+    }
 }
 
 /// Something wrong.
@@ -115,6 +130,7 @@ pub struct Report {
     /// No fault was found.
     pub ok: bool,
     /// The log.
+    #[serde(serialize_with = "super::source::uuid_text::serialize")]
     #[schema(value_type = String)]
     pub log: Uuid,
     /// The verifier knew one of the log's keys beforehand. Without that, somebody who replaced keys, checkpoints and objects
@@ -227,7 +243,14 @@ impl<'a> Verifier<'a> {
         self.fault_at(kind, checkpoint, record, self.tree.size(), what);
     }
 
-    fn fault_at(&mut self, kind: FaultKind, checkpoint: Option<i64>, record: Option<i64>, leaf: u64, what: impl Into<String>) {
+    fn fault_at(
+        &mut self,
+        kind: FaultKind,
+        checkpoint: Option<i64>,
+        record: Option<i64>,
+        leaf: u64,
+        what: impl Into<String>,
+    ) {
         self.faults_total += 1;
         self.faults.push(Fault { kind, record, checkpoint, what: what.into(), leaf });
         if self.faults.len() > 2 * FAULTS_MAX {
@@ -306,8 +329,12 @@ impl<'a> Verifier<'a> {
 
     /// The first checkpoint in which database and object store differ, if they do.
     async fn divergence(&mut self, header: &Header) -> Result<Option<i64>, SourceError> {
-        let known = if header.newest_object > 0 { header.newest_object } else { header.published };
-        let at = known.min(header.newest);
+        if header.published > header.newest_object {
+            let at = header.published;
+            let what = format!("checkpoint {at} was put into the object store and is not there any more");
+            self.fault(FaultKind::ObjectMissing, Some(at), None, what);
+        }
+        let at = header.newest_object.min(header.newest);
         if at <= self.number {
             // Nothing to compare, or the database has nothing more.
             return Ok((header.newest_object > header.newest).then_some(self.number + 1));
@@ -410,7 +437,7 @@ impl<'a> Verifier<'a> {
             Some(Err(why)) => {
                 self.fault(FaultKind::CheckpointInvalid, Some(number), None, format!("checkpoint {number} {why}"));
             }
-            Some(Ok(_)) if object.is_some() && object != row.map(|row| row.note.as_str()) => {
+            Some(Ok(_)) if matches!(witnessed, Some(Ok(_))) && object != row.map(|row| row.note.as_str()) => {
                 let what = format!("checkpoint {number} of the database is not the one in the object store");
                 self.fault(FaultKind::CheckpointDiffers, Some(number), None, what);
             }
@@ -444,7 +471,8 @@ impl<'a> Verifier<'a> {
                 if let Some((_, leaves)) = &proven {
                     let changed = (0..).zip(leaves).find(|(index, leaf)| stored.get(*index) != Some(&Some(**leaf)));
                     let (index, id) = changed.map_or((0, None), |(index, (id, _))| (index as u64, Some(*id)));
-                    let what = format!("the leaf of record {} in the database is not the signed one", id.unwrap_or_default());
+                    let what =
+                        format!("the leaf of record {} in the database is not the signed one", id.unwrap_or_default());
                     self.fault_at(FaultKind::LeafChanged, Some(number), id, first + index, what);
                 }
                 proven
@@ -469,7 +497,8 @@ impl<'a> Verifier<'a> {
             leaves.iter().for_each(|(_, hash)| self.tree.push(*hash));
             leaves
         };
-        for fault in self.faults.iter_mut().filter(|fault| fault.leaf == first && fault.record.is_none()) {
+        let of_this = |fault: &&mut Fault| fault.checkpoint == Some(number) && fault.record.is_none();
+        for fault in self.faults.iter_mut().filter(of_this) {
             fault.record = truth.first().map(|(id, _)| *id);
         }
         self.report.records += self.judge(&truth, &records, first, Some(number));
@@ -494,7 +523,9 @@ impl<'a> Verifier<'a> {
                 Difference::Edited(id) => (FaultKind::RecordEdited, id, "was changed after it was sealed"),
                 Difference::Deleted(id) => (FaultKind::RecordDeleted, id, "was sealed and is gone"),
                 Difference::Inserted(id) => (FaultKind::RecordInserted, id, "was put where all was sealed already"),
-                Difference::Moved(id) => (FaultKind::RecordMoved, id, "stands at another place than when it was sealed"),
+                Difference::Moved(id) => {
+                    (FaultKind::RecordMoved, id, "stands at another place than when it was sealed")
+                }
             };
             self.fault_at(kind, checkpoint, Some(id), first + index, format!("record {id} {what}"));
         }
@@ -585,7 +616,7 @@ impl<'a> Verifier<'a> {
             let unsealed = &mut self.report.unsealed;
             unsealed.records += page.lines.len() as u64;
             if unsealed.oldest.is_none() {
-                unsealed.oldest = page.lines.first().and_then(|line| line.at());
+                unsealed.oldest = page.lines.first().and_then(Line::at);
             }
             if !page.more {
                 break;
@@ -595,10 +626,13 @@ impl<'a> Verifier<'a> {
     }
 
     fn report(mut self) -> Report {
-        // Keys first, then in the order of the log.
-        self.faults.sort_by_key(|fault| (fault.kind != FaultKind::Key, fault.leaf));
-        self.report.first_bad_record =
-            self.faults.iter().filter(|fault| fault.record.is_some()).min_by_key(|fault| fault.leaf).and_then(|fault| fault.record);
+        // Keys first, then in the order of the log; a record before the leaf that only repeats it.
+        self.faults
+            .sort_by_key(|fault| (fault.kind != FaultKind::Key, fault.leaf, fault.kind == FaultKind::LeafChanged));
+        // What is known of single records says more than a checkpoint does of all that it sealed.
+        let mut named = self.faults.iter().filter(|fault| fault.record.is_some());
+        let single = named.clone().find(|fault| fault.kind.is_of_a_record());
+        self.report.first_bad_record = single.or_else(|| named.next()).and_then(|fault| fault.record);
         self.faults.truncate(FAULTS_MAX);
         Report { ok: self.faults_total == 0, faults_total: self.faults_total, faults: self.faults, ..self.report }
     }

@@ -1,26 +1,28 @@
-//! Who calls: API keys, roles and what each role may do.
+//! Who calls: API keys ([`keys`]), tokens of others ([`jwt`]), signed webhooks ([`webhooks`]); roles and what each may do.
 //!
-//! A key is `cgk_<id>_<secret>`: the id finds the row, the secret is 256 random bits of which only the SHA-256 is
-//! stored (a high-entropy secret needs no slow hash) and compared in constant time. A revocation takes effect within
-//! [`CACHE_TIME`] on every process.
+//! Whatever is presented ends as a [`Caller`], or as a [`Refusal`] that the caller sees as one and the same 401: unknown,
+//! revoked, expired, foreign and malformed are told apart in the audit log only, where [`denials`] keeps a flood of them
+//! bounded. What is looked up is believed for [`CACHE_TIME`], so a revocation takes effect within that on every process.
 
+pub mod denials;
+pub mod jwt;
+pub mod keys;
 pub mod origins;
 pub mod store;
+pub mod webhooks;
+
+pub use keys::NewKey;
 
 use crate::audit::Actor;
-use crate::db::{Db, DbError, Scope};
+use crate::clock::Clock;
+use crate::config::jwt::IssuerConfig;
+use crate::db::{Db, DbError};
 use crate::ids::OrganizationId;
-use sha2::{Digest as _, Sha256};
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use subtle::ConstantTimeEq as _;
+use std::time::Duration;
 
 /// How long a looked-up key is believed.
 pub const CACHE_TIME: Duration = Duration::from_secs(3);
-/// Keys kept in memory, at most; then the cache starts anew.
-const CACHE_MAX: usize = 10_000;
 
 /// What a caller may do.
 #[derive(
@@ -69,131 +71,157 @@ impl fmt::Display for Role {
 /// An authenticated caller.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// The key's id.
-    pub key_id: String,
+    /// In audit records and `submittedBy`: `key:<id>`, `jwt:<issuer>:<subject>`, `webhook:<sender>`.
+    pub name: String,
+    /// `api_key`, `jwt` or `webhook`.
+    pub authentication: &'static str,
     /// `None` only for the platform role.
     pub organization: Option<OrganizationId>,
-    /// What it may do.
-    pub role: Role,
+    /// What it may do: one role of a key, one or more of a token.
+    pub roles: Vec<Role>,
     /// Label of the sending system: two systems' resource ids are told apart by it.
     pub source_label: String,
 }
 
 impl Caller {
+    /// May it do what needs one of these roles?
+    #[must_use]
+    pub fn has_one_of(&self, roles: &[Role]) -> bool {
+        self.roles.iter().any(|role| roles.contains(role))
+    }
+
     /// This caller in audit records.
     #[must_use]
     pub fn actor(&self, address: Option<String>, request_id: Option<String>) -> Actor {
-        Actor { name: format!("key:{}", self.key_id), authentication: Some("api_key".to_owned()), address, request_id }
+        Actor { name: self.name.clone(), authentication: Some(self.authentication.to_owned()), address, request_id }
     }
 }
 
-/// A key that was just made: shown once.
-pub struct NewKey {
-    /// Public part.
-    pub id: String,
-    /// The whole key.
-    pub key: String,
-    /// What is stored.
-    pub secret_sha256: [u8; 32],
+/// Why somebody is not let in. The caller is not told; operators find it in the audit log and in the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Nothing was presented, or not as `Authorization: Bearer …`.
+    NoCredentials,
+    /// It looks neither like a key nor like a token.
+    Malformed,
+    /// There is no such key, or its secret is another.
+    KeyUnknown,
+    /// The key was revoked, or has expired.
+    KeyEnded,
+    /// The token is too long, has not three parts, or they are not what RFC 7519 asks for.
+    TokenMalformed,
+    /// Nobody of that name may issue tokens.
+    TokenIssuer,
+    /// Signed in a way that this issuer does not use, or that does not fit the key.
+    TokenAlgorithm,
+    /// The issuer has no such key.
+    TokenKey,
+    /// The signature is not the issuer's.
+    TokenSignature,
+    /// `exp` is over, or further away than allowed.
+    TokenExpired,
+    /// `nbf` or `iat` is in the future.
+    TokenEarly,
+    /// Meant for somebody else.
+    TokenAudience,
+    /// A claim is missing, or of the wrong kind; or the token is no access token.
+    TokenClaims,
+    /// The organization that it names does not exist.
+    TokenOrganization,
+    /// No claim gives it a role.
+    TokenRole,
+    /// A webhook's headers are missing, doubled or not what Standard Webhooks asks for.
+    WebhookMalformed,
+    /// The webhook's timestamp is too far from now.
+    WebhookTimestamp,
+    /// There is no such sender, or it has no secret any more.
+    WebhookSender,
+    /// No signature fits.
+    WebhookSignature,
 }
 
-impl NewKey {
-    /// 256 fresh bits from the operating system.
-    ///
-    /// # Panics
-    /// If the operating system has no random numbers.
+impl Refusal {
+    /// The word in the audit log and in metrics.
     #[must_use]
-    pub fn generate() -> Self {
-        let mut id = [0u8; 8];
-        let mut secret = [0u8; 32];
-        rand::fill(&mut id);
-        rand::fill(&mut secret);
-        let (id, secret) = (hex::encode(id), hex::encode(secret));
-        let key = format!("cgk_{id}_{secret}");
-        Self { secret_sha256: Sha256::digest(secret.as_bytes()).into(), id, key }
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoCredentials => "no_credentials",
+            Self::Malformed => "malformed",
+            Self::KeyUnknown => "key_unknown",
+            Self::KeyEnded => "key_ended",
+            Self::TokenMalformed => "token_malformed",
+            Self::TokenIssuer => "token_issuer",
+            Self::TokenAlgorithm => "token_algorithm",
+            Self::TokenKey => "token_key",
+            Self::TokenSignature => "token_signature",
+            Self::TokenExpired => "token_expired",
+            Self::TokenEarly => "token_early",
+            Self::TokenAudience => "token_audience",
+            Self::TokenClaims => "token_claims",
+            Self::TokenOrganization => "token_organization",
+            Self::TokenRole => "token_role",
+            Self::WebhookMalformed => "webhook_malformed",
+            Self::WebhookTimestamp => "webhook_timestamp",
+            Self::WebhookSender => "webhook_sender",
+            Self::WebhookSignature => "webhook_signature",
+        }
     }
 }
 
-/// Split a presented key into id and secret; `None` if it does not look like one.
-fn split(key: &str) -> Option<(&str, &str)> {
-    let (id, secret) = key.strip_prefix("cgk_")?.split_once('_')?;
-    let hexadecimal = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
-    };
-    (hexadecimal(id, 16) && hexadecimal(secret, 64)).then_some((id, secret))
+/// Why there is no caller.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// Not let in.
+    #[error("refused: {}", .0.as_str())]
+    Refused(Refusal),
+    /// The issuer's keys cannot be fetched now, so nobody can say.
+    #[error("the issuer's keys cannot be fetched")]
+    IssuerAway {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] DbError),
 }
 
-type Cached = (Instant, Option<Arc<store::KeyRow>>);
+impl From<Refusal> for AuthError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
 
-/// Looks keys up, with a short-lived cache.
+/// Tells who presents a bearer token; cheap to clone.
 #[derive(Clone)]
 pub struct Authenticator {
-    db: Db,
-    cache: Arc<Mutex<HashMap<String, Cached>>>,
+    keys: keys::Keys,
+    tokens: jwt::Tokens,
 }
 
 impl Authenticator {
-    /// Over that database.
+    /// Over that database, for the tokens of these issuers.
     #[must_use]
-    pub fn new(db: Db) -> Self {
-        Self { db, cache: Arc::default() }
+    pub fn new(db: Db, clock: Clock, issuers: &[IssuerConfig]) -> Self {
+        Self { keys: keys::Keys::new(db.clone()), tokens: jwt::Tokens::new(db, clock, issuers) }
     }
 
-    /// The caller of a presented key, or `None`: unknown, revoked, expired and malformed are not told apart.
+    /// The same with other times for fetching keys (tests).
+    #[must_use]
+    pub fn with_jwks_options(db: Db, clock: Clock, issuers: &[IssuerConfig], options: jwt::jwks::JwksOptions) -> Self {
+        Self { keys: keys::Keys::new(db.clone()), tokens: jwt::Tokens::with_options(db, clock, issuers, options) }
+    }
+
+    /// The caller who presents this: an API key, or else a token.
     ///
     /// # Errors
-    /// [`DbError`] when the key cannot be looked up.
-    pub async fn authenticate(&self, key: &str) -> Result<Option<Caller>, DbError> {
-        let Some((id, secret)) = split(key) else { return Ok(None) };
-        let row = self.look_up(id).await?;
-        let digest: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
-        // The same work for an unknown id.
-        let stored = row.as_ref().map_or(&[0u8; 32][..], |row| &row.secret_sha256);
-        let matches = bool::from(digest[..].ct_eq(stored));
-        Ok(row.filter(|row| matches && row.is_valid).and_then(|row| {
-            Some(Caller {
-                key_id: row.id.clone(),
-                organization: row.organization_id,
-                role: Role::parse(&row.role)?,
-                source_label: row.source.clone(),
-            })
-        }))
-    }
-
-    async fn look_up(&self, id: &str) -> Result<Option<Arc<store::KeyRow>>, DbError> {
-        let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-        if let Some((at, row)) = cached
-            && at.elapsed() < CACHE_TIME
-        {
-            return Ok(row);
+    /// [`AuthError`].
+    pub async fn authenticate(&self, bearer: &str) -> Result<Caller, AuthError> {
+        if bearer.starts_with(keys::PREFIX) {
+            return self.keys.authenticate(bearer).await;
         }
-        let wanted = id.to_owned();
-        let row = self
-            .db
-            .unit(Scope::Global, move |connection| Box::pin(async move { store::find_key(connection, &wanted).await }))
-            .await?;
-        let row = row.map(Arc::new);
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= CACHE_MAX {
-            cache.clear();
+        if bearer.contains('.') {
+            return self.tokens.authenticate(bearer).await;
         }
-        cache.insert(id.to_owned(), (Instant::now(), row.clone()));
-        Ok(row)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_new_key_splits_into_its_parts_and_others_do_not() {
-        let key = NewKey::generate();
-        let (id, secret) = split(&key.key).unwrap();
-        assert_eq!(id, key.id);
-        assert_eq!(<[u8; 32]>::from(Sha256::digest(secret.as_bytes())), key.secret_sha256);
-        for bad in ["", "cgk_", "cgk_1_2", "Bearer x", "cgk_0123456789abcdef_xyz", "cgk_0123456789ABCDEF_"] {
-            assert!(split(bad).is_none(), "{bad}");
-        }
+        Err(Refusal::Malformed.into())
     }
 }

@@ -5,6 +5,7 @@ use crate::db::DbError;
 use crate::ids::OrganizationId;
 use serde_json::Value;
 use sqlx::PgConnection;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// A key as it is looked up.
@@ -77,6 +78,8 @@ pub struct KeySummary {
     /// Revoked.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
+    /// The id of its successor, once it was rotated.
+    pub replaced_by: Option<String>,
 }
 
 /// What a new key is for.
@@ -124,13 +127,102 @@ pub async fn list_keys(
     organization: Option<OrganizationId>,
 ) -> Result<Vec<KeySummary>, DbError> {
     Ok(sqlx::query_as(
-        "select id, organization_id, role, name, source, created_at, expires_at, last_used_at, revoked_at
+        "select id, organization_id, role, name, source, created_at, expires_at, last_used_at, revoked_at, replaced_by
          from api_keys
          where $1::uuid is null or organization_id = $1
          order by created_at, id
          limit 1000",
     )
     .bind(organization)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Make a key's successor, with the same organization, role, name and source; the old key ends after the overlap. Its role and
+/// organization; `None` if there is no such key that is still good.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn rotate_key(
+    connection: &mut PgConnection,
+    id: &str,
+    organization: Option<OrganizationId>,
+    new: &NewKey,
+    overlap: Duration,
+    expires_at: Option<OffsetDateTime>,
+) -> Result<Option<(Role, Option<OrganizationId>)>, DbError> {
+    let rotated: Option<(String, Option<OrganizationId>)> = sqlx::query_as(
+        "with old as materialized (
+           select * from api_keys
+           where id = $1 and ($2::uuid is null or organization_id = $2)
+             and revoked_at is null and (expires_at is null or expires_at > chartgate_now())
+           -- Two at once: one waits, and then makes another successor.
+           for update
+         ), successor as (
+           insert into api_keys (id, organization_id, role, name, source, secret_sha256, expires_at)
+           select $3, organization_id, role, name, source, $4, $5 from old
+           returning id
+         )
+         update api_keys k
+         set replaced_by = (select id from successor),
+             expires_at = least(k.expires_at, chartgate_now() + $6 * interval '1 second')
+         from old
+         where k.id = old.id
+         returning k.role, k.organization_id",
+    )
+    .bind(id)
+    .bind(organization)
+    .bind(&new.id)
+    .bind(&new.secret_sha256[..])
+    .bind(expires_at)
+    .bind(overlap.as_secs_f64())
+    .fetch_optional(connection)
+    .await?;
+    Ok(rotated.and_then(|(role, organization)| Some((Role::parse(&role)?, organization))))
+}
+
+/// Keys that somebody should look at.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct KeyConcern {
+    /// Public part.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// Role.
+    pub role: String,
+    /// Its organization's name; none for the platform role.
+    pub organization: Option<String>,
+    /// It ends by itself in so many days.
+    pub ends_in_days: Option<i32>,
+    /// It was not used for so many days, or made so many days ago and never used.
+    pub idle_days: i32,
+}
+
+/// Good keys that end within so many days without a successor, or that nobody used for so many.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn list_key_concerns(
+    connection: &mut PgConnection,
+    ends_within_days: i32,
+    idle_days: i32,
+) -> Result<Vec<KeyConcern>, DbError> {
+    Ok(sqlx::query_as(
+        "select k.id, k.name, k.role, o.name organization,
+                case when k.replaced_by is null
+                     then (extract(epoch from k.expires_at - chartgate_now()) / 86400)::integer end ends_in_days,
+                (extract(epoch from chartgate_now() - coalesce(k.last_used_at, k.created_at)) / 86400)::integer idle_days
+         from api_keys k
+         left join organizations o on o.id = k.organization_id
+         where k.revoked_at is null
+           and (k.expires_at is null or k.expires_at > chartgate_now())
+           and (k.replaced_by is null and k.expires_at < chartgate_now() + $1 * interval '1 day'
+                or coalesce(k.last_used_at, k.created_at) < chartgate_now() - $2 * interval '1 day')
+         order by k.created_at, k.id
+         limit 1000",
+    )
+    .bind(ends_within_days)
+    .bind(idle_days)
     .fetch_all(connection)
     .await?)
 }
@@ -258,13 +350,19 @@ pub async fn set_settings(
     id: OrganizationId,
     settings: &Value,
     running_max: Option<i32>,
+    keeps_rate: bool,
 ) -> Result<Option<Organization>, DbError> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "update organizations set settings = $2, running_max = $3, updated_at = chartgate_now() where id = $1 returning {ORGANIZATION_COLUMNS}"
+        "update organizations
+         set settings = case when $4 then $2 || jsonb_build_object('rate_limit', settings -> 'rate_limit') else $2 end,
+             running_max = $3, updated_at = chartgate_now()
+         where id = $1
+         returning {ORGANIZATION_COLUMNS}"
     )))
     .bind(id)
     .bind(settings)
     .bind(running_max)
+    .bind(keeps_rate)
     .fetch_optional(connection)
     .await?)
 }

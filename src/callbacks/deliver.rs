@@ -43,7 +43,9 @@ impl Deliver {
             .db
             .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
                 Box::pin(async move {
-                    let Some(row) = messages::of_delivery(connection, organization, job).await? else { return Ok(None) };
+                    let Some(row) = messages::of_delivery(connection, organization, job).await? else {
+                        return Ok(None);
+                    };
                     let receiver = store::receiver(connection, organization, row.callback_id).await?;
                     Ok(receiver.map(|receiver| (row, receiver)))
                 })
@@ -59,7 +61,8 @@ impl Deliver {
 impl StepHandler for Deliver {
     async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
         let Ok(_slot) = self.slots.try_acquire() else {
-            let mut error = StepError::transient("callback_busy", "As many callbacks as may be are under way in this process.");
+            let mut error =
+                StepError::transient("callback_busy", "As many callbacks as may be are under way in this process.");
             error.retry_after = Some(BUSY);
             return Err(error);
         };
@@ -146,10 +149,13 @@ impl Deliver {
 fn step_error(fault: Fault, sent: Sent) -> StepError {
     let status = sent.status.unwrap_or_default();
     let mut error = match fault {
-        Fault::Refused => {
-            StepError::transient("callback_refused", "The callback's host is none that may be called; nothing was sent.")
+        Fault::Refused => StepError::transient(
+            "callback_refused",
+            "The callback's host is none that may be called; nothing was sent.",
+        ),
+        Fault::Unreachable => {
+            StepError::transient("callback_unreachable", "The callback's receiver cannot be reached.")
         }
-        Fault::Unreachable => StepError::transient("callback_unreachable", "The callback's receiver cannot be reached."),
         Fault::TimedOut => StepError::transient("callback_timeout", "The callback's receiver did not answer in time."),
         Fault::Redirected => StepError::transient(
             "callback_redirected",

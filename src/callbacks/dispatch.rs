@@ -52,8 +52,9 @@ pub async fn run(db: Db, catalog: Catalog, wake: Wake, keep: Duration, stop: Can
 /// # Errors
 /// [`DbError`].
 pub async fn dispatch(db: &Db, catalog: &Catalog) -> Result<usize, DbError> {
-    let organizations =
-        db.unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(messages::organizations_with_waiting(connection))).await?;
+    let organizations = db
+        .unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(messages::organizations_with_waiting(connection)))
+        .await?;
     if organizations.is_empty() {
         return Ok(0);
     }
@@ -61,7 +62,8 @@ pub async fn dispatch(db: &Db, catalog: &Catalog) -> Result<usize, DbError> {
         tracing::error!("the workflow {WORKFLOW} is not loaded: callbacks wait");
         return Ok(0);
     };
-    let workflow = Workflow { name: definition.name.clone(), version: definition.version, priority: definition.priority };
+    let workflow =
+        Workflow { name: definition.name.clone(), version: definition.version, priority: definition.priority };
     let mut made = 0;
     for organization in organizations {
         let workflow = workflow.clone();

@@ -514,7 +514,5 @@ pub async fn forget(
 /// # Errors
 /// [`DbError`].
 pub async fn organizations(connection: &mut PgConnection) -> Result<Vec<OrganizationId>, DbError> {
-    Ok(sqlx::query_scalar("select id from organizations order by id")
-        .fetch_all(connection)
-        .await?)
+    Ok(sqlx::query_scalar("select id from organizations order by id").fetch_all(connection).await?)
 }

@@ -42,7 +42,8 @@ pub struct CallbackView {
     pub updated_at: OffsetDateTime,
 }
 
-const COLUMNS: &str = "id, url, description, events, workflows, status, disabled_reason, failing_since, last_delivered_at,
+const COLUMNS: &str =
+    "id, url, description, events, workflows, status, disabled_reason, failing_since, last_delivered_at,
    case when previous_until > chartgate_now() then previous_until end previous_secret_until, created_at, updated_at";
 
 /// A new registration.

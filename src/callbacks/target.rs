@@ -22,7 +22,9 @@ const URL_MAX: usize = 2_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// It is no URL, or not written plainly.
-    #[error("the URL must be written plainly: ASCII, at most 2,000 characters, its host as a name or in the usual form of an address")]
+    #[error(
+        "the URL must be written plainly: ASCII, at most 2,000 characters, its host as a name or in the usual form of an address"
+    )]
     NotPlain,
     /// Neither https nor, where that is allowed, http.
     #[error("the URL must begin with https://")]
@@ -80,7 +82,8 @@ impl Policy {
         }
         let (_, rest) = text.split_once("://").ok_or(TargetError::NotPlain)?;
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        if authority.contains('@') || !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        if authority.contains('@') || !url.username().is_empty() || url.password().is_some() || url.fragment().is_some()
+        {
             return Err(TargetError::Extra);
         }
         let host = url.host().ok_or(TargetError::NotPlain)?;
@@ -193,8 +196,14 @@ mod tests {
 
     #[test]
     fn a_plain_public_url_passes_and_keeps_its_form() {
-        for text in ["https://hooks.example.org/a?b=c", "https://hooks.example.org:8443/", "https://1.1.1.1/x", "https://[2606:4700::1111]/",
-            "https://EXAMPLE.org/x", "https://xn--bcher-kva.example/"] {
+        for text in [
+            "https://hooks.example.org/a?b=c",
+            "https://hooks.example.org:8443/",
+            "https://1.1.1.1/x",
+            "https://[2606:4700::1111]/",
+            "https://EXAMPLE.org/x",
+            "https://xn--bcher-kva.example/",
+        ] {
             assert!(policy(&[]).parse(text).is_ok(), "{text}");
         }
     }

@@ -4,21 +4,21 @@
 use super::client::{Client, ClientError, encode};
 use super::out;
 use crate::app::Servers;
-use crate::audit::archive::Archive;
+use crate::audit::Actor;
+use crate::audit::archive::verify_export;
 use crate::audit::care;
 use crate::audit::note::PublicKey;
 use crate::audit::sealer::{SealError, Sealer, SealerOptions};
-use crate::audit::verify::verify;
-use crate::audit::Actor;
 use crate::config::Config;
 use crate::db::{Db, DbError};
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use serde_json::Value;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::BufReader;
 
 /// A million records are verified within a minute; ten years of them within this.
 const PATIENCE: Duration = Duration::from_hours(6);
@@ -35,7 +35,9 @@ pub enum Command {
     RotateKey,
     /// Go on after the database was restored to an earlier time: gives up, by a signed statement, the checkpoints that only
     /// the object store knows. Needs the key's file, the database and the object store.
-    #[command(after_help = "Examples:\n  chartgate audit continue --reason \"restored to 2026-11-20 04:00 after a disk failure\"")]
+    #[command(
+        after_help = "Examples:\n  chartgate audit continue --reason \"restored to 2026-11-20 04:00 after a disk failure\""
+    )]
     Continue {
         /// Why; kept in the audit log.
         #[arg(long)]
@@ -67,7 +69,9 @@ pub struct VerifyArguments {
 /// Export the audit log as NDJSON: with a platform key all of it, with what is needed to verify it offline; with an
 /// administrator's key the own organization's records.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  chartgate audit export --output audit.ndjson\n  chartgate audit export | gzip > audit.ndjson.gz")]
+#[command(
+    after_help = "Examples:\n  chartgate audit export --output audit.ndjson\n  chartgate audit export | gzip > audit.ndjson.gz"
+)]
 pub struct ExportArguments {
     /// Write to this file instead of standard output.
     #[arg(long, value_name = "FILE")]
@@ -147,13 +151,14 @@ async fn online(behind: Option<i64>) -> anyhow::Result<Value> {
 
 async fn offline(file: &Path, trusted: &[String]) -> anyhow::Result<Value> {
     let anchors = trusted.iter().map(|key| {
-        let wrong = || ClientError::Settings("--trusted-key: not a key such as `chartgate audit verify` shows".to_owned());
+        let wrong =
+            || ClientError::Settings("--trusted-key: not a key such as `chartgate audit verify` shows".to_owned());
         PublicKey::from_verifier(key).ok_or_else(wrong)
     });
     let anchors: Vec<PublicKey> = anchors.collect::<Result<_, _>>()?;
     let open = tokio::fs::File::open(file).await.with_context(|| format!("cannot read {}", file.display()))?;
-    let mut archive = Archive::new(BufReader::with_capacity(1 << 20, open));
-    let report = verify(&mut archive, &anchors).await.with_context(|| file.display().to_string())?;
+    let reader = BufReader::with_capacity(1 << 20, open);
+    let report = verify_export(reader, &anchors).await.with_context(|| file.display().to_string())?;
     Ok(serde_json::to_value(report)?)
 }
 
@@ -215,19 +220,19 @@ async fn export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     let query = arguments.behind.map_or_else(String::new, |number| format!("?behind={number}"));
     let request = client.request(reqwest::Method::GET, &format!("/v1/admin/audit/export{query}")).timeout(PATIENCE);
     let response = client.open(request).await?;
-    let mut writer: Box<dyn AsyncWrite + Send + Unpin> = match &arguments.output {
+    let mut writer: Box<dyn Write + Send> = match &arguments.output {
         Some(path) => {
-            let created = tokio::fs::File::create_new(path).await;
+            let created = std::fs::File::create_new(path);
             Box::new(created.with_context(|| format!("cannot write {}", path.display()))?)
         }
-        None => Box::new(tokio::io::stdout()),
+        None => Box::new(std::io::stdout()),
     };
     let mut body = response.bytes_stream();
     while let Some(chunk) = body.next().await {
         let chunk = chunk.context("the answer broke off: the export is not whole")?;
-        writer.write_all(&chunk).await.context("cannot write the export")?;
+        writer.write_all(&chunk).context("cannot write the export")?;
     }
-    writer.flush().await.context("cannot write the export")?;
+    writer.flush().context("cannot write the export")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -246,11 +251,10 @@ async fn list(arguments: &ListArguments) -> anyhow::Result<ExitCode> {
         ("before", &arguments.before),
     ];
     let given = filters.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
-    let filter: String = given.map(|(name, value)| format!("&{name}={}", encode(value))).collect();
+    let filter = given.fold(String::new(), |filter, (name, value)| format!("{filter}&{name}={}", encode(value)));
     let (mut left, mut cursor) = (arguments.limit, String::new());
     while left > 0 {
-        let page: Value =
-            client.get(&format!("/v1/admin/audit?limit={}{filter}{cursor}", left.min(1000))).await?;
+        let page: Value = client.get(&format!("/v1/admin/audit?limit={}{filter}{cursor}", left.min(1000))).await?;
         let records = page["records"].as_array().map(Vec::as_slice).unwrap_or_default();
         for record in records {
             out::json(record)?;
@@ -281,7 +285,9 @@ async fn rotate_key(config: &Config) -> anyhow::Result<ExitCode> {
         }
     };
     out::line(&key.verifier());
-    out::note("The new key signs from the next checkpoint on. Note its public key above, and keep a copy of the file; the old private key is gone.");
+    out::note(
+        "The new key signs from the next checkpoint on. Note its public key above, and keep a copy of the file; the old private key is gone.",
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -16,6 +16,7 @@ mod serve;
 mod submit;
 mod upload;
 mod validate;
+mod webhooks;
 mod workflows;
 
 use crate::app::StartError;
@@ -56,7 +57,7 @@ enum Command {
     /// Create, list, pause and resume organizations (role platform; pause and resume also admin).
     #[command(subcommand)]
     Orgs(orgs::OrgsCommand),
-    /// Create, list and revoke API keys.
+    /// Create, list, rotate and revoke API keys; secrets of webhook senders.
     #[command(subcommand)]
     Keys(orgs::KeysCommand),
     /// List, show and decide links that need a person (role admin).

@@ -1,6 +1,7 @@
 //! `orgs …` and `keys …`, over HTTP.
 
 use super::client::{Client, ClientError, encode};
+use super::webhooks::{self, WebhookCommand};
 use super::{out, serve};
 use crate::auth::Role;
 use crate::config::Config;
@@ -78,6 +79,21 @@ pub enum KeysCommand {
         /// The key's id.
         id: String,
     },
+    /// Make a key's successor; the old key ends after the overlap.
+    #[command(after_help = "Example:\n  chartgate keys rotate 21a3303bf7a5ffaa --overlap 2d")]
+    Rotate {
+        /// The key's id: the part between its first two underscores.
+        id: String,
+        /// How long the old key stays good beside the new one, such as 1d, 2h or 0s.
+        #[arg(long, default_value = "1d", value_parser = humantime::parse_duration)]
+        overlap: std::time::Duration,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make, list and revoke secrets that webhooks are signed with (role admin).
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Write the first platform key straight into the database.
     Bootstrap {
         /// Print JSON.
@@ -161,7 +177,7 @@ pub async fn run_keys(command: KeysCommand, config: &Config) -> anyhow::Result<E
             print_list(
                 &list["keys"],
                 as_json,
-                &["id", "role", "organizationId", "name", "source", "lastUsedAt", "revokedAt"],
+                &["id", "role", "organizationId", "name", "source", "lastUsedAt", "expiresAt", "revokedAt"],
             )?;
         }
         KeysCommand::Revoke { id } => {
@@ -170,12 +186,23 @@ pub async fn run_keys(command: KeysCommand, config: &Config) -> anyhow::Result<E
                 .await?;
             out::line(&format!("{id} is revoked"));
         }
+        KeysCommand::Rotate { id, overlap, json: as_json } => {
+            let request = json!({ "overlapSeconds": overlap.as_secs() });
+            let created: Value = client.post(&format!("/v1/admin/keys/{}/rotate", encode(&id)), &request).await?;
+            if as_json {
+                out::json(&created)?;
+            } else {
+                out::line(created["key"].as_str().unwrap_or_default());
+                out::note("The key is shown this once.");
+            }
+        }
+        KeysCommand::Webhook(command) => return webhooks::run(command, &client).await,
         KeysCommand::Bootstrap { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_list(list: &Value, as_json: bool, columns: &[&str]) -> anyhow::Result<()> {
+pub(super) fn print_list(list: &Value, as_json: bool, columns: &[&str]) -> anyhow::Result<()> {
     let items = list.as_array().cloned().unwrap_or_default();
     if as_json {
         return items.iter().try_for_each(out::json);

@@ -5,12 +5,12 @@ use super::out;
 use crate::app::{App, Servers};
 use crate::audit;
 use crate::auth::store::{self, KeyGrant};
-use crate::auth::{NewKey, Role};
+use crate::auth::{AuthError, NewKey, Role, webhooks};
 use crate::callbacks;
 use crate::config::Config;
 use crate::db::{DbError, Scope};
 use crate::engine::sweeper;
-use crate::http;
+use crate::http::server::{self, tls::Tls};
 use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
 use crate::queue::{Presence, Workers};
@@ -18,6 +18,7 @@ use crate::uploads::expiry;
 use crate::uploads::watcher::Sources;
 use anyhow::Context as _;
 use serde_json::json;
+use sqlx::PgConnection;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -82,11 +83,23 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     };
     running.announce();
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let asked_by_hand = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => true,
+    };
     tracing::info!("stopping: running steps finish, everything else is handed back");
+    let hurry = running.app.limits.hurry.clone();
+    if asked_by_hand {
+        // The grace is for load balancers; somebody at a terminal does not want to wait.
+        hurry.cancel();
+    }
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        hurry.cancel();
+    });
     running.stop().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -138,6 +151,9 @@ impl Running {
     pub async fn start(config: Config, roles: &[ProcessRole]) -> anyhow::Result<Self> {
         let has = |role: ProcessRole| roles.contains(&ProcessRole::All) || roles.contains(&role);
         let embedded = config.database.url.is_none();
+        // Before anything is started for nothing.
+        let files = config.tls.as_ref().filter(|_| has(ProcessRole::Api));
+        let tls = files.map(Tls::load).transpose()?;
         let mut servers = Servers::start(&config, has(ProcessRole::Api)).await?;
         let app = App::build(config.clone(), servers.database.clone(), servers.objects.clone()).await?;
         let stop = CancellationToken::new();
@@ -151,9 +167,16 @@ impl Running {
                 tasks.push(tokio::spawn(counts::run(app.db.clone(), stop.clone())));
                 tasks.push(tokio::spawn(expiry::run(app.db.clone(), stop.clone())));
                 let (db, catalog, wake) = (app.db.clone(), app.catalog.clone(), app.wake.clone());
-                tasks.push(tokio::spawn(callbacks::dispatch::run(db, catalog, wake, config.callbacks.keep, stop.clone())));
+                tasks.push(tokio::spawn(callbacks::dispatch::run(
+                    db,
+                    catalog,
+                    wake,
+                    config.callbacks.keep,
+                    stop.clone(),
+                )));
                 let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
                 tasks.push(tokio::spawn(sealing));
+                tasks.push(tokio::spawn(webhooks::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {
@@ -177,9 +200,9 @@ impl Running {
             let bound = listener.local_addr()?;
             address = Some(bound);
             if embedded {
-                credentials = Some(create_demo(&app, bound).await?);
+                credentials = Some(create_demo(&app, bound, scheme_of(tls.is_some())).await?);
             }
-            tasks.push(tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&app)), stop.clone())));
+            tasks.push(tokio::spawn(server::serve(listener, tls, Arc::clone(&app), stop.clone())));
         }
         Ok(Self { app, address, credentials, servers, workers, presence, stop, tasks })
     }
@@ -187,7 +210,10 @@ impl Running {
     /// Tell people where everything is.
     fn announce(&self) {
         if let Some(address) = self.address {
-            out::line(&format!("Chartgate listens on http://{address}  (health: /health/ready, API: /openapi.json)"));
+            let scheme = scheme_of(self.app.config.tls.is_some());
+            out::line(&format!(
+                "Chartgate listens on {scheme}://{address}  (health: /health/ready, API: /openapi.json)"
+            ));
         } else {
             out::line("Chartgate runs without an HTTP listener");
         }
@@ -208,12 +234,17 @@ impl Running {
         for task in self.tasks {
             let _ = task.await;
         }
+        self.app.denials.flush().await;
         self.app.db.pool().close().await;
         self.servers.stop().await;
     }
 }
 
-/// Keys of the embedded instance's organization, as scripts read them.
+fn scheme_of(is_tls: bool) -> &'static str {
+    if is_tls { "https" } else { "http" }
+}
+
+/// Keys of the embedded instance's organization, as scripts read them. No `Debug`: it would print them.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub struct DemoCredentials {
     /// `http://host:port`
@@ -239,14 +270,17 @@ pub struct DemoKeys {
 
 /// The organization `demo` with one key a role, made at the first start and printed once; the file is kept up to date
 /// with the URL.
-async fn create_demo(app: &App, address: SocketAddr) -> anyhow::Result<PathBuf> {
+async fn create_demo(app: &App, address: SocketAddr, scheme: &str) -> anyhow::Result<PathBuf> {
     let path = app.config.data_dir.join("demo-credentials.json");
     let stored: Option<DemoCredentials> =
         std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let host = if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address };
-    let url = format!("http://{host}");
+    let url = format!("{scheme}://{host}");
     let works = match &stored {
-        Some(stored) => app.authenticator.authenticate(&stored.keys.platform).await?.is_some(),
+        Some(stored) => match app.authenticator.authenticate(&stored.keys.platform).await {
+            Err(AuthError::Db(error)) => return Err(error.into()),
+            other => other.is_ok(),
+        },
         None => false,
     };
     let credentials = if let Some(stored) = stored.filter(|_| works) {
@@ -266,17 +300,24 @@ async fn create_demo(app: &App, address: SocketAddr) -> anyhow::Result<PathBuf> 
 }
 
 async fn make_demo(app: &App) -> Result<(OrganizationId, DemoKeys), DbError> {
-    let new = OrganizationId::new();
+    // After the file was lost: the organization stays, its old keys too.
+    let known = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, |connection| {
+            Box::pin(async move { store::find_organization(connection, None, Some("demo")).await })
+        })
+        .await?;
+    let organization = known.as_ref().map_or_else(OrganizationId::new, |organization| organization.id);
+    let is_new = known.is_none();
     app.db
-        .unit(Scope::Organization(new), move |connection| {
+        .unit(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
-                let organization = match store::insert_organization(connection, new, "demo").await? {
-                    Some(organization) => organization.id,
-                    // The file was lost: the organization stays, its old keys too.
-                    None => store::find_organization(connection, None, Some("demo"))
-                        .await?
-                        .map_or(new, |organization| organization.id),
-                };
+                let actor = audit::Actor::internal("serve");
+                if is_new {
+                    store::insert_organization(connection, organization, "demo").await?;
+                    let resource = organization.to_string();
+                    record_creation(connection, organization, "organization.created", &resource, &actor).await?;
+                }
                 let mut keys = Vec::new();
                 for role in Role::ALL {
                     let key = NewKey::generate();
@@ -289,6 +330,8 @@ async fn make_demo(app: &App) -> Result<(OrganizationId, DemoKeys), DbError> {
                         expires_at: None,
                     };
                     store::insert_key(connection, &key, &grant).await?;
+                    let resource = format!("key:{}", key.id);
+                    record_creation(connection, organization, "key.created", &resource, &actor).await?;
                     keys.push(key.key);
                 }
                 let mut keys = keys.into_iter();
@@ -297,6 +340,18 @@ async fn make_demo(app: &App) -> Result<(OrganizationId, DemoKeys), DbError> {
             })
         })
         .await
+}
+
+async fn record_creation(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    event: &str,
+    resource: &str,
+    actor: &audit::Actor,
+) -> Result<(), DbError> {
+    let mut record = audit::Record::new(organization, event, audit::Action::Create, actor);
+    record.resource = Some(resource);
+    audit::append(connection, record).await
 }
 
 /// The first platform key, straight into the database.
@@ -326,16 +381,9 @@ pub async fn bootstrap_key(config: &Config, as_json: bool) -> anyhow::Result<Exi
                 expires_at: None,
             };
             store::insert_key(connection, &key, &grant).await?;
-            let actor = crate::audit::Actor::internal("cli");
+            let actor = audit::Actor::internal("cli");
             let resource = format!("key:{}", key.id);
-            let mut record = crate::audit::Record::new(
-                OrganizationId::PLATFORM,
-                "key.created",
-                crate::audit::Action::Create,
-                &actor,
-            );
-            record.resource = Some(&resource);
-            crate::audit::append(connection, record).await
+            record_creation(connection, OrganizationId::PLATFORM, "key.created", &resource, &actor).await
         })
     })
     .await?;

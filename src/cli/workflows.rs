@@ -2,8 +2,9 @@
 
 use super::out;
 use crate::app::{App, Servers};
-use crate::callbacks::Callbacks;
 use crate::audit::store::sealer_status;
+use crate::auth::store::list_key_concerns;
+use crate::callbacks::Callbacks;
 use crate::config::Config;
 use crate::db::log_settings::open_settings;
 use crate::db::{Db, DbError, Scope};
@@ -11,6 +12,7 @@ use crate::engine::catalog::{self, Catalog, CatalogError};
 use crate::engine::registry::Registry;
 use crate::engine::workers_store::doctor_facts;
 use crate::http::health::audit_fault;
+use crate::http::server::tls::Tls;
 use crate::ingest::steps;
 use crate::objects::{Objects, ObjectsOptions};
 use crate::secrets::Secrets;
@@ -123,6 +125,38 @@ struct Finding {
     remedy: String,
 }
 
+/// A key that ends within so many days has no successor yet: its sender would be refused one morning.
+const KEY_ENDS_DAYS: i32 = 14;
+/// A key that nobody used for so long is a door that nobody watches.
+const KEY_IDLE_DAYS: i32 = 90;
+
+/// Keys that end soon, and keys that nobody uses.
+async fn check_keys(app: &App, add: &mut impl FnMut(bool, &'static str, String, &str)) -> Result<(), DbError> {
+    let concerns = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, |connection| {
+            Box::pin(list_key_concerns(connection, KEY_ENDS_DAYS, KEY_IDLE_DAYS))
+        })
+        .await?;
+    if concerns.is_empty() {
+        let fine = format!("none ends within {KEY_ENDS_DAYS} days, none is unused for {KEY_IDLE_DAYS} days");
+        add(true, "keys", fine, "");
+    }
+    for key in concerns {
+        let of = key.organization.as_deref().unwrap_or("the platform");
+        let what = format!("{} \"{}\" ({} of {of})", key.id, key.name, key.role);
+        if let Some(days) = key.ends_in_days.filter(|days| *days <= KEY_ENDS_DAYS) {
+            let remedy = "`chartgate keys rotate ID` makes its successor";
+            add(false, "keys", format!("{what} ends within {} day(s)", days + 1), remedy);
+        }
+        if key.idle_days >= KEY_IDLE_DAYS {
+            let remedy = "`chartgate keys revoke ID`, if nobody needs it";
+            add(false, "keys", format!("{what} was not used for {} days", key.idle_days), remedy);
+        }
+    }
+    Ok(())
+}
+
 /// Run the checks; exit 1 if one found a fault.
 ///
 /// # Errors
@@ -154,8 +188,28 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
     }
     if config.secrets_key.is_none() && config.database.url.is_some() {
         let file = config.data_dir.join("secrets.key");
-        let what = format!("no secrets.key: secrets of callbacks are sealed with {}, which every host needs", file.display());
+        let what =
+            format!("no secrets.key: secrets of callbacks are sealed with {}, which every host needs", file.display());
         add(true, "secrets", what, "");
+    }
+    let is_private = config.listen.ip().is_loopback();
+    add(
+        config.tls.is_some() || is_private,
+        "listener",
+        match &config.tls {
+            Some(_) => format!("{} speaks TLS", config.listen),
+            None if is_private => format!("{} is reached from this machine only", config.listen),
+            None => format!(
+                "{} is reached from other machines, and keys and clinical data go over it in the clear",
+                config.listen
+            ),
+        },
+        "set tls.certificate and tls.key, or listen on 127.0.0.1 behind a proxy that speaks TLS",
+    );
+    if let Some(files) = &config.tls
+        && let Err(error) = Tls::load(files)
+    {
+        add(false, "certificate", error.to_string(), "mend the file that is named; it is read again without a restart");
     }
     // Join what runs; a doctor starts nothing.
     match Servers::start(config, false).await {
@@ -193,10 +247,8 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
                     add(true, "database log", "PostgreSQL logs no values".to_owned(), "");
                 }
                 for setting in open {
-                    let what = format!(
-                        "{} is `{}`: PostgreSQL's log may hold {}",
-                        setting.name, setting.value, setting.shows
-                    );
+                    let what =
+                        format!("{} is `{}`: PostgreSQL's log may hold {}", setting.name, setting.value, setting.shows);
                     let remedy = format!(
                         "as superuser: {}; then restart Chartgate (with one URL for everything: `alter database … set` instead)",
                         setting.remedy()
@@ -207,6 +259,7 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
                     .db
                     .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(doctor_facts(connection)))
                     .await?;
+                check_keys(&app, &mut add).await?;
                 add(
                     facts.workers_seen > 0,
                     "workers",

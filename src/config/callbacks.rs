@@ -59,12 +59,19 @@ pub(super) fn read(reader: &mut Reader) -> CallbackConfig {
         disable_after: Duration::from_hours(
             24 * reader.parse("callbacks.disable_after_days", 5, "a number of days from 1 to 3650", days),
         ),
-        keep: Duration::from_hours(24 * reader.parse("callbacks.keep_days", 30, "a number of days from 1 to 3650", days)),
-        public_url: reader
-            .parse("callbacks.public_url", String::new(), "a URL such as https://chartgate.example", |text| {
+        keep: Duration::from_hours(
+            24 * reader.parse("callbacks.keep_days", 30, "a number of days from 1 to 3650", days),
+        ),
+        public_url: reader.parse(
+            "callbacks.public_url",
+            String::new(),
+            "a URL such as https://chartgate.example",
+            |text| {
                 let text = text.trim_end_matches('/');
-                (text.is_empty() || text.starts_with("https://") || text.starts_with("http://")).then(|| text.to_owned())
-            }),
+                (text.is_empty() || text.starts_with("https://") || text.starts_with("http://"))
+                    .then(|| text.to_owned())
+            },
+        ),
     }
 }
 

@@ -10,7 +10,11 @@ use sqlx::PgConnection;
 /// Setting, acceptable values (the first is the one to set), and what would get into the log. A setting of a module that
 /// is not loaded is empty.
 const WANTED: &[(&str, &[&str], &str)] = &[
-    ("log_min_messages", &["log", "fatal", "panic"], "messages of failed statements, which quote what could not be read"),
+    (
+        "log_min_messages",
+        &["log", "fatal", "panic"],
+        "messages of failed statements, which quote what could not be read",
+    ),
     ("log_error_verbosity", &["terse"], "DETAIL of failed statements, which quotes rows"),
     ("log_parameter_max_length", &["0"], "parameters of logged statements"),
     ("log_parameter_max_length_on_error", &["0"], "parameters of failed statements"),
@@ -56,7 +60,5 @@ pub async fn open_settings(connection: &mut PgConnection) -> Result<Vec<OpenSett
     .fetch_all(connection)
     .await?;
     let open = WANTED.iter().zip(values).filter(|((_, accepted, _), value)| !accepted.contains(&value.as_str()));
-    Ok(open
-        .map(|((name, accepted, shows), value)| OpenSetting { name, value, wanted: accepted[0], shows })
-        .collect())
+    Ok(open.map(|((name, accepted, shows), value)| OpenSetting { name, value, wanted: accepted[0], shows }).collect())
 }

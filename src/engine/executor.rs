@@ -80,6 +80,8 @@ pub struct Counters {
     pub steps_failed: AtomicI64,
     /// Leases of others that were taken back.
     pub leases_reaped: AtomicI64,
+    /// Rounds of jobs that ended.
+    pub jobs_ended: AtomicI64,
 }
 
 fn count(counter: &AtomicI64) {
@@ -311,6 +313,7 @@ impl Engine {
                                     (false, false) => SUCCEEDED,
                                 };
                                 telemetry::job_ended(&definition.name, status, Some(age_of(&lease, claimed)));
+                                count(&self.counters.jobs_ended);
                             }
                             return next;
                         }
@@ -322,6 +325,7 @@ impl Engine {
                     count(&self.counters.steps_failed);
                     if !follows {
                         telemetry::job_ended(&definition.name, "failed", Some(age_of(&lease, claimed)));
+                        count(&self.counters.jobs_ended);
                         self.wake.signal();
                         return None;
                     }
@@ -479,6 +483,7 @@ impl Engine {
         if delay.is_none() && next.is_none() {
             if lease.chunk == 0 {
                 telemetry::job_ended(&definition.name, "failed", Some(age_of(lease, claimed)));
+                count(&self.counters.jobs_ended);
             }
             self.wake.signal();
         }
@@ -535,6 +540,7 @@ impl Engine {
         };
         if self.record_failure(failed).await {
             telemetry::job_ended(&lease.workflow, "failed", None);
+            count(&self.counters.jobs_ended);
         } else {
             self.note_stale(lease, "?");
         }

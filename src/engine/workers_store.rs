@@ -16,6 +16,8 @@ pub struct WorkerFigures {
     pub stale_commits: i64,
     /// Leases of others that it took back since its start.
     pub leases_reaped: i64,
+    /// Rounds of jobs that it brought to their end since its start.
+    pub jobs_ended: i64,
 }
 
 /// Register this process.
@@ -51,7 +53,7 @@ pub async fn report_worker(
 ) -> Result<(), DbError> {
     sqlx::query(
         "update workers
-         set last_seen_at = chartgate_now(), in_flight = $2, steps_committed = $3, stale_commits = $4, leases_reaped = $5,
+         set last_seen_at = chartgate_now(), in_flight = $2, steps_committed = $3, stale_commits = $4, leases_reaped = $5, jobs_ended = $7,
              stopped_at = case when $6 then chartgate_now() end
          where id = $1",
     )
@@ -61,6 +63,7 @@ pub async fn report_worker(
     .bind(figures.stale_commits)
     .bind(figures.leases_reaped)
     .bind(stopped)
+    .bind(figures.jobs_ended)
     .execute(connection)
     .await?;
     Ok(())

@@ -9,7 +9,7 @@ use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{
     AllOfBuilder, Array, ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type,
 };
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, Ref, RefOr, Required};
 
 const PROBLEM: &str = "application/problem+json";
@@ -31,7 +31,7 @@ fn pattern(parameter: &str) -> Option<String> {
         "patientId" => "pat",
         "eventId" => "evt",
         "sha256" => return Some("^[0-9a-f]{64}$".to_owned()),
-        "keyId" => return Some("^[0-9a-f]{16}$".to_owned()),
+        "keyId" | "secretId" => return Some("^[0-9a-f]{16}$".to_owned()),
         "code" => return Some("^[a-z_]+$".to_owned()),
         // No control characters, and no sign of broken UTF-8.
         "mrn" => return Some("^[^\\u0000-\\u001f\\u007f-\\u009f\\ufffd]+$".to_owned()),
@@ -47,8 +47,12 @@ pub fn description() -> utoipa::openapi::OpenApi {
     env!("CARGO_PKG_VERSION").clone_into(&mut description.info.version);
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An API key: `Authorization: Bearer cgk_…`"))
+        .description(Some("An API key or a token: `Authorization: Bearer cgk_…`"))
         .build();
+    let webhook = ApiKey::Header(ApiKeyValue::with_description(
+        "Chartgate-Key",
+        "A signed webhook (Standard Webhooks): the sender's name, beside `webhook-id`, `webhook-timestamp` and `webhook-signature`",
+    ));
     for item in description.paths.paths.values_mut() {
         let operations =
             [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch, &mut item.head];
@@ -58,6 +62,7 @@ pub fn description() -> utoipa::openapi::OpenApi {
     }
     let components = description.components.get_or_insert_default();
     components.add_security_scheme("api_key", SecurityScheme::Http(scheme));
+    components.add_security_scheme("webhook", SecurityScheme::ApiKey(webhook));
     components.schemas.insert("OperationOutcome".to_owned(), OperationOutcome::schema());
     components.schemas.insert("EventBatch".to_owned(), event_batch());
     if let Some(bulk) = components.schemas.get_mut("BulkRetryRequest") {

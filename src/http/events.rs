@@ -1,6 +1,6 @@
 //! `/v1/events/s3`: notifications of S3 and those that copy it. Hints: nothing of them is believed. docs/bulk.md.
 
-use super::extract::{Authenticated, read_body, require_media_type};
+use super::extract::{Authenticated, read_body, require_media_type, require_sane_text};
 use super::problem::{Problem, ProblemDocument};
 use super::uploads::problem;
 use crate::app::App;
@@ -55,6 +55,7 @@ pub async fn notify_objects(
     caller.allow(&[Role::Platform])?;
     require_media_type(&headers, &["application/json"])?;
     let bytes = read_body(&headers, body, BODY_MAX).await?;
+    require_sane_text(&bytes)?;
     let notified = events::parse(&bytes).map_err(|error| match error {
         NotNotified::NotJson => Problem::new("invalid_json", "The body is not JSON."),
         NotNotified::TooMany => {

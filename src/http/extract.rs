@@ -3,9 +3,12 @@
 use super::problem::Problem;
 use crate::app::App;
 use crate::audit::Actor;
-use crate::auth::{Caller, Role};
+use crate::auth::{AuthError, Caller, Refusal, Role};
+use crate::config::BODY_WINDOW;
 use crate::ids::OrganizationId;
 use crate::ingest::fhir::envelope::unsafe_text;
+use crate::limits::budget::{Budget, Exhausted, Share};
+use crate::limits::rates::{Allowance, Taken};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -16,13 +19,23 @@ use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use std::io::Read as _;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-/// The whole body must have arrived after so long.
-const BODY_DEADLINE: Duration = Duration::from_mins(1);
+tokio::task_local! {
+    /// What the request that this task serves has of the budget for bodies; set by the edge.
+    pub(super) static SHARE: Arc<Share>;
+}
+
+/// Where there is no edge (a handler that is called by itself), a body has this.
+static NO_EDGE: LazyLock<Arc<Share>> = LazyLock::new(|| Budget::new(u64::MAX, 1).share());
+
 /// Of a body that is no submission.
 const SMALL_BODY_MAX: usize = 64 * 1024;
+/// What is reserved for a declared length at first; the rest grows as it comes.
+const RESERVED_MAX: usize = 1 << 20;
+/// Bytes that are inflated at once.
+const INFLATED_PIECE: usize = 64 * 1024;
 /// Above this size, work on a body leaves the runtime's threads.
 pub const BLOCKING_BODY_MIN: usize = 256 * 1024;
 
@@ -37,6 +50,8 @@ pub struct RequestContext {
     pub peer: Option<SocketAddr>,
     /// The caller's organization (none for the platform role), once a key was good.
     pub caller: Arc<OnceLock<Option<OrganizationId>>>,
+    /// What is left of its rate, if it has a limit.
+    pub allowance: Arc<OnceLock<Allowance>>,
 }
 
 /// An authenticated caller, and how to name it in audit records.
@@ -51,12 +66,27 @@ pub struct Authenticated {
 }
 
 impl Authenticated {
+    /// That caller, known from here on to the edge of its request, too.
+    #[must_use]
+    pub fn of(caller: Caller, context: Option<&RequestContext>) -> Self {
+        if let Some(context) = context {
+            // Extracted once a request.
+            let _ = context.caller.set(caller.organization);
+        }
+        let actor = caller.actor(
+            context.and_then(|context| context.peer).map(|peer| peer.ip().to_string()),
+            context.map(|context| context.request_id.clone()),
+        );
+        let received = context.map_or_else(Instant::now, |context| context.received);
+        Self { caller, actor, received }
+    }
+
     /// Allow only these roles.
     ///
     /// # Errors
     /// `forbidden`.
     pub fn allow(&self, roles: &[Role]) -> Result<(), Problem> {
-        if roles.contains(&self.caller.role) {
+        if self.caller.has_one_of(roles) {
             return Ok(());
         }
         let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
@@ -77,32 +107,51 @@ impl Authenticated {
         self.allow(roles)?;
         self.caller.organization.ok_or_else(|| self.forbidden("The platform role belongs to no organization."))
     }
+
+    /// A request out of the organization's bucket.
+    ///
+    /// # Errors
+    /// `rate_limited`.
+    pub(super) fn take_one(&self, app: &App, context: Option<&RequestContext>) -> Result<(), Problem> {
+        let Some(organization) = self.caller.organization else { return Ok(()) };
+        let (allowance, is_over) = match app.limits.rates.take(organization) {
+            Taken::Unlimited => return Ok(()),
+            Taken::Within(allowance) => (allowance, false),
+            Taken::Over(allowance) => (allowance, true),
+        };
+        if let Some(context) = context {
+            let _ = context.allowance.set(allowance);
+        }
+        if is_over {
+            let detail = "The organization sends more requests than its rate allows.";
+            return Err(Problem::new("rate_limited", detail).retry_after(Duration::from_secs(allowance.reset)));
+        }
+        Ok(())
+    }
 }
 
 impl FromRequestParts<Arc<App>> for Authenticated {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let missing = || Problem::new("unauthenticated", "The request has no valid API key.");
-        let header =
-            parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
-        let (scheme, key) = header.split_once(' ').ok_or_else(missing)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(missing());
-        }
-        let caller = app.authenticator.authenticate(key.trim()).await?.ok_or_else(missing)?;
+        let caller = app.authenticator.authenticate(bearer(&parts.headers)?).await?;
         let context = parts.extensions.get::<RequestContext>();
-        if let Some(context) = context {
-            // Extracted once a request.
-            let _ = context.caller.set(caller.organization);
-        }
-        let actor = caller.actor(
-            context.and_then(|context| context.peer).map(|peer| peer.ip().to_string()),
-            context.map(|context| context.request_id.clone()),
-        );
-        let received = context.map_or_else(Instant::now, |context| context.received);
-        Ok(Self { caller, actor, received })
+        let one = Self::of(caller, context);
+        one.take_one(app, context)?;
+        Ok(one)
     }
+}
+
+/// What stands behind `Authorization: Bearer`; nowhere else is a key or token looked for.
+fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let header = values.next().and_then(|value| value.to_str().ok()).ok_or(Refusal::NoCredentials)?;
+    // Two of them: one that we check, and one that somebody before us may have checked.
+    if values.next().is_some() {
+        return Err(Refusal::Malformed.into());
+    }
+    let (scheme, bearer) = header.split_once(' ').ok_or(Refusal::Malformed)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(bearer.trim()) } else { Err(Refusal::NoCredentials.into()) }
 }
 
 /// Query parameters; a bad one is named, its value is not repeated.
@@ -157,20 +206,32 @@ pub fn require_media_type(headers: &HeaderMap, accepted: &[&str]) -> Result<Stri
 /// Read a body of at most `limit` bytes, both as sent and after gzip.
 ///
 /// # Errors
-/// `payload_too_large`, `request_timeout`, `incomplete_body`, `invalid_gzip`, `unsupported_content_encoding`.
+/// `payload_too_large`, `request_timeout`, `incomplete_body`, `invalid_gzip`, `unsupported_content_encoding`, `overloaded`.
 pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
+    is_gzip(headers)?;
+    decode_body(headers, receive_body(headers, body, limit).await?, limit).await
+}
+
+fn is_gzip(headers: &HeaderMap) -> Result<bool, Problem> {
+    let encoding =
+        headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    match encoding.as_deref() {
+        None | Some("" | "identity") => Ok(false),
+        Some("gzip" | "x-gzip") => Ok(true),
+        Some(_) => Err(Problem::new("unsupported_content_encoding", "Only gzip and identity are accepted.")),
+    }
+}
+
+/// Read a body of at most `limit` bytes as it was sent.
+///
+/// # Errors
+/// `payload_too_large`, `request_timeout`, `incomplete_body`.
+pub async fn receive_body(headers: &HeaderMap, body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
     let too_large = || {
         Problem::new(
             "payload_too_large",
             format!("The body is over {limit} bytes; larger data go through POST /v1/ingestion/upload-url."),
         )
-    };
-    let encoding =
-        headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
-    let is_gzip = match encoding.as_deref() {
-        None | Some("" | "identity") => false,
-        Some("gzip" | "x-gzip") => true,
-        Some(_) => return Err(Problem::new("unsupported_content_encoding", "Only gzip and identity are accepted.")),
     };
     let declared = headers
         .get(header::CONTENT_LENGTH)
@@ -179,43 +240,121 @@ pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limit: usize
     if declared.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
-    let collect = async {
-        let mut body = body;
-        let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(limit));
-        while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|_| Problem::new("incomplete_body", "The connection ended before the body did."))?;
-            if let Some(data) = frame.data_ref() {
-                if bytes.len() + data.len() > limit {
-                    return Err(too_large());
-                }
-                bytes.extend_from_slice(data);
-            }
-        }
-        Ok(bytes.freeze())
-    };
-    let bytes = tokio::time::timeout(BODY_DEADLINE, collect).await.map_err(|_| {
-        Problem::new("request_timeout", format!("The body did not arrive within {} s.", BODY_DEADLINE.as_secs()))
-    })??;
-    if !is_gzip {
+    let share = SHARE.try_with(Arc::clone).unwrap_or_else(|_| Arc::clone(&NO_EDGE));
+    collect(body, limit, declared, &share).await?.ok_or_else(too_large)
+}
+
+/// A received body after its content encoding: at most `limit` bytes.
+///
+/// # Errors
+/// `payload_too_large`, `invalid_gzip`, `unsupported_content_encoding`, `overloaded`.
+pub async fn decode_body(headers: &HeaderMap, bytes: Bytes, limit: usize) -> Result<Bytes, Problem> {
+    let share = SHARE.try_with(Arc::clone).unwrap_or_else(|_| Arc::clone(&NO_EDGE));
+    if !is_gzip(headers)? {
         return Ok(bytes);
     }
-    // Bounded: one byte more than the limit is read at most, whatever the archive would expand to.
-    let inflate = move || {
-        let mut plain = Vec::new();
-        let read = MultiGzDecoder::new(&bytes[..]).take(limit as u64 + 1).read_to_end(&mut plain);
-        match read {
-            Err(_) => Err(Problem::new("invalid_gzip", "The body could not be decompressed to its end.")),
-            Ok(length) if length > limit => Err(Problem::new(
+    let inflated = tokio::task::spawn_blocking(move || inflate(&bytes, limit, &share)).await;
+    inflated.map_err(|_| Problem::new("internal_error", "An internal error."))?
+}
+
+/// All of a body, or none if it is longer than `limit`. It may stop sending for less than a window, and must bring its bytes in
+/// each window: what came before buys no rest, so that its time is bounded by its size.
+async fn collect(
+    mut body: axum::body::Body,
+    limit: usize,
+    declared: Option<usize>,
+    share: &Share,
+) -> Result<Option<Bytes>, Problem> {
+    let window_min = share.bytes_per_second().saturating_mul(BODY_WINDOW.as_secs());
+    let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(limit).min(RESERVED_MAX));
+    let mut window = Window::begin();
+    loop {
+        let Ok(frame) = tokio::time::timeout_at(window.end.into(), body.frame()).await else {
+            window = window.next(window_min)?;
+            continue;
+        };
+        let Some(frame) = frame else { return Ok(Some(bytes.freeze())) };
+        let frame = frame.map_err(|_| Problem::new("incomplete_body", "The connection ended before the body did."))?;
+        let Some(data) = frame.data_ref() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Ok(None);
+        }
+        let before = Instant::now();
+        share.cover((bytes.len() + data.len()) as u64).await?;
+        // The time for which we did not read is not the sender's.
+        window.end += before.elapsed();
+        window.bytes += data.len() as u64;
+        bytes.extend_from_slice(data);
+        if window.end <= Instant::now() {
+            window = window.next(window_min)?;
+        }
+    }
+}
+
+/// What a body brought lately.
+struct Window {
+    end: Instant,
+    bytes: u64,
+}
+
+impl Window {
+    fn begin() -> Self {
+        Self { end: Instant::now() + BODY_WINDOW, bytes: 0 }
+    }
+
+    fn next(self, bytes_min: u64) -> Result<Self, Problem> {
+        if self.bytes < bytes_min {
+            let detail = format!("The body brought less than {bytes_min} bytes in {} s.", BODY_WINDOW.as_secs());
+            return Err(Problem::new("request_timeout", detail));
+        }
+        Ok(Self::begin())
+    }
+}
+
+/// What an archive holds, as far as it is not over the limit: whatever it would expand to, no more is ever in memory.
+fn inflate(archive: &[u8], limit: usize, share: &Share) -> Result<Bytes, Problem> {
+    let mut decoder = MultiGzDecoder::new(archive);
+    let mut plain: Vec<u8> = Vec::new();
+    let mut piece = vec![0; INFLATED_PIECE];
+    loop {
+        let read = decoder.read(&mut piece);
+        let read = read.map_err(|_| Problem::new("invalid_gzip", "The body could not be decompressed to its end."))?;
+        if read == 0 {
+            return Ok(Bytes::from(plain));
+        }
+        if plain.len() + read > limit {
+            return Err(Problem::new(
                 "payload_too_large",
                 format!(
                     "The decompressed body is over {limit} bytes; larger data go through POST /v1/ingestion/upload-url."
                 ),
-            )),
-            Ok(_) => Ok(Bytes::from(plain)),
+            ));
         }
-    };
-    tokio::task::spawn_blocking(inflate).await.map_err(|_| Problem::new("internal_error", "An internal error."))?
+        share.try_cover((archive.len() + plain.len() + read) as u64)?;
+        if plain.capacity() - plain.len() < read {
+            // As a vector grows by itself, but never beyond the limit.
+            plain.reserve_exact(plain.len().max(read).min(limit - plain.len()));
+        }
+        plain.extend_from_slice(&piece[..read]);
+    }
+}
+
+impl From<Exhausted> for Problem {
+    fn from(_: Exhausted) -> Self {
+        Self::new("overloaded", "As many bodies are being taken as fit into memory.")
+            .retry_after(Duration::from_secs(2))
+    }
+}
+
+/// Refuse JSON that no reader may be given: no UTF-8, too deep, U+0000, lone surrogates.
+///
+/// # Errors
+/// `invalid_utf8`, `too_deep`, `invalid_string`.
+pub fn require_sane_text(bytes: &[u8]) -> Result<(), Problem> {
+    if std::str::from_utf8(bytes).is_err() {
+        return Err(Problem::new("invalid_utf8", "The body is not UTF-8."));
+    }
+    unsafe_text(bytes).map_or(Ok(()), |fault| Err(Problem::new(fault.code, fault.message)))
 }
 
 /// A small JSON body, an object; unknown members are refused, values are not repeated.
@@ -244,9 +383,7 @@ pub async fn read_optional_json<T: DeserializeOwned + Default>(
 }
 
 fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    if let Some(fault) = unsafe_text(bytes) {
-        return Err(Problem::new(fault.code, fault.message));
-    }
+    require_sane_text(bytes)?;
     // serde would take an array for an object: its items in the order of the fields.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(Problem::new("invalid_request", "The body must be a JSON object."));
@@ -270,6 +407,18 @@ where
 {
     let object = Option::<serde_json::Map<String, serde_json::Value>>::deserialize(deserializer)?;
     object.map(|object| serde_json::from_value(object.into()).map_err(serde::de::Error::custom)).transpose()
+}
+
+/// A whole number, as [`whole_or_null`] takes it.
+///
+/// # Errors
+/// The deserializer's: no whole number, or not one that fits.
+pub fn whole<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: TryFrom<i64>,
+{
+    whole_or_null(deserializer)?.ok_or_else(|| serde::de::Error::custom("not a whole number"))
 }
 
 /// A whole number, or null. `4.0` is one, too (JSON Schema, validation, section 6.1.1); serde alone refuses it.

@@ -48,14 +48,14 @@ pub struct Dependency {
 /// Readiness.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct Ready {
-    /// `ok` or `unavailable`.
+    /// `ok`, `unavailable`, or `draining`: this process stops, send requests elsewhere.
     pub status: &'static str,
     /// Each dependency, with the reason if it is away.
     pub dependencies: Vec<Dependency>,
 }
 
 /// Each dependency, with the reason if it is away. 503 while the database is: without S3, jobs are still accepted and
-/// wait in backoff.
+/// wait in backoff. 503 also while the process stops and still answers.
 #[utoipa::path(
     get, path = "/health/ready", tag = "operations", operation_id = "ready",
     responses((status = 200, description = "Ready", body = Ready), (status = 503, description = "Not ready", body = Ready))
@@ -69,8 +69,12 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
         Dependency { name: "object_store", ok: objects.is_none(), reason: objects },
         Dependency { name: "audit_log", ok: ok && audit.is_none(), reason: audit },
     ];
-    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { status: if ok { "ok" } else { "unavailable" }, dependencies })).into_response()
+    let (code, status) = match (app.limits.draining.is_cancelled(), ok) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, true) => (StatusCode::OK, "ok"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    };
+    (code, Json(Ready { status, dependencies })).into_response()
 }
 
 /// A sealer that says nothing for so long does not run.
@@ -80,17 +84,22 @@ const UNSEALED_MAX_SECONDS: f64 = 600.0;
 
 /// What the sealer last said, if it can be read now.
 async fn sealer(app: &App) -> Option<SealerStatus> {
-    let read = app.db.unit::<_, DbError, _>(Scope::Global, |connection| {
-        Box::pin(async move { sealer_status(connection).await })
-    });
+    let read = app
+        .db
+        .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(async move { sealer_status(connection).await }));
     tokio::time::timeout(CHECK_MAX, read).await.ok()?.ok()?
 }
 
 /// What is wrong with the sealing of the audit log: it stops no request and no job.
 pub(crate) fn audit_fault(status: Option<&SealerStatus>) -> Option<String> {
-    let Some(status) = status else { return Some("nothing was sealed yet: is a process with the role sweeper running?".to_owned()) };
+    let Some(status) = status else {
+        return Some("nothing was sealed yet: is a process with the role sweeper running?".to_owned());
+    };
     if status.silent_seconds > SILENCE_MAX_SECONDS {
-        return Some(format!("no sealer for {:.0} s: is a process with the role sweeper running?", status.silent_seconds));
+        return Some(format!(
+            "no sealer for {:.0} s: is a process with the role sweeper running?",
+            status.silent_seconds
+        ));
     }
     if status.state != "sealing" {
         return Some(status.state.clone());

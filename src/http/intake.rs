@@ -1,7 +1,8 @@
 //! `POST /v1/ingestion/fhir/Bundle`: the cheap checks, one durable transaction, 202.
 
-use super::extract::{Authenticated, BLOCKING_BODY_MIN, Parameters, read_body, require_media_type};
+use super::extract::{BLOCKING_BODY_MIN, Parameters, require_media_type};
 use super::problem::{Problem, ProblemDocument};
+use super::signed::{Received, Submitting};
 use crate::app::App;
 use crate::auth::Role;
 use crate::engine::state::JobStatus;
@@ -27,6 +28,9 @@ use time::OffsetDateTime;
 
 /// Where Bundles come from.
 const SOURCE: &str = "webhook";
+
+/// A `validateOnly` waits so long for its turn.
+const VALIDATION_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Query of the intake.
 #[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
@@ -126,11 +130,11 @@ pub struct FhirResource {
         (status = "4XX", description = "Refused; nothing was recorded", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
     ),
-    security(("api_key" = []))
+    security(("api_key" = []), ("webhook" = []))
 )]
 pub async fn submit_bundle(
     State(app): State<Arc<App>>,
-    caller: Authenticated,
+    caller: Submitting,
     Parameters(parameters): Parameters<IntakeParameters>,
     headers: HeaderMap,
     body: Body,
@@ -147,12 +151,12 @@ pub async fn submit_bundle(
 
 async fn submit(
     app: &App,
-    caller: Authenticated,
+    caller: Submitting,
     parameters: IntakeParameters,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let organization = caller.organization(&[Role::Sender, Role::Admin])?;
+    caller.may_submit()?;
     let content_type = require_media_type(headers, &["application/fhir+json", "application/json"])?;
     let idempotency_key = idempotency_key(headers)?;
     let workflow = app.catalog.latest("fhir-bundle").map_err(|error| {
@@ -160,13 +164,20 @@ async fn submit(
         Problem::new("internal_error", "An internal error.")
     })?;
     let own_limit = workflow.limits.body_max_bytes.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let body = read_body(headers, body, app.config.intake_max_body_bytes.min(own_limit)).await?;
+    let limit = app.config.intake_max_body_bytes.min(own_limit);
+    let received = caller.receive(app, headers, body, limit, !parameters.validate_only).await?;
+    let Received { caller, body, idempotency_key: webhook_key } = received;
+    if webhook_key.is_some() && idempotency_key.is_some() {
+        let detail = "A signed webhook has its webhook-id: Idempotency-Key is not signed, and not taken beside it.";
+        return Err(Problem::new("invalid_idempotency_key", detail));
+    }
+    let organization = caller.organization(&[Role::Sender, Role::Admin])?;
     let (body, envelope, sha256) = inspect(body).await?;
     if workflow.limits.entries_max.is_some_and(|max| envelope.entries > max) {
         return Err(Problem::new("too_many_entries", format!("The Bundle has {} entries.", envelope.entries)));
     }
     if parameters.validate_only {
-        return check_only(body, envelope).await;
+        return check_only(app, body, envelope).await;
     }
     let size_bytes = body.len();
     let resource_count = envelope.resource_count;
@@ -177,7 +188,7 @@ async fn submit(
             workflow,
             source: SOURCE,
             source_label: caller.caller.source_label.clone(),
-            idempotency_key,
+            idempotency_key: webhook_key.map(Phi::new).or(idempotency_key),
             ordering_key: None,
             body: Phi::new(body),
             sha256,
@@ -243,8 +254,20 @@ async fn inspect(body: Bytes) -> Result<(Bytes, Envelope, [u8; 32]), Problem> {
     run(size, work).await
 }
 
-async fn check_only(body: Bytes, envelope: Envelope) -> Result<Response, Problem> {
-    let issues = run(body.len(), move || Ok(validate_bundle(&body))).await?;
+async fn check_only(app: &App, body: Bytes, envelope: Envelope) -> Result<Response, Problem> {
+    let place = tokio::time::timeout(VALIDATION_WAIT_MAX, Arc::clone(&app.limits.validations).acquire_owned()).await;
+    let Ok(Ok(place)) = place else {
+        let detail = "As many Bundles are being validated as may be at once.";
+        return Err(Problem::new("overloaded", detail).retry_after(VALIDATION_WAIT_MAX));
+    };
+    // The place goes with the work: a client that hangs up does not make room before it is done.
+    let work = move || {
+        let issues = validate_bundle(&body);
+        drop((body, place));
+        issues
+    };
+    let issues = tokio::task::spawn_blocking(work).await;
+    let issues = issues.map_err(|_| Problem::new("internal_error", "An internal error."))?;
     let valid = !issues.iter().any(|issue| issue.severity.rejects());
     Ok(Json(Checked { valid, resource_count: envelope.resource_count, issues }).into_response())
 }

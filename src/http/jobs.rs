@@ -122,12 +122,16 @@ pub async fn get_job(
         let body = serde_json::to_vec(&view).map_err(|_| Problem::new("internal_error", "An internal error."))?;
         let tag = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..12]));
         let changed = baseline.as_ref().is_some_and(|baseline| !names(baseline, &tag));
-        let over = Instant::now() >= deadline;
+        // Nobody should wait for a process that stops.
+        let over = Instant::now() >= deadline || app.limits.draining.is_cancelled();
         if changed || over || view.status.is_terminal() {
             return Ok(answer(&view, body, &tag, known.is_some_and(|known| names(&known, &tag))));
         }
         baseline.get_or_insert(tag);
-        tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))) => {}
+            () = app.limits.draining.cancelled() => {}
+        }
         pause = (pause * 3 / 2).min(LOOK_EVERY.1);
     }
 }

@@ -17,15 +17,16 @@ pub mod intake;
 mod issues;
 pub mod jobs;
 pub mod problem;
+mod quotas;
 pub mod server;
+mod signed;
 pub mod uploads;
 
 pub use description::description;
 
 use crate::app::App;
-use crate::audit::{self, Action, Actor, Outcome, Record};
-use crate::db::{DbError, Scope};
-use crate::ids::{OrganizationId, RequestId};
+use crate::auth::denials::Denial;
+use crate::ids::RequestId;
 use crate::telemetry;
 use axum::Router;
 use axum::body::Body;
@@ -88,6 +89,9 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::organizations::resume_organization))
         .routes(routes!(admin::organizations::list_keys, admin::organizations::create_key))
         .routes(routes!(admin::organizations::revoke_key))
+        .routes(routes!(admin::keys::rotate_key))
+        .routes(routes!(admin::webhook_secrets::list_secrets, admin::webhook_secrets::create_secret))
+        .routes(routes!(admin::webhook_secrets::revoke_secret))
         .routes(routes!(admin::reviews::list_reviews))
         .routes(routes!(admin::reviews::get_review))
         .routes(routes!(admin::reviews::decide_review))
@@ -143,7 +147,13 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|accept| accept.contains("application/fhir+json"));
-    let context = RequestContext { request_id: request_id.clone(), received: started, peer, caller: Arc::default() };
+    let context = RequestContext {
+        request_id: request_id.clone(),
+        received: started,
+        peer,
+        caller: Arc::default(),
+        allowance: Arc::default(),
+    };
     request.extensions_mut().insert(context.clone());
     let span = tracing::info_span!("request", request.id = %request_id, %method, route);
     let page = cors::Page::of(&request, if is_known { &route } else { request.uri().path() });
@@ -153,7 +163,7 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
     };
     let mut response = match preflight {
         Some(answer) => answer,
-        None => next.run(request).instrument(span).await,
+        None => extract::SHARE.scope(app.limits.bodies.share(), next.run(request).instrument(span)).await,
     };
     if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED
         && response.extensions().get::<Problem>().is_none()
@@ -164,10 +174,16 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
             .insert(Problem::new("method_not_allowed", "The route does not know this method.").allow(allow));
     }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let problem = quotas::of_strangers(&app, problem, peer);
         if matches!(problem.code(), "unauthenticated" | "forbidden") {
-            record_denial(&app, &problem, &request_id, peer, &route).await;
+            record_denial(&app, &problem, &context, method.as_str(), &route).await;
         }
+        quotas::count(problem.code());
         response = problem.render(&request_id, wants_fhir);
+    }
+    quotas::say(context.allowance.get(), response.headers_mut());
+    if app.limits.draining.is_cancelled() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert("x-request-id", value);
@@ -193,31 +209,20 @@ fn request_id(request: &Request<Body>) -> String {
     given.map_or_else(|| RequestId::new().to_string(), str::to_owned)
 }
 
-/// One audit record of a denial, in its own transaction. The denial stands also when it cannot be recorded.
-async fn record_denial(app: &App, problem: &Problem, request_id: &str, peer: Option<SocketAddr>, route: &str) {
-    let unknown = || Actor {
-        name: "unknown".to_owned(),
-        authentication: None,
-        address: peer.map(|peer| peer.ip().to_string()),
-        request_id: Some(request_id.to_owned()),
-    };
-    let denied = problem.denied_caller();
-    let organization = denied.and_then(|denied| denied.organization).unwrap_or(OrganizationId::PLATFORM);
-    let actor = denied.map_or_else(unknown, |denied| denied.actor.clone());
-    let (code, route) = (problem.code(), route.to_owned());
-    let recorded = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                let mut record = Record::new(organization, "access.denied", Action::Execute, &actor);
-                record.outcome = Outcome::Denied;
-                record.resource = Some(&route);
-                record.detail = Some(serde_json::json!({ "code": code }));
-                audit::append(connection, record).await
-            })
-        })
-        .await;
-    if let Err(error) = recorded {
-        tracing::warn!(error = ?error, request.id = %request_id, "a denial could not be recorded");
+/// A denial for the audit log, and for the metrics.
+async fn record_denial(app: &App, problem: &Problem, context: &RequestContext, method: &str, route: &str) {
+    let reason = problem.refusal();
+    if let Some(reason) = reason {
+        telemetry::auth_refused(reason.as_str());
     }
+    let denial = Denial {
+        caller: problem.denied_caller().map(|denied| (denied.organization, denied.actor.clone())),
+        address: context.peer.map(|peer| peer.ip()),
+        request_id: context.request_id.clone(),
+        method: method.to_owned(),
+        route: route.to_owned(),
+        code: problem.code(),
+        reason,
+    };
+    app.denials.record(denial).await;
 }

@@ -4,8 +4,10 @@
 //! echoes a value from a payload, and a 5xx says only its code and the request's id.
 
 use crate::audit::Actor;
+use crate::auth::{AuthError, Refusal};
 use crate::db::DbError;
 use crate::ids::OrganizationId;
+use crate::limits::pressure::Full;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -38,7 +40,7 @@ pub const CODES: &[Code] = &[
         401,
         "No valid credentials",
         false,
-        "Send `Authorization: Bearer <API key>` with a key that is neither expired nor revoked.",
+        "Send `Authorization: Bearer <API key or token>` that is neither expired nor revoked, or sign the webhook.",
     ),
     code(
         "forbidden",
@@ -79,6 +81,20 @@ pub const CODES: &[Code] = &[
         "List the organizations; use the id or the exact name.",
     ),
     code("key_not_found", 404, "No such key", false, "List the keys; use the part between the first two underscores."),
+    code(
+        "webhook_secret_not_found",
+        404,
+        "No such webhook secret",
+        false,
+        "List the secrets; use an `id` of the list.",
+    ),
+    code(
+        "issuer_unavailable",
+        503,
+        "The token cannot be checked now",
+        true,
+        "Send it again after the time in Retry-After: the keys of its issuer could not be fetched.",
+    ),
     code("operation_not_found", 404, "No such operation", false, "Check the id."),
     code(
         "unsupported_media_type",
@@ -260,6 +276,27 @@ pub const CODES: &[Code] = &[
         "Remove one that is not needed, or let one receiver pass its messages on.",
     ),
     code("organization_exists", 409, "The name is taken", false, "Choose another name."),
+    code(
+        "rate_limited",
+        429,
+        "Too many requests",
+        true,
+        "Send it again after the time in Retry-After; RateLimit says what is left.",
+    ),
+    code(
+        "organization_queue_full",
+        429,
+        "As many of the organization's jobs wait as may",
+        true,
+        "Send it again after the time in Retry-After: by then enough of its jobs should have ended.",
+    ),
+    code(
+        "queue_full",
+        503,
+        "As many jobs wait as may",
+        true,
+        "Send it again after the time in Retry-After: by then enough jobs should have ended.",
+    ),
     code("overloaded", 503, "Too much is waiting", true, "Send it again after the time in Retry-After."),
     code(
         "database_unavailable",
@@ -297,6 +334,7 @@ struct Parts {
     retry_after: Option<Duration>,
     allow: Option<HeaderValue>,
     denied: Option<Denied>,
+    refusal: Option<Refusal>,
 }
 
 /// Who was denied something, for the audit record.
@@ -384,6 +422,7 @@ impl Problem {
             retry_after: None,
             allow: None,
             denied: None,
+            refusal: None,
         }))
     }
 
@@ -420,6 +459,25 @@ impl Problem {
     #[must_use]
     pub fn denied_caller(&self) -> Option<&Denied> {
         self.0.denied.as_ref()
+    }
+
+    /// With what the caller is not told.
+    #[must_use]
+    pub fn because(mut self, refusal: Refusal) -> Self {
+        self.0.refusal = Some(refusal);
+        self
+    }
+
+    /// What the caller is not told.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.0.refusal
+    }
+
+    /// Its HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.0.code.status
     }
 
     /// The stable code.
@@ -508,6 +566,32 @@ impl IntoResponse for Problem {
         let mut response = status.into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Refused(refusal) => {
+                Self::new("unauthenticated", "The request has no valid credentials.").because(refusal)
+            }
+            AuthError::IssuerAway { retry_after } => {
+                Self::new("issuer_unavailable", "The keys of the token's issuer cannot be fetched now.")
+                    .retry_after(retry_after)
+            }
+            AuthError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<Full> for Problem {
+    fn from(full: Full) -> Self {
+        let problem = if full.of_all {
+            Self::new("queue_full", "As many jobs wait as may.")
+        } else {
+            Self::new("organization_queue_full", "As many of the organization's jobs wait as may.")
+        };
+        problem.retry_after(full.retry_after)
     }
 }
 

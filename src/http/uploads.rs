@@ -8,6 +8,7 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::jobs::JobView;
 use crate::ids::{JobId, UploadId};
+use crate::limits::pressure::Work;
 use crate::phi::Phi;
 use crate::uploads::watcher::{Hint, TakenUp, WatchError};
 use crate::uploads::{self, CONTENT_TYPES, NewUpload, SIZE_BYTES_MAX, URL_LIFE, UploadError};
@@ -144,6 +145,7 @@ pub async fn create_upload(
     body: Body,
 ) -> Result<Json<UploadUrl>, Problem> {
     let organization = caller.organization(&[Role::Sender, Role::Admin])?;
+    app.limits.pressure.admit(organization, Work::Bulk, 0)?;
     let request: UploadRequest = read_optional_json(&headers, body).await?;
     let content_type = request.content_type()?;
     let new = NewUpload {
@@ -224,6 +226,7 @@ pub async fn complete_upload(
         .await?;
     let (bucket, key, arrived) = place.ok_or_else(|| Problem::new("job_not_found", "There is no such upload."))?;
     if !arrived {
+        app.limits.pressure.admit(organization, Work::Bulk, 1)?;
         let taken = app.watcher.take_up(Hint::Completion, &bucket, &key).await.map_err(problem)?;
         match taken {
             TakenUp::Absent | TakenUp::Foreign => {

@@ -60,10 +60,8 @@ impl NoAnswer {
         Self(match error {
             SdkError::TimeoutError(_) => "no answer in time".to_owned(),
             SdkError::ResponseError(_) => "an answer that cannot be read".to_owned(),
-            SdkError::DispatchFailure(_) => innermost_kind(error).map_or_else(
-                || "no connection".to_owned(),
-                |kind| format!("no connection: {kind}"),
-            ),
+            SdkError::DispatchFailure(_) => innermost_kind(error)
+                .map_or_else(|| "no connection".to_owned(), |kind| format!("no connection: {kind}")),
             _ => code.to_owned(),
         })
     }

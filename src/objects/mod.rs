@@ -77,6 +77,13 @@ pub struct ObjectHead {
     pub version_id: Option<String>,
 }
 
+impl std::fmt::Debug for ObjectHead {
+    /// Size and ETag: type and metadata may be others' words.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ObjectHead({} bytes, {})", self.size, self.etag)
+    }
+}
+
 /// One line of a listing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ObjectEntry {

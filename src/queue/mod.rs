@@ -189,5 +189,6 @@ fn figures(engine: &Engine) -> WorkerFigures {
         steps_committed: read(&engine.counters.steps_committed),
         stale_commits: read(&engine.counters.stale_commits),
         leases_reaped: read(&engine.counters.leases_reaped),
+        jobs_ended: read(&engine.counters.jobs_ended),
     }
 }

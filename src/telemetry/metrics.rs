@@ -130,6 +130,14 @@ const SWEEP_DURATION: Metric = metric(
     &["outcome"],
     "One sweep of incoming/: complete, partial (an object could not be looked at) or failed.",
 );
+const AUTH_REFUSED: Metric = metric(
+    "chartgate_auth_refused_total",
+    Counter,
+    &["reason"],
+    "Requests that were answered with 401, by what they were not told.",
+);
+const JWKS_FETCHES: Metric =
+    metric("chartgate_jwks_fetches_total", Counter, &["outcome"], "Fetches of issuers' keys: ok or failed.");
 const HTTP_DURATION: Metric = metric(
     "chartgate_http_request_duration_seconds",
     Histogram(ANSWER),
@@ -165,6 +173,15 @@ const AUDIT_STATE: Metric = metric(
     "1 for what the sealer last said of itself: sealing, or what stands in its way.",
 );
 
+const CONNECTIONS_REFUSED: Metric = metric(
+    "chartgate_connections_refused_total",
+    Counter,
+    &["reason"],
+    "Connections that were closed: one too many of their address, idle while others came, or without a TLS handshake.",
+);
+const REQUESTS_LIMITED: Metric =
+    metric("chartgate_requests_limited_total", Counter, &["code"], "Requests that a limit refused, by error code.");
+
 /// All metrics.
 pub const METRICS: &[Metric] = &[
     ACCEPTED,
@@ -182,6 +199,8 @@ pub const METRICS: &[Metric] = &[
     REFUSED,
     UPLOAD_LAG,
     SWEEP_DURATION,
+    AUTH_REFUSED,
+    JWKS_FETCHES,
     HTTP_DURATION,
     AUDIT_SEALED,
     AUDIT_PUBLISHED,
@@ -189,6 +208,8 @@ pub const METRICS: &[Metric] = &[
     AUDIT_UNSEALED,
     AUDIT_UNPUBLISHED,
     AUDIT_STATE,
+    CONNECTIONS_REFUSED,
+    REQUESTS_LIMITED,
 ];
 
 /// None: the description above is faulty, which a test would have found.
@@ -209,6 +230,8 @@ struct Meters {
     refused: Option<IntCounterVec>,
     upload_lag: Option<HistogramVec>,
     sweep_duration: Option<HistogramVec>,
+    auth_refused: Option<IntCounterVec>,
+    jwks_fetches: Option<IntCounterVec>,
     http_duration: Option<HistogramVec>,
     audit_sealed: Option<IntCounterVec>,
     audit_published: Option<IntCounterVec>,
@@ -216,6 +239,8 @@ struct Meters {
     audit_unsealed: Option<GaugeVec>,
     audit_unpublished: Option<GaugeVec>,
     audit_state: Option<GaugeVec>,
+    connections_refused: Option<IntCounterVec>,
+    requests_limited: Option<IntCounterVec>,
 }
 
 /// One set a process: the events come from everywhere in it.
@@ -237,6 +262,8 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         refused: counter(&registry, REFUSED),
         upload_lag: histogram(&registry, UPLOAD_LAG),
         sweep_duration: histogram(&registry, SWEEP_DURATION),
+        auth_refused: counter(&registry, AUTH_REFUSED),
+        jwks_fetches: counter(&registry, JWKS_FETCHES),
         http_duration: histogram(&registry, HTTP_DURATION),
         audit_sealed: counter(&registry, AUDIT_SEALED),
         audit_published: counter(&registry, AUDIT_PUBLISHED),
@@ -244,6 +271,8 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         audit_unsealed: gauge(&registry, AUDIT_UNSEALED),
         audit_unpublished: gauge(&registry, AUDIT_UNPUBLISHED),
         audit_state: gauge(&registry, AUDIT_STATE),
+        connections_refused: counter(&registry, CONNECTIONS_REFUSED),
+        requests_limited: counter(&registry, REQUESTS_LIMITED),
         registry,
     };
     // Known series begin at 0, so that the first event is an increase.
@@ -261,6 +290,12 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         add(meters.refused.as_ref(), &[reason], 0);
     }
     add(meters.sightings.as_ref(), &[], 0);
+    for reason in ["address", "idle", "tls"] {
+        add(meters.connections_refused.as_ref(), &[reason], 0);
+    }
+    for code in ["rate_limited", "organization_queue_full", "queue_full", "overloaded"] {
+        add(meters.requests_limited.as_ref(), &[code], 0);
+    }
     meters
 });
 
@@ -372,6 +407,16 @@ pub fn watcher_swept(outcome: &'static str, duration: Duration) {
     observe(METERS.sweep_duration.as_ref(), &[outcome], duration);
 }
 
+/// A request was answered with 401, for a reason that it was not told.
+pub fn auth_refused(reason: &'static str) {
+    add(METERS.auth_refused.as_ref(), &[reason], 1);
+}
+
+/// An issuer's keys were fetched: ok or failed.
+pub fn jwks_fetched(outcome: &'static str) {
+    add(METERS.jwks_fetches.as_ref(), &[outcome], 1);
+}
+
 /// An HTTP request: the route's template (never the path), the method, the status.
 pub fn http_request(route: &str, method: &str, status: u16, duration: Duration) {
     // A method is any token that the client likes.
@@ -410,6 +455,16 @@ pub fn audit_state(state: &str, unsealed_seconds: f64, unsealed_records: f64, un
     set(METERS.audit_state.as_ref(), &[state], 1.0);
 }
 
+/// A connection was closed to make or keep room: address, idle or tls.
+pub fn connection_refused(reason: &'static str) {
+    add(METERS.connections_refused.as_ref(), &[reason], 1);
+}
+
+/// A limit refused a request with that code.
+pub fn request_limited(code: &'static str) {
+    add(METERS.requests_limited.as_ref(), &[code], 1);
+}
+
 /// All metrics in Prometheus' text format, version 0.0.4.
 ///
 /// # Errors
@@ -442,6 +497,8 @@ mod tests {
         audit_sealed(1);
         audit_published("done");
         audit_state("sealing", 1.0, 1.0, 1.0);
+        connection_refused("idle");
+        request_limited("rate_limited");
         let text = render().unwrap();
         for metric in METRICS {
             let kind = match metric.kind {

@@ -278,6 +278,25 @@ async fn organizations_and_keys_are_administered() {
     );
     desk.platform(&["keys", "revoke", key["id"].as_str().unwrap()]).await.ok();
     assert_eq!(desk.platform(&["keys", "revoke", "0123456789abcdef"]).await.code, 1);
+    // A successor, and a webhook sender whose secret is rotated.
+    let old = plain.out.split('_').nth(1).unwrap();
+    let rotated = desk.platform(&["keys", "rotate", old, "--overlap", "2h", "--json"]).await.json();
+    assert_eq!((&rotated["role"], &rotated["organizationId"]), (&json!("reader"), &json!(id)));
+    assert_eq!(desk.platform(&["keys", "rotate", old, "--overlap", "soon"]).await.code, 2);
+    let made = desk.admin(&["keys", "webhook", "create", "--name", "lab", "--json"]).await.json();
+    let sender = made["sender"].as_str().unwrap();
+    assert!(made["secret"].as_str().unwrap().starts_with("whsec_"), "{made}");
+    let more = desk.admin(&["keys", "webhook", "create", "--sender", sender, "--overlap", "1d"]).await;
+    assert!(
+        more.out.starts_with(&format!("Chartgate-Key: {sender}\nwhsec_")) && more.err.contains("once"),
+        "{}",
+        more.out
+    );
+    let listed = json_lines(&desk.admin(&["keys", "webhook", "list", "--json"]).await.ok());
+    assert_eq!((listed.len(), &listed[1]["name"]), (2, &json!("lab")));
+    assert!(listed[0]["expiresAt"].is_string() && listed[1]["expiresAt"].is_null());
+    desk.admin(&["keys", "webhook", "revoke", made["id"].as_str().unwrap()]).await.ok();
+    assert_eq!(desk.platform(&["keys", "webhook", "list"]).await.code, 1);
     assert_eq!(desk.platform(&["keys", "create", "--role", "owner"]).await.code, 2);
     assert_eq!(desk.sender(&["keys", "list"]).await.code, 1);
     desk.stop().await;
@@ -310,7 +329,7 @@ async fn files_and_workflows_are_checked_without_any_server() {
     let listed = json_lines(&run(&[], &["workflows", "list", "--json"]).await.ok());
     assert_eq!(
         listed.iter().map(|one| one["name"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["athena-event", "bulk-upload", "fhir-bundle"]
+        ["athena-event", "bulk-upload", "callback", "fhir-bundle"]
     );
     let workflows = TestDirectory::new();
     let text = "name = \"mine\"\nversion = 0\nordering = \"sideways\"\ncolour = 1\n[[step]]\nname = \"a\"\nhandler = \"no.such\"\n";

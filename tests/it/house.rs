@@ -44,6 +44,19 @@ const CLINICAL_MODULES: &[&str] = &["ingest", "http", "uploads", "objects"];
 /// Types of those modules that print (`Debug`, derived or written by hand) although they hold text, and why that text is
 /// nobody's: file, type, reason. Each must still be so, so that the list can only shrink.
 const PRINTING: &[(&str, &str, &str)] = &[
+    ("ingest/athena/event.rs", "EventFault", "a fixed sentence and the place of a member that we name"),
+    ("ingest/bulk/piece.rs", "Piece", "writes its cut and the number of its items"),
+    ("ingest/demographics.rs", "Demographics", "writes that it is redacted"),
+    ("ingest/fhir/definitions/generate/formula.rs", "Formula", "FHIR's own definitions"),
+    ("ingest/fhir/definitions/generate/formula.rs", "Token", "FHIR's own definitions"),
+    ("ingest/fhir/definitions/generate/mod.rs", "GenerateError", "FHIR's own definitions"),
+    ("ingest/fhir/definitions/load.rs", "LoadError", "FHIR's own definitions"),
+    ("ingest/fhir/envelope.rs", "EnvelopeFault", "a fixed sentence and a place in the envelope"),
+    ("ingest/fhir/node.rs", "Node", "writes its kind and its offsets"),
+    ("ingest/subject/mrn.rs", "Mrn", "writes that it is redacted"),
+    ("objects/error.rs", "NoAnswer", "S3's code, or the kind of a broken connection"),
+    ("objects/error.rs", "ObjectError", "writes codes"),
+    ("objects/mod.rs", "ObjectHead", "writes size and ETag"),
 ];
 
 /// Types that hold text, as words of a field's type.
@@ -400,6 +413,37 @@ fn every_configuration_key_is_described() {
     assert_eq!(first_cells("docs/configuration.md", "## All keys").len(), rows.len(), "a row too many");
 }
 
+/// Literals of the form `noun.verb`.
+fn dotted(code: &str, quote: char) -> BTreeSet<String> {
+    let is_word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let is_dotted = |text: &&str| text.split_once('.').is_some_and(|(noun, verb)| is_word(noun) && is_word(verb));
+    code.split(quote).filter(is_dotted).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_event_of_the_audit_log_is_listed() {
+    /// What looks like an event in a file that writes records, and is none.
+    const OTHERS: &[&str] = &["callback.test", "json.gz", "ndjson.gz", "secrets.key"];
+    let mut events = BTreeSet::new();
+    for (path, code) in &sources() {
+        // Those that make records, and those that call what makes them.
+        if ["Record::new(", "record_read(", "record_act(", "record_creation(", "record("]
+            .iter()
+            .any(|name| code.contains(name))
+            && path != "audit/record.rs"
+        {
+            events.extend(dotted(code, '"').into_iter().filter(|text| !OTHERS.contains(&text.as_str())));
+        }
+    }
+    for entry in fs::read_dir(root().join("migrations")).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for insert in text.split("insert into audit_records").skip(1) {
+            events.extend(dotted(insert.split(';').next().unwrap(), '\''));
+        }
+    }
+    assert_same("docs/audit.md", &events, &set(first_cells("docs/audit.md", "## Events")));
+}
+
 #[test]
 fn every_workflow_key_is_explained() {
     let headings =
@@ -618,9 +662,9 @@ fn printing(file: &str, code: &str) -> Vec<Printing> {
         };
         let rest = &rest[start + keyword.len()..];
         let name = word(rest).to_owned();
-        let is_suspect = rest.find(['{', '(', ';']).is_some_and(|at| {
-            !rest[at..].starts_with(';') && holds_text(bracketed(rest, at), keyword == "enum ")
-        });
+        let is_suspect = rest
+            .find(['{', '(', ';'])
+            .is_some_and(|at| !rest[at..].starts_with(';') && holds_text(bracketed(rest, at), keyword == "enum "));
         found.push(Printing { file: file.to_owned(), name, is_suspect });
     }
     for rest in code.split("Debug for ").skip(1) {
@@ -707,5 +751,40 @@ fn the_lock_file_holds_nothing_that_deny_toml_refuses() {
         let exists = packages.iter().any(|(name, version, _)| format!("{name}@{version}") == wanted);
         assert!(exists && text(skip, "reason").is_some(), "deny.toml skips {wanted}, which is gone, or says no reason");
     }
-    assert!(deny["advisories"]["ignore"].as_array().unwrap().is_empty(), "an ignored advisory needs a reason and a date here");
+    assert!(
+        deny["advisories"]["ignore"].as_array().unwrap().is_empty(),
+        "an ignored advisory needs a reason and a date here"
+    );
+}
+
+#[test]
+fn every_control_names_tests_that_exist() {
+    fn functions(dir: &Path, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                functions(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.extend(text.split("fn ").skip(1).map(|rest| word(rest).to_owned()));
+            }
+        }
+    }
+    let mut known = BTreeSet::new();
+    for dir in ["tests", "src"] {
+        functions(&root().join(dir), &mut known);
+    }
+    let table = section("docs/security.md", "## Controls and their tests");
+    let rows: Vec<Vec<String>> = table
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| control"))
+        .map(|line| backticked(line.split('|').nth(2).unwrap_or_default()))
+        .collect();
+    assert!(rows.len() >= 15, "the table has {} rows", rows.len());
+    for names in rows {
+        let tests: Vec<_> = names.iter().filter(|name| !name.contains(['.', '/'])).collect();
+        assert!(!tests.is_empty(), "a control without a test: {names:?}");
+        let gone: Vec<_> = tests.iter().filter(|name| !known.contains(**name)).collect();
+        assert!(gone.is_empty(), "docs/security.md names tests that are gone: {gone:?}");
+    }
 }

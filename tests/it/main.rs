@@ -10,12 +10,15 @@
 )]
 
 mod athena;
+mod audit;
+mod auth;
 mod bulk;
-mod canaries;
 mod callbacks;
+mod canaries;
 mod cli;
 mod clinical;
 mod crash;
+mod edge;
 mod embedded_postgres;
 mod engine;
 mod house;

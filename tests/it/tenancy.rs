@@ -2,7 +2,10 @@
 //!
 //! [`faults`] is the check; the tests show that the schema has none, and that each way of opening the wall is noticed.
 
+use crate::support::app::test_config;
 use crate::support::cluster::TestDatabase;
+use crate::support::objects::TestObjects;
+use chartgate::app::{App, StartError};
 use chartgate::db::{Db, DbError, Scope};
 use chartgate::ids::OrganizationId;
 use sqlx::postgres::PgConnection;
@@ -14,7 +17,11 @@ const WITHOUT_RLS: &[&str] = &[
     "_sqlx_migrations",
     "api_keys",
     "audit_checkpoints",
+    "audit_keys",
     "audit_leaves",
+    "audit_log",
+    "audit_publications",
+    "audit_sealer",
     "clock_offset",
     "ingested_objects",
     "organizations",
@@ -24,7 +31,8 @@ const WITHOUT_RLS: &[&str] = &[
 ];
 
 /// Tables that take INSERT and SELECT only, whoever asks.
-const APPEND_ONLY: &[&str] = &["audit_checkpoints", "audit_leaves", "audit_records", "link_decisions"];
+const APPEND_ONLY: &[&str] =
+    &["audit_checkpoints", "audit_keys", "audit_leaves", "audit_publications", "audit_records", "link_decisions"];
 
 /// What the platform role may read over all organizations.
 const PLATFORM_READS: &[&str] = &[
@@ -167,7 +175,15 @@ const ROWS: &[(&str, &str)] = &[
         "insert into callback_deliveries (organization_id, id, callback_id, message_id, event, attempt, outcome, duration_ms, at)
          values ($1, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'callback.test', 1, 'delivered', 1, now())",
     ),
-    ("webhook_replays", "insert into webhook_replays values ($1, 'w', now())"),
+    (
+        "webhook_secrets",
+        "insert into webhook_secrets (organization_id, id, sender_id, sealed_secret)
+         values ($1, '0123456789abcdef', '0123456789abcdef', 'x')",
+    ),
+    (
+        "webhook_replays",
+        "insert into webhook_replays (organization_id, sender_id, webhook_id, body_sha256, seen_at) values ($1, 's', 'w', sha256('x'), now())",
+    ),
     ("sessions", "insert into sessions values ($1, sha256('x'), 'k', now(), now())"),
     (
         "audit_records",
@@ -434,6 +450,29 @@ async fn an_organization_cannot_write_for_another() {
 }
 
 #[tokio::test]
+async fn the_program_does_not_start_beside_a_hole_in_the_wall() {
+    let database = TestDatabase::new().await;
+    let objects = TestObjects::start().await;
+    let mut owner = PgConnection::connect_with(&database.options()).await.unwrap();
+    let start = async || App::build(test_config(), database.options(), objects.objects.clone()).await.err();
+    for (open, close, word) in [
+        (
+            "alter table patients disable row level security",
+            "alter table patients enable row level security",
+            "row-level",
+        ),
+        ("alter table jobs no force row level security", "alter table jobs force row level security", "row-level"),
+        ("alter table findings owner to chartgate_app", "alter table findings owner to postgres", "chartgate_app"),
+    ] {
+        run(&mut owner, open).await;
+        let refused = start().await.unwrap_or_else(|| panic!("started although: {open}"));
+        assert!(matches!(refused, StartError::Unsafe(_)) && refused.to_string().contains(word), "{open}: {refused}");
+        run(&mut owner, close).await;
+    }
+    assert!(start().await.is_none());
+}
+
+#[tokio::test]
 async fn a_context_ends_with_its_transaction() {
     let database = TestDatabase::new().await;
     let mut superuser = PgConnection::connect_with(&database.options()).await.unwrap();
@@ -452,7 +491,11 @@ async fn the_audit_log_cannot_be_changed_by_anybody() {
     let mut owner = PgConnection::connect_with(&database.options()).await.unwrap();
     two_organizations(&mut owner).await;
     for table in APPEND_ONLY {
-        let column = if *table == "audit_checkpoints" { "at = at" } else { "organization_id = organization_id" };
+        let column = match *table {
+            "audit_checkpoints" | "audit_keys" | "audit_publications" => "at = at",
+            "audit_leaves" => "batch = batch",
+            _ => "organization_id = organization_id",
+        };
         for statement in
             [format!("update {table} set {column}"), format!("delete from {table}"), format!("truncate {table}")]
         {

@@ -2,19 +2,27 @@
 //! every step's status and audit record persisted. Afterwards the database is checked: nothing lost, nothing twice,
 //! every lane in order.
 
-use super::Prepared;
+use super::{Prepared, out};
+use crate::audit;
+use crate::audit::sealer::SealerOptions;
 use crate::db::Db;
 use crate::engine::catalog::Catalog;
 use crate::engine::handler::{StepContext, StepError, StepHandler, StepOutcome};
 use crate::engine::registry::Registry;
 use crate::engine::wake::Wake;
 use crate::engine::{Engine, EngineOptions};
+use crate::objects::embedded::{EmbeddedS3, EmbeddedS3Options};
+use crate::objects::{Objects, ObjectsOptions};
 use crate::queue::Workers;
 use anyhow::{Context as _, ensure};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// Which jobs wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -45,6 +53,23 @@ pub struct Arguments {
     /// Committer tasks.
     #[arg(long, default_value_t = 2)]
     pub committers: usize,
+    /// Seal the audit log meanwhile: not at all, in every run, or in every other one, to be compared.
+    #[arg(long, value_enum, default_value_t = Seal::Off)]
+    pub seal: Seal,
+    /// Runs with and without sealing, each, with `--seal both`.
+    #[arg(long, default_value_t = 4)]
+    pub rounds: u32,
+}
+
+/// When the audit log is sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Seal {
+    /// Never.
+    Off,
+    /// During the run.
+    On,
+    /// In every other run.
+    Both,
 }
 
 struct NoOp;
@@ -74,6 +99,95 @@ fn workflow(lanes: Lanes) -> String {
 /// # Errors
 /// The database's, or what the check afterwards found.
 pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<Value> {
+    match arguments.seal {
+        Seal::Off => run_once(prepared, arguments, None).await,
+        Seal::On => {
+            let bucket = Bucket::start().await?;
+            let figures = run_once(prepared, arguments, Some(&bucket)).await;
+            bucket.stop().await;
+            figures
+        }
+        Seal::Both => compare(prepared, arguments).await,
+    }
+}
+
+/// Runs without and with sealing in turn, in an order that favors neither, and the price.
+async fn compare(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<Value> {
+    let bucket = Bucket::start().await?;
+    let (mut without, mut with, mut sealed) = (Vec::new(), Vec::new(), 0);
+    for round in 0..arguments.rounds * 2 {
+        // off on on off off on …
+        let seals = (round + 1) / 2 % 2 == 1;
+        let figures = run_once(prepared, arguments, seals.then_some(&bucket)).await?;
+        let rate = figures["workflows_per_second"].as_f64().unwrap_or_default();
+        out::note(&format!("{} {rate:.0} workflows/s", if seals { "sealing:" } else { "without:" }));
+        if seals {
+            with.push(rate)
+        } else {
+            without.push(rate)
+        }
+        sealed = sealed.max(figures["audit_records_sealed"].as_i64().unwrap_or_default());
+        prepared.clear().await?;
+    }
+    bucket.stop().await;
+    let median = |rates: &mut Vec<f64>| {
+        rates.sort_by(f64::total_cmp);
+        let middle = rates.len() / 2;
+        if rates.len().is_multiple_of(2) { f64::midpoint(rates[middle - 1], rates[middle]) } else { rates[middle] }
+    };
+    let (off, on) = (median(&mut without), median(&mut with));
+    Ok(json!({
+        "bench": "engine, with and without sealing",
+        "jobs": arguments.jobs,
+        "workflows_per_second_without": without,
+        "workflows_per_second_sealing": with,
+        "median_without": off,
+        "median_sealing": on,
+        "audit_records_sealed_in_a_run_max": sealed,
+        "price_percent": (1.0 - on / off) * 100.0,
+    }))
+}
+
+/// An S3 for the checkpoints, and a key.
+struct Bucket {
+    server: EmbeddedS3,
+    objects: Objects,
+    directory: PathBuf,
+}
+
+impl Bucket {
+    async fn start() -> anyhow::Result<Self> {
+        let directory = std::env::temp_dir().join(format!("chartgate-bench-{}", std::process::id()));
+        let (access, secret) = ("bench".to_owned(), SecretString::from("bench-secret"));
+        let server = EmbeddedS3::start(EmbeddedS3Options {
+            dir: directory.join("objects"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            access_key: access.clone(),
+            secret_key: secret.clone(),
+            region: "us-east-1".to_owned(),
+            created: None,
+        })
+        .await?;
+        let objects = Objects::connect(&ObjectsOptions {
+            endpoint: Some(server.endpoint()),
+            region: "us-east-1".to_owned(),
+            bucket: "bench".to_owned(),
+            access_key: Some(access),
+            secret_key: Some(secret),
+            prefix: String::new(),
+            timeout: Duration::from_secs(5),
+        });
+        objects.ensure_bucket().await?;
+        Ok(Self { server, objects, directory })
+    }
+
+    async fn stop(self) {
+        self.server.stop().await;
+        let _ = std::fs::remove_dir_all(self.directory);
+    }
+}
+
+async fn run_once(prepared: &Prepared, arguments: &Arguments, bucket: Option<&Bucket>) -> anyhow::Result<Value> {
     let db = Db::connect(prepared.options.clone(), 8);
     let text = workflow(arguments.lanes);
     let name = text.split('"').nth(1).unwrap_or_default().to_owned();
@@ -94,6 +208,13 @@ pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<V
     let engine = Engine::start(db.clone(), catalog, Wake::default(), options);
     let cpu_before = prepared.cpu_seconds();
     let started = Instant::now();
+    let stop = CancellationToken::new();
+    let sealing = bucket.map(|bucket| {
+        // A run is shorter than the minute between two checkpoints: one a second shows what they cost, and more.
+        let key = bucket.directory.join("key.pem");
+        let options = SealerOptions { checkpoint_every: Duration::from_secs(1), ..SealerOptions::new(key) };
+        tokio::spawn(audit::task::run(db.clone(), bucket.objects.clone(), options, stop.clone()))
+    });
     let workers = Workers::start(Arc::clone(&engine), vec!["worker".to_owned()]);
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -109,6 +230,13 @@ pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<V
     let cpu_us = |before: f64, after: f64| (after - before) * 1e6 / f64::from(arguments.jobs);
     let wal_after: i64 =
         sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::bigint").fetch_one(&mut admin).await?;
+    let sealed: i64 = sqlx::query_scalar("select coalesce(sum(cardinality(record_ids)), 0)::bigint from audit_leaves")
+        .fetch_one(&mut admin)
+        .await?;
+    stop.cancel();
+    if let Some(sealing) = sealing {
+        sealing.await?;
+    }
     workers.shutdown().await;
     check(&mut admin, i64::from(arguments.jobs), &name).await?;
     let rate = f64::from(arguments.jobs) / elapsed;
@@ -124,6 +252,7 @@ pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<V
         "postgres_cpu_us_per_workflow": cpu_us(cpu_before.0, cpu_after.0),
         "program_cpu_us_per_workflow": cpu_us(cpu_before.1, cpu_after.1),
         "wal_bytes_per_workflow": (wal_after - wal_before) / i64::from(arguments.jobs),
+        "audit_records_sealed": sealed,
         "yardstick": { "restate": 500, "graphile_worker": 330, "dbos": 250 },
         "ratio_to_best_yardstick": rate / 500.0,
         "checked": "every job succeeded once; five step rows and five audit records a job; lanes in order",

@@ -44,6 +44,8 @@ pub async fn run(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<V
         lanes: engine::Lanes::None,
         concurrency: 1,
         committers: 1,
+        seal: engine::Seal::Off,
+        rounds: 0,
     };
     engine::fill(&mut admin, &fill(10_000), "bench-none").await?;
     finish(&mut admin, 10_000).await?;

@@ -67,6 +67,17 @@ impl Prepared {
         })
     }
 
+    /// Throw away what a run left, so that the next one begins as it did.
+    async fn clear(&self) -> anyhow::Result<()> {
+        let mut admin = PgConnection::connect_with(&self.options).await?;
+        let clear = "set session_replication_role = replica;
+             truncate queue, jobs, job_steps, audit_records, audit_leaves, audit_checkpoints, audit_keys, audit_publications, audit_sealer;
+             -- Another log, so that its checkpoints do not meet those of the one before.
+             update audit_log set id = gen_random_uuid()";
+        sqlx::raw_sql(clear).execute(&mut admin).await?;
+        Ok(())
+    }
+
     /// A fresh database on the bench's own server.
     async fn start(config: &Config) -> anyhow::Result<Self> {
         let mut beside = config.data_dir.clone().into_os_string();

@@ -129,41 +129,35 @@ pub async fn list_audit(
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(Problem::parameter("limit", "a number from 1 to 1000"));
     }
-    let (records, next) = match caller.caller.organization {
-        Some(own) if wanted.is_none_or(|wanted| wanted == own) => {
-            app.db
-                .unit::<_, DbError, _>(Scope::Organization(own), move |connection| {
-                    Box::pin(async move {
-                        let found = list_store::page(connection, &[own], &filter, cursor, limit).await?;
-                        audit::append(connection, act(&caller, "audit.read")).await?;
-                        Ok(found)
-                    })
-                })
-                .await?
-        }
+    let own = caller.caller.organization;
+    let mut looked = filter.clone();
+    // Beside the platform's reading: that role reads over all organizations, and may not write.
+    app.db
+        .unit::<_, DbError, _>(Scope::Organization(own.unwrap_or(OrganizationId::PLATFORM)), move |connection| {
+            Box::pin(async move {
+                let mut record = act(&caller, "audit.read");
+                (record.patient, record.job) = (looked.patient.take(), looked.job.take());
+                audit::append(connection, record).await
+            })
+        })
+        .await?;
+    if own.is_some_and(|own| wanted.is_some_and(|wanted| wanted != own)) {
         // Somebody else's organization has no records for this caller, whether it exists or not.
-        Some(_) => (Vec::new(), None),
-        None => {
-            // The platform role reads in its own role, and may not write in it.
-            let home = Scope::Organization(OrganizationId::PLATFORM);
-            app.db
-                .unit::<_, DbError, _>(home, move |connection| {
-                    Box::pin(async move { audit::append(connection, act(&caller, "audit.read")).await })
-                })
-                .await?;
-            app.db
-                .unit::<_, DbError, _>(Scope::Platform, move |connection| {
-                    Box::pin(async move {
-                        let organizations = match wanted {
-                            Some(one) => vec![one],
-                            None => list_store::organizations(connection).await?,
-                        };
-                        list_store::page(connection, &organizations, &filter, cursor, limit).await
-                    })
-                })
-                .await?
-        }
-    };
+        return Ok(Json(AuditPage { records: Vec::new(), next_cursor: None }));
+    }
+    let scope = own.map_or(Scope::Platform, Scope::Organization);
+    let (records, next) = app
+        .db
+        .unit::<_, DbError, _>(scope, move |connection| {
+            Box::pin(async move {
+                let organizations = match own.or(wanted) {
+                    Some(one) => vec![one],
+                    None => list_store::organizations(connection).await?,
+                };
+                list_store::page(connection, &organizations, &filter, cursor, limit).await
+            })
+        })
+        .await?;
     Ok(Json(AuditPage { records, next_cursor: next.map(|next| next.to_string()) }))
 }
 

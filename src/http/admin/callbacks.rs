@@ -106,7 +106,9 @@ pub struct CallbackChange {
 async fn check_url(app: &App, url: &str) -> Result<(), Problem> {
     app.callbacks.sender.check(url).await.map_err(|error| {
         let detail = match error {
-            TargetError::Address(_) => "The URL's host is, or resolves to, an address that callbacks may not reach.".to_owned(),
+            TargetError::Address(_) => {
+                "The URL's host is, or resolves to, an address that callbacks may not reach.".to_owned()
+            }
             other => format!("Not acceptable: {other}."),
         };
         Problem::new("callback_url_refused", detail).at(None, Some("/url".to_owned()))
@@ -140,7 +142,10 @@ fn check_workflows(app: &App, names: &[String]) -> Result<(), Problem> {
 
 fn seal(app: &App, organization: OrganizationId, id: CallbackId, secret: &SecretSlice<u8>) -> Result<Vec<u8>, Problem> {
     app.secrets.seal(&secret_context(organization, id), secret.expose_secret()).map_err(|error| {
-        tracing::error!(error = &error as &dyn std::error::Error, "a callback's secret cannot be sealed: look at secrets.key");
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "a callback's secret cannot be sealed: look at secrets.key"
+        );
         Problem::new("internal_error", "An internal error.")
     })
 }
@@ -320,7 +325,8 @@ pub async fn delete_callback(
                 let deleted = store::delete(connection, organization, id).await?;
                 if deleted {
                     let (actor, resource) = (&caller.actor, id.to_string());
-                    record(connection, organization, "callback.deleted", Action::Delete, actor, &resource, None).await?;
+                    record(connection, organization, "callback.deleted", Action::Delete, actor, &resource, None)
+                        .await?;
                 }
                 Ok(deleted)
             })

@@ -177,6 +177,13 @@ pub struct Resent {
     pub messages: Vec<ResentView>,
 }
 
+enum Found {
+    Nothing,
+    NotEnded,
+    NoCallback,
+    Resent(Vec<ResentView>),
+}
+
 /// Tell callbacks of a job's end again, or for the first time.
 ///
 /// A message that was sent before keeps its `webhook-id`.
@@ -200,12 +207,6 @@ pub async fn resend_callbacks(
     let organization = caller.organization(ADMIN)?;
     let request: ResendRequest = read_optional_json(&headers, body).await?;
     let (_, job) = crate::http::jobs::locate(&app, &caller, &job).await?;
-    enum Found {
-        Nothing,
-        NotEnded,
-        NoCallback,
-        Resent(Vec<ResentView>),
-    }
     let found = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
@@ -232,9 +233,10 @@ pub async fn resend_callbacks(
         .await?;
     match found {
         Found::Nothing => Err(Problem::new("job_not_found", "There is no such job.")),
-        Found::NotEnded => Err(Problem::new("job_not_finished", "The job has not ended; there is nothing to tell yet.")),
+        Found::NotEnded => {
+            Err(Problem::new("job_not_finished", "The job has not ended; there is nothing to tell yet."))
+        }
         Found::NoCallback => Err(not_found()),
         Found::Resent(messages) => Ok((StatusCode::ACCEPTED, Json(Resent { messages })).into_response()),
     }
 }
-

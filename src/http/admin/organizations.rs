@@ -256,7 +256,7 @@ fn default_source() -> String {
     "default".to_owned()
 }
 
-/// A new key: shown this once.
+/// A new key: shown this once. No `Debug`: it would print it.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreatedKey {

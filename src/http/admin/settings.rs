@@ -4,14 +4,16 @@
 use super::organizations::{not_found, permitted, record};
 use crate::app::App;
 use crate::audit::Action;
+use crate::auth::Role;
 use crate::auth::store::{self, Organization};
 use crate::config::origins;
 use crate::db::{DbError, Scope};
 use crate::http::description;
-use crate::http::extract::{Authenticated, Segment, read_json, whole_or_null};
+use crate::http::extract::{Authenticated, Segment, object_or_null, read_json, whole, whole_or_null};
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::OrganizationId;
 use crate::ingest::settings::{self, AthenaSettings};
+use crate::limits::rates::Rate;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -54,6 +56,37 @@ pub struct Settings {
     #[serde(default)]
     #[schema(schema_with = description::origins)]
     cors_origins: Vec<String>,
+    /// Requests that it may send; null: as configured for all. Only the platform role may change it; for others null keeps it.
+    #[serde(default, deserialize_with = "object_or_null")]
+    rate_limit: Option<RateLimit>,
+}
+
+/// A rate of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RateLimit {
+    /// In the long run, by process.
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    requests_per_second: u32,
+    /// At once after quiet; null: those of one second.
+    #[serde(default, deserialize_with = "whole_or_null")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    burst: Option<u32>,
+}
+
+impl RateLimit {
+    fn of(stored: &Value) -> Option<Self> {
+        let stored = stored.get("rate_limit")?;
+        let rate = Rate::stored(stored)?;
+        let burst = stored.get("burst").is_some_and(Value::is_u64).then(|| rate.burst());
+        Some(Self { requests_per_second: rate.per_second(), burst })
+    }
+
+    fn is_sane(self) -> bool {
+        let sane = |number: u32| (1..=1_000_000).contains(&number);
+        sane(self.requests_per_second) && self.burst.is_none_or(sane)
+    }
 }
 
 impl Settings {
@@ -69,6 +102,7 @@ impl Settings {
             athena_system: Some(athena.system),
             time_zone: Some(athena.time_zone),
             cors_origins: list("cors_origins"),
+            rate_limit: RateLimit::of(stored),
         }
     }
 }
@@ -111,6 +145,11 @@ impl Settings {
                  without a path and without `*`."
             ));
         };
+        if !self.rate_limit.is_none_or(RateLimit::is_sane) {
+            return bad(
+                "`rateLimit` must hold `requestsPerSecond` and, if given, `burst`, each from 1 to 1000000.".to_owned()
+            );
+        }
         // The default follows the organization, so it is not stored when an answer is sent back as it came.
         let default = settings::default_athena_system(organization);
         Ok(json!({
@@ -120,6 +159,7 @@ impl Settings {
             "athena_system": self.athena_system.as_ref().filter(|system| **system != default),
             "time_zone": time_zone.flatten(),
             "cors_origins": origins,
+            "rate_limit": self.rate_limit.map(|rate| json!({ "requests_per_second": rate.requests_per_second, "burst": rate.burst })),
         }))
     }
 }
@@ -162,12 +202,18 @@ pub async fn put_settings(
     let settings: Settings = read_json(&headers, body).await?;
     let stored = settings.checked(id)?;
     let running_max = settings.running_max;
+    // What an organization may send is not its own administrator's to say.
+    let keeps_rate = !caller.caller.has_one_of(&[Role::Platform]);
     let changed = app
         .db
-        .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
+        .unit::<_, Problem, _>(Scope::Organization(id), move |connection| {
             Box::pin(async move {
-                let changed = store::set_settings(connection, id, &stored, running_max).await?;
-                if changed.is_some() {
+                let changed = store::set_settings(connection, id, &stored, running_max, keeps_rate).await?;
+                if let Some(organization) = &changed {
+                    let kept = RateLimit::of(&organization.settings);
+                    if settings.rate_limit.is_some_and(|wanted| Some(wanted) != kept) {
+                        return Err(caller.forbidden("`rateLimit` can be changed with a platform key only."));
+                    }
                     record(
                         connection,
                         id,

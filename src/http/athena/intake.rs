@@ -4,8 +4,9 @@ use crate::app::App;
 use crate::auth::Role;
 use crate::engine::definition::WorkflowDefinition;
 use crate::http::description;
-use crate::http::extract::{Authenticated, BLOCKING_BODY_MIN, read_body, require_media_type};
+use crate::http::extract::{Authenticated, BLOCKING_BODY_MIN, require_media_type};
 use crate::http::problem::{Problem, ProblemDocument};
+use crate::http::signed::{Received, Submitting};
 use crate::ids::{EventId, JobId, OrganizationId};
 use crate::ingest::athena::event::{self, EventFault};
 use crate::ingest::athena::submit::{NewEvent, SOURCE, Taken, TakenEvent};
@@ -131,11 +132,24 @@ struct Sender {
 }
 
 impl Sender {
-    fn of(app: &App, caller: Authenticated) -> Result<Self, Problem> {
-        let organization = caller.organization(&[Role::Sender, Role::Admin])?;
+    /// Read the body of a request, and know who sends it. `event_max` bounds it, or else what a request may have at all.
+    async fn receive(
+        app: &App,
+        caller: Submitting,
+        headers: &HeaderMap,
+        body: Body,
+        is_batch: bool,
+    ) -> Result<(Self, Bytes), Problem> {
+        caller.may_submit()?;
         let workflow = workflow(app)?;
+        require_media_type(headers, &["application/json"])?;
         let own = workflow.limits.body_max_bytes.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-        Ok(Self { organization, caller, workflow, event_max: own.min(app.config.intake_max_body_bytes) })
+        let request_max = app.config.intake_max_body_bytes;
+        let event_max = own.min(request_max);
+        let limit = if is_batch { request_max } else { event_max };
+        let Received { caller, body, .. } = caller.receive(app, headers, body, limit, true).await?;
+        let organization = caller.organization(&[Role::Sender, Role::Admin])?;
+        Ok((Self { organization, caller, workflow, event_max }, body))
     }
 
     /// An event with its exact bytes.
@@ -180,17 +194,16 @@ async fn read<T: Send + 'static>(
         (status = "4XX", description = "Refused; nothing was recorded", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
     ),
-    security(("api_key" = []))
+    security(("api_key" = []), ("webhook" = []))
 )]
 pub async fn submit_event(
     State(app): State<Arc<App>>,
-    caller: Authenticated,
+    caller: Submitting,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let sender = Sender::of(&app, caller)?;
-    let received = sender.caller.received;
-    let taken = measured(received, take_event(&app, sender, &headers, body).await)?;
+    let received = caller.received();
+    let taken = measured(received, take_event(&app, caller, &headers, body).await)?;
     count(&taken);
     let location = HeaderValue::from_str(&format!("/v1/ingestion/jobs/{}", taken.job))
         .map_err(|_| Problem::new("internal_error", "An internal error."))?;
@@ -202,9 +215,8 @@ pub async fn submit_event(
     Ok((StatusCode::ACCEPTED, headers, Json(EventAccepted::from(&taken))).into_response())
 }
 
-async fn take_event(app: &App, sender: Sender, headers: &HeaderMap, body: Body) -> Result<TakenEvent, Problem> {
-    require_media_type(headers, &["application/json"])?;
-    let body = read_body(headers, body, sender.event_max).await?;
+async fn take_event(app: &App, caller: Submitting, headers: &HeaderMap, body: Body) -> Result<TakenEvent, Problem> {
+    let (sender, body) = Sender::receive(app, caller, headers, body, false).await?;
     let new = read(body, move |body| sender.event(body.clone(), event::open(body)?)).await?;
     let taken = app.submitter.submit_events(vec![new]).await?;
     taken.into_iter().next().ok_or_else(|| Problem::new("internal_error", "An internal error."))
@@ -241,17 +253,16 @@ fn count(taken: &TakenEvent) {
         (status = "4XX", description = "Refused; nothing was recorded", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Not now; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
     ),
-    security(("api_key" = []))
+    security(("api_key" = []), ("webhook" = []))
 )]
 pub async fn submit_events(
     State(app): State<Arc<App>>,
-    caller: Authenticated,
+    caller: Submitting,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let sender = Sender::of(&app, caller)?;
-    let received = sender.caller.received;
-    let taken = measured(received, take_events(&app, sender, &headers, body).await)?;
+    let received = caller.received();
+    let taken = measured(received, take_events(&app, caller, &headers, body).await)?;
     let results: Vec<BatchResult> = taken.into_iter().map(result).collect();
     let count = |status: &str| results.iter().filter(|result| result.status == status).count();
     let (accepted, duplicates, rejected) = (count("accepted"), count("duplicate"), count("rejected"));
@@ -261,12 +272,12 @@ pub async fn submit_events(
 /// Each event of a batch: taken with the others, or refused by itself.
 async fn take_events(
     app: &App,
-    sender: Sender,
+    caller: Submitting,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Vec<Result<TakenEvent, EventFault>>, Problem> {
-    require_media_type(headers, &["application/json"])?;
-    let body = read_body(headers, body, app.config.intake_max_body_bytes).await?;
+    let (sender, body) = Sender::receive(app, caller, headers, body, true).await?;
+    let organization = sender.organization;
     let read = read(body, move |body| {
         let nodes = batch(event::open(body)?)?;
         Ok(nodes.into_iter().map(|node| sender.event(body.slice(node.span()), node)).collect::<Vec<_>>())
@@ -276,6 +287,7 @@ async fn take_events(
     for event in read {
         faults.push(event.map(|event| new.push(event)).err());
     }
+    app.limits.pressure.count(organization, new.len().saturating_sub(1) as u64);
     let taken = if new.is_empty() { Vec::new() } else { app.submitter.submit_events(new).await? };
     let mut taken = taken.into_iter();
     Ok(faults

@@ -9,6 +9,7 @@ pub fn compare(one: &str, other: &str) -> Option<Ordering> {
 }
 
 /// A JSON number as sign, digits and the power of ten of its first digit.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, PartialEq, Eq)]
 pub struct Decimal {
     negative: bool,

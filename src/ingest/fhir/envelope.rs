@@ -65,6 +65,7 @@ impl BundleType {
 }
 
 /// What the intake knows of an accepted Bundle.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// Its type.

@@ -42,6 +42,7 @@ impl Severity {
 }
 
 /// One problem of a payload. It names elements and types, never a value.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Issue {
     /// How bad.
@@ -97,6 +98,7 @@ pub fn operation_outcome(mut issues: Vec<Value>) -> Value {
 }
 
 /// What validation found in one payload.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, Default)]
 pub struct Report {
     /// The first [`ISSUES_KEPT_MAX`] issues.

@@ -164,6 +164,7 @@ impl<'a> Node<'a> {
 }
 
 /// An opened object: its members in order of appearance.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone)]
 pub struct Object<'a> {
     node: Node<'a>,

@@ -1,6 +1,7 @@
 //! Where something stands, in the two notations that people and programs use.
 
 /// A place as FHIRPath and as JSON Pointer (RFC 6901).
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, PartialEq, Eq)]
 pub struct Place {
     /// `Bundle.entry[3].resource.birthDate`

@@ -7,6 +7,7 @@ use super::node::{Node, NotJson, Object};
 use std::borrow::Cow;
 
 /// A Bundle by its entries.
+#[cfg_attr(test, derive(Debug))]
 pub struct Bundle<'a> {
     /// The opened Bundle.
     pub object: Object<'a>,
@@ -17,6 +18,7 @@ pub struct Bundle<'a> {
 }
 
 /// One entry of a Bundle.
+#[cfg_attr(test, derive(Debug))]
 pub struct Entry<'a> {
     /// Position in `Bundle.entry`.
     pub index: u32,
@@ -31,6 +33,7 @@ pub struct Entry<'a> {
 }
 
 /// A resource of an entry.
+#[cfg_attr(test, derive(Debug))]
 pub struct Resource<'a> {
     /// The opened resource.
     pub object: Object<'a>,

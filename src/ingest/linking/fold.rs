@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub type Place = (i64, i32);
 
 /// What the fold looks at.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone)]
 pub struct Said {
     /// Which statement.

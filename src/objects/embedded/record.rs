@@ -21,6 +21,7 @@ const FOOTER_BYTES: u64 = 16;
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What the client said about an object, kept as it was said.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,6 +39,7 @@ pub struct Attributes {
 }
 
 /// Everything about an object but its bytes.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub key: String,

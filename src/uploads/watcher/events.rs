@@ -9,6 +9,7 @@ use serde_json::Value;
 pub const NAMED_MAX: usize = 1000;
 
 /// What a body names.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Default, Clone, PartialEq, Eq)]
 pub struct Notified {
     /// Bucket and full key of each object that was created, in order, each once.

@@ -1,7 +1,10 @@
 //! Who is told of what, how often, and what a receiver's answers lead to.
 
 use super::receiver::Receiver;
-use super::{app, callback, deliveries, dispatch, patch, register, register_url, run_until_idle, run_until_nothing_is_due, wait_until};
+use super::{
+    app, callback, deliveries, dispatch, patch, register, register_url, run_until_idle, run_until_nothing_is_due,
+    wait_until,
+};
 use crate::support::app::{TestApp, job_of};
 use crate::support::submit::submit;
 use chartgate::callbacks::dispatch as dispatcher;
@@ -82,7 +85,11 @@ async fn every_way_in_which_a_job_ends_is_told_to_whom_wants_it() {
         })
     );
     assert_eq!(told[&succeeded]["data"]["error"], json!(null));
-    assert!(all.received().iter().all(|one| one.signed_by(&secret) == 1 && one.header("content-type") == "application/json"));
+    assert!(
+        all.received()
+            .iter()
+            .all(|one| one.signed_by(&secret) == 1 && one.header("content-type") == "application/json")
+    );
     let ids: BTreeSet<String> = all.received().iter().map(super::receiver::Received::id).collect();
     assert!(ids.len() == 4 && ids.iter().all(|id| id.starts_with("msg_")));
 }
@@ -103,7 +110,7 @@ async fn deliveries_are_jobs_that_tell_nobody_and_that_lists_leave_out() {
     };
     for path in ["/v1/ingestion/jobs", "/v1/admin/jobs"] {
         let (_, list) = app.get(&app.organization.admin, path).await;
-        assert_eq!(ids(&list), [job.clone()], "{path}");
+        assert_eq!(ids(&list), std::slice::from_ref(&job), "{path}");
     }
     let (_, list) = app.get(&app.organization.admin, "/v1/admin/jobs?workflow=callback").await;
     let delivery = ids(&list).remove(0);
@@ -131,7 +138,7 @@ async fn a_receiver_that_is_down_for_a_day_gets_every_message_once_and_holds_up_
     for _ in 0..JOBS {
         jobs.insert(failing_job(&app).await);
     }
-    wait_until(&app, "select count(*) from callback_messages", 2 * JOBS as i64).await;
+    wait_until(&app, "select count(*) from callback_messages", i64::try_from(2 * JOBS).unwrap()).await;
     run_until_idle(&app).await;
     assert_eq!(up.taken().len(), JOBS, "the receiver that works has all of them while the other is down");
     for hour in 0..24 {
@@ -156,14 +163,21 @@ async fn a_receiver_that_is_down_for_a_day_gets_every_message_once_and_holds_up_
     assert!(taken.iter().all(|one| one.signed_by(&secret) == 1));
     // All attempts of a message have its id, and the log has all attempts.
     for one in &taken {
-        let of_job: BTreeSet<String> =
-            down.received().iter().filter(|other| other.job() == one.job()).map(super::receiver::Received::id).collect();
+        let of_job: BTreeSet<String> = down
+            .received()
+            .iter()
+            .filter(|other| other.job() == one.job())
+            .map(super::receiver::Received::id)
+            .collect();
         assert_eq!(of_job.len(), 1);
     }
     let log = deliveries(&app, &broken).await;
     assert_eq!(log.len(), down.received().len());
     assert_eq!(log.iter().filter(|line| line["outcome"] == "delivered").count(), JOBS);
-    assert_eq!(log.iter().filter(|line| line["responseStatus"] == 503 && line["errorCode"] == "callback_rejected").count(), attempts);
+    assert_eq!(
+        log.iter().filter(|line| line["responseStatus"] == 503 && line["errorCode"] == "callback_rejected").count(),
+        attempts
+    );
     assert_eq!(app.count("select count(*) from callback_messages where status <> 'delivered'").await, 0);
     assert_eq!(callback(&app, &broken).await["failingSince"], json!(null));
     assert_eq!(deliveries(&app, &working).await.len(), JOBS);
@@ -182,7 +196,8 @@ async fn a_receiver_that_says_gone_is_not_called_again() {
     run_until_idle(&app).await;
     let view = callback(&app, &id).await;
     assert_eq!((&view["status"], &view["disabledReason"]), (&json!("disabled"), &json!("gone")));
-    let disabled = "select count(*) from audit_records where event = 'callback.disabled' and detail->>'reason' = 'gone'";
+    let disabled =
+        "select count(*) from audit_records where event = 'callback.disabled' and detail->>'reason' = 'gone'";
     assert_eq!(app.count(disabled).await, 1);
     let second = failing_job(&app).await;
     app.wait_for(&second, "failed").await;
@@ -234,12 +249,39 @@ async fn a_callback_that_fails_for_days_is_disabled_with_a_record() {
     app.advance(Duration::from_hours(24)).await;
     run_until_idle(&app).await;
     assert_eq!((receiver.received().len(), app.count(SENDING).await), (before, 0));
-    assert!(app.count("select count(*) from jobs where workflow = 'callback' and error_code = 'callback_disabled'").await > 0);
+    assert!(app.count("select count(*) from callback_messages where status = 'waiting'").await > 0);
     receiver.answer_status(200);
     patch(&app, &id, &json!({"status": "active"})).await;
     run_until_idle(&app).await;
     workers.stop().await;
     assert!(!receiver.taken().is_empty(), "what waited is sent");
+}
+
+#[tokio::test]
+async fn what_is_under_way_ends_with_the_callback_and_what_waits_stays() {
+    let app = app().await;
+    let receiver = Receiver::start().await;
+    receiver.answer_status(500);
+    let (id, _) = register_url(&app, &receiver.url).await;
+    let workers = app.workers();
+    for _ in 0..2 {
+        let job = failing_job(&app).await;
+        app.wait_for(&job, "failed").await;
+        run_until_idle(&app).await;
+    }
+    patch(&app, &id, &json!({"status": "disabled"})).await;
+    let before = receiver.received().len();
+    app.advance(Duration::from_hours(3)).await;
+    run_until_idle(&app).await;
+    let ended = "select count(*) from jobs where workflow = 'callback' and status = 'failed' and error_code = 'callback_disabled'";
+    assert_eq!((receiver.received().len(), app.count(ended).await), (before, 1));
+    let messages = "select count(*) from callback_messages where status = 'waiting'";
+    assert_eq!((app.count(messages).await, app.count(SENDING).await), (1, 0));
+    receiver.answer_status(200);
+    patch(&app, &id, &json!({"status": "active"})).await;
+    run_until_idle(&app).await;
+    workers.stop().await;
+    assert_eq!(receiver.taken().len(), 1);
 }
 
 #[tokio::test]
@@ -252,7 +294,8 @@ async fn retry_after_is_honored() {
     let job = failing_job(&app).await;
     app.wait_for(&job, "failed").await;
     run_until_idle(&app).await;
-    let wait = "select (extract(epoch from run_at - chartgate_now()) / 60)::bigint from queue where workflow = 'callback'";
+    let wait =
+        "select (extract(epoch from run_at - chartgate_now()) / 60)::bigint from queue where workflow = 'callback'";
     let minutes = app.count(wait).await;
     assert!((115..=120).contains(&minutes), "{minutes}");
     app.advance(HOUR).await;
@@ -307,7 +350,9 @@ async fn each_round_is_a_message_of_its_own_and_a_round_that_is_over_keeps_its_f
     let mut told: Vec<(i64, String, String)> = receiver
         .received()
         .iter()
-        .map(|one| (one.json()["data"]["round"].as_i64().unwrap(), one.json()["type"].as_str().unwrap().to_owned(), one.id()))
+        .map(|one| {
+            (one.json()["data"]["round"].as_i64().unwrap(), one.json()["type"].as_str().unwrap().to_owned(), one.id())
+        })
         .collect();
     told.sort();
     assert_eq!((told[0].1.as_str(), told[1].1.as_str(), told.len()), ("job.cancelled", "job.succeeded", 2));
@@ -328,7 +373,8 @@ async fn what_is_removed_or_given_up_is_not_sent_and_a_resend_finds_its_limits()
     let delivery = list["jobs"][0]["jobId"].as_str().unwrap().to_owned();
     // Under way: a resend leaves it where it is.
     assert_eq!(resend(&app, &job, &json!({})).await.1["messages"][0]["status"], "sending");
-    let (status, _) = app.post(&app.organization.admin, &format!("/v1/ingestion/jobs/{delivery}/cancel"), &json!({})).await;
+    let (status, _) =
+        app.post(&app.organization.admin, &format!("/v1/ingestion/jobs/{delivery}/cancel"), &json!({})).await;
     assert_eq!((status, app.count("select count(*) from callback_messages where status = 'failed'").await), (200, 1));
     // An administrator's retry of the delivery itself.
     receiver.answer_status(200);
@@ -339,7 +385,10 @@ async fn what_is_removed_or_given_up_is_not_sent_and_a_resend_finds_its_limits()
     workers.stop().await;
     let waiting = failing_job(&app).await;
     assert_eq!(resend(&app, &waiting, &json!({})).await.1["code"], "job_not_finished");
-    assert_eq!(resend(&app, &job, &json!({"callbackId": "cb_01h455vb4pex5vsknk084sn02q"})).await.1["code"], "callback_not_found");
+    assert_eq!(
+        resend(&app, &job, &json!({"callbackId": "cb_01h455vb4pex5vsknk084sn02q"})).await.1["code"],
+        "callback_not_found"
+    );
     assert_eq!(resend(&app, "job_01h455vb4pex5vsknk084sn02q", &json!({})).await.1["code"], "job_not_found");
     // A callback that did not want such ends can be told of one by name.
     patch(&app, &id, &json!({"events": ["job.expired"]})).await;

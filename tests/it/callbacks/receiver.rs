@@ -83,10 +83,10 @@ impl Receiver {
                 let (status, more) = (answering.lock().unwrap())(&one);
                 one.status = status;
                 noted.lock().unwrap().push(one);
-                let more = more.into_iter().map(|(name, value)| {
-                    (HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap())
-                });
-                (StatusCode::from_u16(status).unwrap(), HeaderMap::from_iter(more), "thank you")
+                let more = more
+                    .into_iter()
+                    .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap()));
+                (StatusCode::from_u16(status).unwrap(), more.collect::<HeaderMap>(), "thank you")
             }
         };
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handle)).await.unwrap() });

@@ -25,8 +25,9 @@ async fn each_act_on_a_callback_has_its_audit_record() {
     assert_eq!((status, &changed["events"], &changed["disabledReason"]), (200, &json!([]), &json!("administrator")));
     assert_eq!(changed["workflows"], json!(["fhir-bundle"]), "what is left out stays");
     assert_eq!(patch(&app, &id, &json!({"status": "active"})).await.1["disabledReason"], json!(null));
-    let (status, rotated) =
-        app.post(&app.organization.admin, &format!("/v1/admin/callbacks/{id}/rotate"), &json!({"overlapHours": 1})).await;
+    let (status, rotated) = app
+        .post(&app.organization.admin, &format!("/v1/admin/callbacks/{id}/rotate"), &json!({"overlapHours": 1}))
+        .await;
     assert_eq!(status, 200, "{rotated}");
     assert_ne!(rotated["secret"], secret);
     assert!(rotated["callback"]["previousSecretUntil"].is_string());
@@ -40,7 +41,10 @@ async fn each_act_on_a_callback_has_its_audit_record() {
     .fetch_all(&mut app.owner().await)
     .await
     .unwrap();
-    assert_eq!(events, ["callback.created", "callback.changed", "callback.changed", "callback.rotated", "callback.deleted"]);
+    assert_eq!(
+        events,
+        ["callback.created", "callback.changed", "callback.changed", "callback.rotated", "callback.deleted"]
+    );
 }
 
 #[tokio::test]
@@ -52,10 +56,12 @@ async fn the_secret_is_shown_once_and_stored_sealed() {
     assert_eq!(bytes.len(), 32);
     let (_, list) = app.get(&app.organization.admin, "/v1/admin/callbacks").await;
     assert!(!list.to_string().contains("whsec_") && !callback(&app, &id).await.to_string().contains("ecret\":\""));
-    let row: String = sqlx::query_scalar("select callbacks::text || encode(secret, 'hex') || encode(secret, 'escape') from callbacks")
-        .fetch_one(&mut app.owner().await)
-        .await
-        .unwrap();
+    let row: String = sqlx::query_scalar(
+        "select callbacks::text || encode(secret, 'hex') || encode(secret, 'escape') from callbacks",
+    )
+    .fetch_one(&mut app.owner().await)
+    .await
+    .unwrap();
     assert!(!row.contains(&hex::encode(&bytes)) && !row.contains(&secret["whsec_".len()..]));
     let records: String = sqlx::query_scalar("select string_agg(r::text, ' ') from audit_records r")
         .fetch_one(&mut app.owner().await)
@@ -69,8 +75,17 @@ async fn a_url_that_may_not_be_called_is_refused_and_no_address_is_named() {
     let app = TestApp::start().await;
     let key = &app.organization.admin;
     for url in [
-        "http://1.1.1.1/", "https://127.0.0.1/", "https://localhost/", "https://[::1]/", "https://169.254.169.254/latest",
-        "https://2130706433/", "https://u:p@1.1.1.1/", "https://1.1.1.1:22/", "https://1.1.1.1/#x", "nothing", "",
+        "http://1.1.1.1/",
+        "https://127.0.0.1/",
+        "https://localhost/",
+        "https://[::1]/",
+        "https://169.254.169.254/latest",
+        "https://2130706433/",
+        "https://u:p@1.1.1.1/",
+        "https://1.1.1.1:22/",
+        "https://1.1.1.1/#x",
+        "nothing",
+        "",
     ] {
         let body = json!({ "url": url }).to_string();
         let headers = [("content-type", "application/json")];
@@ -110,7 +125,7 @@ async fn what_does_not_fit_is_refused_and_there_are_twenty_at_most() {
     assert_eq!(posted.iter().filter(|(status, _)| *status == 201).count(), 20);
     let refused = posted.iter().find(|(status, _)| *status != 201).unwrap();
     assert_eq!((refused.0, &refused.1["code"]), (409, &json!("too_many_callbacks")));
-    let (id, _) = (posted.iter().find(|(status, _)| *status == 201).unwrap().1["callback"]["callbackId"].clone(), ());
+    let id = posted.iter().find(|(status, _)| *status == 201).unwrap().1["callback"]["callbackId"].clone();
     let rotate = format!("/v1/admin/callbacks/{}/rotate", id.as_str().unwrap());
     assert_eq!(app.post(key, &rotate, &json!({"overlapHours": 169})).await.0, 400);
 }

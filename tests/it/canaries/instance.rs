@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub const CLINICAL_TABLES: &[(&str, &str)] = &[
     ("athena_events", "events as received: patient number, type, endpoint, times as given"),
     ("clinical_events", "ids, references and demographics of resources"),
+    ("event_sightings", "times of capture, as senders gave them"),
     ("event_subjects", "keys of the subjects of events"),
     ("finding_evidence", "quotes"),
     ("findings", "what resources say"),
@@ -101,6 +102,7 @@ pub struct Instance {
 
 impl Instance {
     pub fn new() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let directory = TestDirectory::new();
         for name in ["said", "tmp", "home"] {
             fs::create_dir(directory.path().join(name)).unwrap();
@@ -135,7 +137,8 @@ impl Instance {
         let process = self.command(&arguments, &[("CHARTGATE_TELEMETRY_LOG_FORMAT", format)]).spawn().unwrap();
         self.processes.push(process);
         let number = self.started;
-        let ready = if roles.iter().any(|role| ["all", "api"].contains(role)) { "listens on" } else { "without an HTTP" };
+        let ready =
+            if roles.iter().any(|role| ["all", "api"].contains(role)) { "listens on" } else { "without an HTTP" };
         self.until("the process says that it is ready", || {
             let said = self.directory.path().join(format!("said/{number:02}.out"));
             fs::read_to_string(said).is_ok_and(|said| said.contains(ready))
@@ -174,11 +177,8 @@ impl Instance {
         let credentials = self.credentials();
         let (url, key) = (credentials["url"].as_str().unwrap(), credentials["keys"][role].as_str().unwrap_or_default());
         let data = self.data();
-        let environment = [
-            ("CHARTGATE_URL", url),
-            ("CHARTGATE_API_KEY", key),
-            ("CHARTGATE_DATA_DIR", data.to_str().unwrap()),
-        ];
+        let environment =
+            [("CHARTGATE_URL", url), ("CHARTGATE_API_KEY", key), ("CHARTGATE_DATA_DIR", data.to_str().unwrap())];
         let mut child = self.command(arguments, &environment).spawn().unwrap();
         let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
         let said = self.directory.path().join(format!("said/{:02}.out", self.started));
@@ -233,6 +233,16 @@ impl Instance {
                 return view;
             }
             assert!(Instant::now() < deadline, "{job} is not {wanted:?}: {view:#}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Wait until the database answers again.
+    pub async fn is_ready(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.ask(Ask::get("platform", "/health/ready")).await.status != 200 {
+            assert!(Instant::now() < deadline, "it does not get ready");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -288,9 +298,10 @@ impl Instance {
         let bucket = client.list_buckets().send().await.unwrap().buckets()[0].name().unwrap().to_owned();
         let listed = client.list_objects_v2().bucket(&bucket).send().await.unwrap();
         let mut objects = Vec::new();
-        for key in listed.contents().iter().filter_map(|object| object.key()) {
+        for key in listed.contents().iter().filter_map(aws_sdk_s3::types::Object::key) {
             let object = client.get_object().bucket(&bucket).key(key).send().await.unwrap();
-            let facts = format!("{key} {:?} {:?} {:?}", object.metadata(), object.content_type(), object.content_disposition());
+            let facts =
+                format!("{key} {:?} {:?} {:?}", object.metadata(), object.content_type(), object.content_disposition());
             let body = object.body.collect().await.unwrap().into_bytes().to_vec();
             let is_clinical = CLINICAL_OBJECTS.iter().any(|prefix| key.starts_with(prefix));
             objects.push((facts, is_clinical, body));

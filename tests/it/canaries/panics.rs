@@ -38,7 +38,9 @@ impl StepHandler for Fails {
             }
             "effect-panics" => Ok(StepOutcome::default().with_effect(move |_| {
                 let note = person.note.clone();
-                Box::pin(async move { Err::<i32, String>(note).map(|_| serde_json::Map::new()).map_err(|note| panic!("{note}")) })
+                Box::pin(async move {
+                    Err::<i32, String>(note).map(|_| serde_json::Map::new()).map_err(|note| panic!("{note}"))
+                })
             })),
             "quotes" => {
                 let quoting = serde_json::from_value::<u32>(serde_json::Value::from(person.note.clone())).unwrap_err();
@@ -80,14 +82,19 @@ async fn failing_process() {
     let accepted = app.submit(Person::new(4).bundle().to_string()).await.1;
     app.wait_for(&job_of(&accepted), "succeeded").await;
     // A panic of the test's own thread, too.
-    let _ = std::thread::Builder::new().name("bystander".to_owned()).spawn(|| panic!("{}", Person::new(5).note)).unwrap().join();
+    let _ = std::thread::Builder::new()
+        .name("bystander".to_owned())
+        .spawn(|| panic!("{}", Person::new(5).note))
+        .unwrap()
+        .join();
     workers.stop().await;
     let mut owner = app.owner().await;
-    let tables: Vec<String> =
-        sqlx::query_scalar("select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'")
-            .fetch_all(&mut owner)
-            .await
-            .unwrap();
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'",
+    )
+    .fetch_all(&mut owner)
+    .await
+    .unwrap();
     let mut places = Vec::new();
     for table in tables.into_iter().filter(|table| !CLINICAL_TABLES.iter().any(|(name, _)| name == table)) {
         let query = format!("select coalesce(string_agg(t::text, chr(10)), '') from {table} t");
@@ -120,7 +127,11 @@ fn a_panic_and_a_library_that_quotes_leave_no_canary_behind() {
     // It was told that there were panics, where, and in which thread.
     assert!(log.matches("the program panicked at ").count() >= 3, "{log}");
     assert!(log.contains("panics.rs") && log.contains("bystander"), "{log}");
-    let found = leaks(&Search::new(), &[("log".to_owned(), log.clone().into_bytes()), ("said".to_owned(), said.into_bytes())]);
+    let found =
+        leaks(&Search::new(), &[("log".to_owned(), log.clone().into_bytes()), ("said".to_owned(), said.into_bytes())]);
     assert!(found.is_empty(), "{}", found.join("\n"));
-    assert!(!Search::new().hits(format!("{log}{}", Person::new(3).note).as_bytes()).is_empty(), "the search is not blind");
+    assert!(
+        !Search::new().hits(format!("{log}{}", Person::new(3).note).as_bytes()).is_empty(),
+        "the search is not blind"
+    );
 }

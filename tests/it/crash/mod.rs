@@ -1,7 +1,8 @@
 //! Real worker processes that are killed, stopped and poisoned, and a database that is restarted under them.
 //!
 //! The checker for each: **lost** = accepted and not terminal, **double** = an effect applied twice (the effects' table
-//! has no key), **stuck** = still in the queue, **gap** = an effect without its audit record. All must be 0, and a
+//! has no key), **stuck** = still in the queue, **gap** = an effect without its audit record, **surplus** = the records of
+//! steps that are more, or fewer, than their effects. All must be 0, and a
 //! counter shows that the fault really hit. Small sizes here; the full size of the design:
 //! `CHARTGATE_CRASH_JOBS=5000 CHARTGATE_CRASH_KILL_MS=2000 cargo test --test it crash:: -- --nocapture --test-threads 1`
 
@@ -35,9 +36,10 @@ struct Verdict {
     double: i64,
     stuck: i64,
     gap: i64,
+    surplus: i64,
 }
 
-const CLEAN: Verdict = Verdict { lost: 0, double: 0, stuck: 0, gap: 0 };
+const CLEAN: Verdict = Verdict { lost: 0, double: 0, stuck: 0, gap: 0, surplus: 0 };
 
 async fn verdict(app: &TestApp) -> Verdict {
     sqlx::query_as(
@@ -46,7 +48,9 @@ async fn verdict(app: &TestApp) -> Verdict {
                 (select count(*) from queue) stuck,
                 (select count(*) from test_effects e where not exists (
                    select from audit_records a
-                   where a.organization_id = e.organization_id and a.job_id = e.job_id and a.step = e.step and a.event = 'step.succeeded')) gap",
+                   where a.organization_id = e.organization_id and a.job_id = e.job_id and a.step = e.step and a.event = 'step.succeeded')) gap,
+                (select count(*) from audit_records a join jobs j on j.organization_id = a.organization_id and j.id = a.job_id
+                 where a.event = 'step.succeeded' and j.workflow = 'crashing') - (select count(*) from test_effects) surplus",
     )
     .fetch_one(&mut app.owner().await)
     .await

@@ -2,8 +2,11 @@
 //! database.
 
 use crate::support::app::{TestApp, test_config};
+use crate::support::objects::{ACCESS_KEY, BUCKET, SECRET_KEY};
 use crate::support::program::{self, Program};
 use chartgate::app::App;
+use chartgate::audit;
+use chartgate::audit::sealer::SealerOptions;
 use chartgate::engine::handler::{StepContext, StepError, StepHandler, StepOutcome};
 use chartgate::engine::{EngineOptions, sweeper};
 use chartgate::queue::Workers;
@@ -14,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// The audit log's signing key, in the program's directory.
+pub const AUDIT_KEY: &str = "audit-key.pem";
 /// Name of the function that is the program.
 const FUNCTION: &str = "crash::program::worker_process";
 
@@ -25,6 +30,8 @@ pub struct Settings {
     pub lease_ms: u64,
     pub step_ms: u64,
     pub concurrency: usize,
+    /// Where the audit log's checkpoints go.
+    pub s3_endpoint: String,
 }
 
 impl Settings {
@@ -35,6 +42,7 @@ impl Settings {
             lease_ms,
             step_ms,
             concurrency: 16,
+            s3_endpoint: app.objects.endpoint(),
         }
     }
 
@@ -105,11 +113,11 @@ async fn worker_process() {
     config.database.connections_max = 6;
     let crash = Crash { directory: directory.clone(), step: Duration::from_millis(settings.step_ms) };
     let objects = chartgate::objects::Objects::connect(&chartgate::objects::ObjectsOptions {
-        endpoint: Some("http://127.0.0.1:9".to_owned()),
+        endpoint: Some(settings.s3_endpoint),
         region: "us-east-1".to_owned(),
-        bucket: "none".to_owned(),
-        access_key: Some("none".to_owned()),
-        secret_key: Some("none".to_owned().into()),
+        bucket: BUCKET.to_owned(),
+        access_key: Some(ACCESS_KEY.to_owned()),
+        secret_key: Some(SECRET_KEY.to_owned().into()),
         prefix: String::new(),
         timeout: Duration::from_secs(1),
     });
@@ -130,6 +138,12 @@ async fn worker_process() {
     let stop = CancellationToken::new();
     tokio::spawn(sweeper::run(Arc::clone(&engine), stop.clone()));
     tokio::spawn(app.wake.clone().notify_others(app.db.clone(), stop.clone()));
+    let sealing = SealerOptions {
+        checkpoint_every: Duration::from_millis(200),
+        tick: Duration::from_millis(20),
+        ..SealerOptions::new(directory.join(AUDIT_KEY))
+    };
+    tokio::spawn(audit::task::run(app.db.clone(), app.objects.clone(), sealing, stop.clone()));
     let workers = Workers::start(engine, vec!["test".to_owned()]);
     crate::crash::program::say("READY 1");
     // Until it is killed, or told to end.

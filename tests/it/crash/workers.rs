@@ -1,13 +1,17 @@
 //! Workers that die, sleep through their lease, or are killed by a job.
 
-use super::program::{Crash, Settings, spawn, workflow};
+use super::program::{AUDIT_KEY, Crash, Settings, spawn, workflow};
 use super::{CLEAN, create_effects, jobs, slowest_recovery_seconds, verdict};
 use crate::support::app::{Setup, TestApp};
 use crate::support::directory::TestDirectory;
 use crate::support::program::Program;
 use crate::support::submit::submit;
+use chartgate::audit::sealer::{Sealer, SealerOptions};
+use chartgate::audit::source::Live;
+use chartgate::audit::verify::verify;
 use rand::RngExt as _;
 use rustix::process::{Pid, Signal, kill_process};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +44,26 @@ fn signal(program: &Program, signal: Signal) {
     kill_process(Pid::from_raw(program.id().try_into().unwrap()).unwrap(), signal).unwrap();
 }
 
+/// Whoever sealed was killed again and again, between a batch, its checkpoint and its objects: nothing is missing, nothing is
+/// there twice.
+async fn audit_log_is_whole(app: &TestApp, directory: &Path) {
+    let options = SealerOptions::new(directory.join(AUDIT_KEY));
+    let mut sealer = Sealer::new(app.app.db.clone(), app.app.objects.clone(), options);
+    let records = app.count("select count(*) from audit_records").await;
+    let sealed = "select coalesce(sum(cardinality(record_ids)), 0)::bigint from audit_leaves";
+    let killed_at = app.count("select count(*) from audit_checkpoints").await;
+    while app.count(sealed).await < records {
+        sealer.seal_batch().await.unwrap();
+    }
+    sealer.checkpoint().await.unwrap();
+    sealer.publish().await.unwrap();
+    let mut source = Live::new(app.app.db.clone(), app.app.objects.clone(), None);
+    let report = verify(&mut source, &[]).await.unwrap();
+    println!("{records} audit records, {killed_at} checkpoints by sealers that were killed");
+    assert!(report.ok && killed_at > 0, "{report:#?}");
+    assert_eq!(i64::try_from(report.records).unwrap(), records);
+}
+
 #[tokio::test]
 async fn no_job_is_lost_doubled_or_stuck_when_workers_are_killed_again_and_again() {
     let directory = TestDirectory::new();
@@ -70,6 +94,8 @@ async fn no_job_is_lost_doubled_or_stuck_when_workers_are_killed_again_and_again
         started.elapsed().as_secs_f64()
     );
     assert_eq!(verdict(&app).await, CLEAN);
+    drop(workers);
+    audit_log_is_whole(&app, directory.path()).await;
     assert!(kills >= 2 && lost_leases > 0, "the kills hit nothing: {kills} kills, {lost_leases} lost leases");
     assert!(recovery < 15.0, "a job waited {recovery} s for its next attempt");
     let effects = app.count("select count(*) from test_effects").await;

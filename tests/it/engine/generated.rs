@@ -129,7 +129,7 @@ async fn run(workflow: &str, step: &'static str, trouble: Trouble) -> (TestApp, 
 }
 
 /// Every workflow file that ships, with its steps. But `bulk-upload`: its jobs wait for their object, which nobody takes up
-/// yet (docs/bulk.md).
+/// yet (docs/bulk.md). And but `callback`: nobody submits its jobs; tests/it/callbacks stops and repeats its one step.
 fn workflows() -> Vec<(String, Vec<&'static str>)> {
     let files = chartgate::engine::catalog::files(None).unwrap();
     let workflow = |text: &str| {
@@ -138,7 +138,11 @@ fn workflows() -> Vec<(String, Vec<&'static str>)> {
         let steps = steps.iter().map(|step| &*step["name"].as_str().unwrap().to_owned().leak()).collect();
         (table["name"].as_str().unwrap().to_owned(), steps)
     };
-    files.iter().map(|(_, text)| workflow(text)).filter(|(name, _)| name != "bulk-upload").collect()
+    files
+        .iter()
+        .map(|(_, text)| workflow(text))
+        .filter(|(name, _)| !["bulk-upload", "callback"].contains(&name.as_str()))
+        .collect()
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod disconnects;
 mod idempotency;
 mod intake;
 mod jobs;
+mod matrix;
 mod metrics;
 mod mutations;
 mod outage;

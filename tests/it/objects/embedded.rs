@@ -232,7 +232,7 @@ async fn whoever_listens_hears_of_every_new_object() {
     let mut store = TestObjects::start().await;
     put(&store.objects, "up/one", "v").await;
     let created = store.created.recv().await.unwrap();
-    assert_eq!(created, CreatedObject { bucket: BUCKET.to_owned(), key: "up/one".to_owned() });
+    assert!(created == CreatedObject { bucket: BUCKET.to_owned(), key: "up/one".to_owned() });
     let sdk = store.sdk();
     sdk.put_object()
         .bucket(BUCKET)

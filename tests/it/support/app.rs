@@ -7,11 +7,12 @@ use super::objects::TestObjects;
 use chartgate::app::App;
 use chartgate::auth::store::{self, KeyGrant};
 use chartgate::auth::{NewKey, Role};
-use chartgate::config::Config;
+use chartgate::config::jwt::IssuerConfig;
+use chartgate::config::{Config, LimitsConfig};
 use chartgate::db::{DbError, Scope};
 use chartgate::engine::handler::StepHandler;
 use chartgate::engine::{Engine, EngineOptions, sweeper};
-use chartgate::http;
+use chartgate::http::{self, server::tls::Tls};
 use chartgate::ids::{JobId, OrganizationId};
 use chartgate::objects::Objects;
 use chartgate::queue::Workers;
@@ -55,6 +56,12 @@ pub struct Setup {
     pub origins: Vec<String>,
     /// What else of the configuration is different.
     pub configure: fn(&mut Config),
+    /// Whose tokens are accepted.
+    pub jwt: Vec<IssuerConfig>,
+    /// Other limits than the defaults.
+    pub limits: Box<dyn FnOnce(&mut LimitsConfig) + Send>,
+    /// HTTPS; the URL of the application then says so.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Default for Setup {
@@ -74,6 +81,9 @@ impl Default for Setup {
             s3: None,
             origins: Vec::new(),
             configure: |_| {},
+            jwt: Vec::new(),
+            limits: Box::new(|_| {}),
+            tls: None,
         }
     }
 }
@@ -90,7 +100,7 @@ pub struct TestApp {
     pub client: reqwest::Client,
     engine_options: EngineOptions,
     _workflows: TestDirectory,
-    stop: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 /// Running workers with their sweeper.
@@ -133,15 +143,21 @@ impl TestApp {
         }
         let mut config = test_config();
         config.workflows_dir = Some(workflows.path().to_owned());
+        config.data_dir = workflows.path().join("data");
         config.database.connections_max = setup.connections;
         config.cors_origins = setup.origins;
         (setup.configure)(&mut config);
+        config.jwt = setup.jwt;
+        // Whole matrices of refusals come from one address here.
+        config.limits.failed_authentications_per_minute = 0;
+        (setup.limits)(&mut config.limits);
         let s3 = setup.s3.map_or_else(|| objects.objects.clone(), |through| through(&objects));
         let app = App::build_with(config, owner_options.clone(), s3, setup.handlers).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = if setup.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&app)), stop.clone()));
+        tokio::spawn(http::server::serve(listener, setup.tls, Arc::clone(&app), stop.clone()));
         tokio::spawn(app.wake.clone().notify_others(app.db.clone(), stop.clone()));
         let organization = create_organization(&app, "Test Hospital").await;
         let platform = create_key(&app, None, Role::Platform).await;
@@ -182,7 +198,7 @@ impl TestApp {
         self.stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(http::server::serve(listener, http::router(Arc::clone(&self.app)), self.stop.clone()));
+        tokio::spawn(http::server::serve(listener, None, Arc::clone(&self.app), self.stop.clone()));
         tokio::spawn(self.app.wake.clone().notify_others(self.app.db.clone(), self.stop.clone()));
         self
     }

@@ -2,10 +2,10 @@
 
 use super::app::TestApp;
 use bytes::Bytes;
-use chartgate::phi::Phi;
 use chartgate::audit::Actor;
 use chartgate::ids::{JobId, OrganizationId};
 use chartgate::ingest::submit::{Submission, Submitted};
+use chartgate::phi::Phi;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 

@@ -44,6 +44,7 @@ pub struct Context {
 }
 
 /// What tells one part of the same kind from another (docs/athena.md, "What a part is").
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, PartialEq, Eq)]
 pub enum Identity {
     /// The payload's own id, unique for the patient and the kind of part.

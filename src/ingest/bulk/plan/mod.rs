@@ -109,6 +109,7 @@ pub trait Sink {
 }
 
 /// What is known of a file once it was read.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, PartialEq, Eq)]
 pub struct FilePlan {
     /// Of the bytes as they are stored.

@@ -23,6 +23,7 @@ use super::path::Place;
 pub const PROBLEMS_MAX: usize = 100;
 
 /// A problem that a deep check found. Place and offset are absolute in the payload.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, PartialEq, Eq)]
 pub struct Problem {
     /// How bad.

@@ -17,6 +17,7 @@ pub const NARRATIVE_PROBLEMS_MAX: usize = 10;
 const XHTML: &str = "http://www.w3.org/1999/xhtml";
 
 /// A problem of a narrative; its place is the `div`'s, which the caller knows.
+#[cfg_attr(test, derive(Debug))]
 #[derive(Clone, PartialEq, Eq)]
 pub struct NarrativeProblem {
     /// How bad.
