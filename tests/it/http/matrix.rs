@@ -8,7 +8,9 @@ use super::roles::{Belongings, allowed, operations};
 use super::{Answer, call, sha256};
 use crate::support::app::{TestApp, TestOrganization, job_of};
 use chartgate::auth::{NewKey, Role};
-use chartgate::ids::{EventId, FindingId, JobId, OperationId, OrganizationId, PatientId, ReviewId, UploadId};
+use chartgate::ids::{
+    CallbackId, EventId, FindingId, JobId, OperationId, OrganizationId, PatientId, ReviewId, UploadId,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -77,6 +79,8 @@ fn nobodys() -> Belongings {
         patient: PatientId::new().to_string(),
         other_patient: PatientId::new().to_string(),
         event: EventId::new().to_string(),
+        callback: CallbackId::new().to_string(),
+        spare_callback: CallbackId::new().to_string(),
         key: hexadecimal(),
         rotated: hexadecimal(),
         secret: hexadecimal(),
