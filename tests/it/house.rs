@@ -44,6 +44,7 @@ const CLINICAL_MODULES: &[&str] = &["ingest", "http", "uploads", "objects"];
 /// Types of those modules that print (`Debug`, derived or written by hand) although they hold text, and why that text is
 /// nobody's: file, type, reason. Each must still be so, so that the list can only shrink.
 const PRINTING: &[(&str, &str, &str)] = &[
+    ("http/server/tls.rs", "TlsError", "paths of the configuration, and what is wrong with the files"),
     ("ingest/athena/event.rs", "EventFault", "a fixed sentence and the place of a member that we name"),
     ("ingest/bulk/piece.rs", "Piece", "writes its cut and the number of its items"),
     ("ingest/demographics.rs", "Demographics", "writes that it is redacted"),

@@ -35,7 +35,7 @@ const EXPORT_PAGE: i64 = 5_000;
 const EXPORT_AHEAD: usize = 256 * 1024;
 
 /// Which records.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AuditParameters {
@@ -70,7 +70,7 @@ pub struct AuditParameters {
 }
 
 /// A page of records, newest first.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditPage {
     /// The records, each as the canonical JSON that is sealed.

@@ -148,14 +148,13 @@ async fn texts_of_chunks_that_no_plan_names_are_deleted_when_their_job_has_ended
     assert_eq!(app.count("select count(*) from chunk_texts").await, 3);
 
     // Of a job that is at work nothing is touched.
-    let end = |ended: bool| {
-        let sql = if ended { "update jobs set finished_at = created_at" } else { "update jobs set finished_at = null" };
-        let app = &app;
-        async move { drop(sqlx::query(sql).execute(&mut app.owner().await).await.unwrap()) }
-    };
-    end(false).await;
+    workers.stop().await;
+    let mut owner = app.owner().await;
+    let at_work = "update jobs set status = 'queued', finished_at = null";
+    sqlx::query(at_work).execute(&mut owner).await.unwrap();
     assert_eq!(app.app.watcher.tidy().await.unwrap().texts, 0);
-    end(true).await;
+    let ended = "update jobs set status = 'succeeded', finished_at = chartgate_now()";
+    sqlx::query(ended).execute(&mut owner).await.unwrap();
     let tidied = app.app.watcher.tidy().await.unwrap();
     assert_eq!((tidied.texts, tidied.failed), (2 + before.1 + before.2, 0));
     assert_eq!(counts().await, (2, 0, 0));
@@ -181,7 +180,6 @@ async fn texts_of_chunks_that_no_plan_names_are_deleted_when_their_job_has_ended
     let tidied = app.app.watcher.tidy().await.unwrap();
     assert_eq!((tidied.removed, tidied.texts), (3, 2), "{tidied:?}");
     assert_eq!(counts().await, (0, 0, 0));
-    workers.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
