@@ -48,13 +48,13 @@ declare
 begin
   for v_organization in select id from organizations order by id loop
     perform set_config('app.organization', array[v_organization]::text, true);
-    delete from webhook_replays
-    where ctid = any (array(
-      select ctid from webhook_replays
+    delete from webhook_replays w
+    using (
+      select sender_id, webhook_id from webhook_replays
       where organization_id = v_organization and seen_at < v_before
       order by seen_at
-      limit p_limit
-      for update skip locked));
+      limit p_limit) d
+    where w.organization_id = v_organization and w.sender_id = d.sender_id and w.webhook_id = d.webhook_id;
     get diagnostics v_gone = row_count;
     v_count := v_count + v_gone;
   end loop;

@@ -88,6 +88,7 @@ pub struct Recorder<S, W> {
 
 impl<S: Source, W: AsyncWrite + Send + Unpin> Recorder<S, W> {
     /// Write to that.
+    #[must_use]
     pub fn new(source: S, writer: W) -> Self {
         Self { source, writer }
     }
@@ -175,6 +176,7 @@ const RECORD: &[u8] = b"{\"id\":";
 
 impl<R: AsyncBufRead + Send + Unpin> Archive<R> {
     /// Read from that.
+    #[must_use]
     pub fn new(reader: R) -> Self {
         Self { reader, line: 0, pending: None }
     }

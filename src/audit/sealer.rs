@@ -2,7 +2,7 @@
 //!
 //! One sealer works at a time (an advisory lock); should two do so all the same, unique numbers let only one batch or
 //! checkpoint of a number in. Nothing here can stop a job: records are sealed after their commit, at a pace that leaves the
-//! machine to the jobs, and what cannot be sealed, signed or published waits and shows ([`State`]).
+//! machine to the jobs, and what cannot be sealed, signed or published waits and shows ([`SealError::state`]).
 
 use super::keys::{self, KeyFileError, KeyRing, SigningKey};
 use super::merkle::Tree;

@@ -130,18 +130,39 @@ pub struct Page {
 #[async_trait::async_trait]
 pub trait Source: Send {
     /// What there is.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn header(&mut self) -> Result<Header, SourceError>;
     /// All keys.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn keys(&mut self) -> Result<Vec<KeyPair>, SourceError>;
     /// At most `limit` checkpoints of the database behind that one, in order; empty at the end.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn checkpoints(&mut self, after: i64, limit: i64) -> Result<Vec<Checkpointed>, SourceError>;
     /// A checkpoint of the object store.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn object(&mut self, number: i64) -> Result<Option<String>, SourceError>;
     /// The leaves that a checkpoint added, of the object store.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn tile(&mut self, number: i64) -> Result<Option<Vec<u8>>, SourceError>;
     /// Batches of the database behind that one, in order; empty at the end.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn leaves(&mut self, after: i64) -> Result<Vec<Leaves>, SourceError>;
     /// Records of the database between two positions.
+    ///
+    /// # Errors
+    /// [`SourceError`].
     async fn records(&mut self, after: Position, until: Position) -> Result<Page, SourceError>;
 }
 

@@ -121,9 +121,12 @@ impl Running {
             self.report().await;
         }
         if caught_up {
-            return tick;
+            tick
+        } else if self.busy.is_busy {
+            started.elapsed().mul_f64((1.0 - duty) / duty.max(0.001))
+        } else {
+            Duration::ZERO
         }
-        if !self.busy.is_busy { Duration::ZERO } else { started.elapsed().mul_f64((1.0 - duty) / duty.max(0.001)) }
     }
 
     fn note_sealed(&mut self, sealed: &Sealed) {

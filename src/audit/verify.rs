@@ -9,7 +9,7 @@ use super::compare::{Difference, compare};
 use super::keys::KeyRing;
 use super::merkle::{Hash, Tree};
 use super::note::{Checkpoint, Note, PublicKey, origin};
-use super::record::Position;
+use super::record::{Line, Position};
 use super::source::{Checkpointed, Header, KeyPair, Leaves, Source, SourceError};
 use super::witness;
 use serde::Serialize;
@@ -616,7 +616,7 @@ impl<'a> Verifier<'a> {
             let unsealed = &mut self.report.unsealed;
             unsealed.records += page.lines.len() as u64;
             if unsealed.oldest.is_none() {
-                unsealed.oldest = page.lines.first().and_then(|line| line.at());
+                unsealed.oldest = page.lines.first().and_then(Line::at);
             }
             if !page.more {
                 break;

@@ -27,6 +27,7 @@ pub fn key_key(log: Uuid, ordinal: i64) -> String {
 }
 
 /// Leaves as bytes.
+#[must_use]
 pub fn tile(leaves: impl Iterator<Item = (i64, Hash)>) -> Vec<u8> {
     leaves.flat_map(|(id, hash)| id.to_be_bytes().into_iter().chain(hash)).collect()
 }

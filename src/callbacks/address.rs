@@ -3,7 +3,7 @@
 //! The tables follow the IANA registries "IPv4 Special-Purpose Address Space" and "IPv6 Special-Purpose Address Space"
 //! (RFC 6890 and its updates), with the multicast spaces (RFC 5771, RFC 4291) and an address by which a cloud serves its
 //! machines. Networks that the registries call globally reachable, but that no receiver lives in (AS112, AMT, 6to4 relays),
-//! are refused as well. Of IPv6 only global unicast (2000::/3) is left, without what carries an IPv4 address inside.
+//! are refused as well. Of IPv6 only global unicast (`2000::/3`) is left, without what carries an IPv4 address inside.
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -40,32 +40,34 @@ const IPV4: &[(u32, u32, &str)] = &[
     (v4(240, 0, 0, 0), 4, "reserved and broadcast, RFC 1112, RFC 919"),
 ];
 
-const fn v6(a: u16, b: u16, c: u16, d: u16, e: u16, f: u16) -> u128 {
-    Ipv6Addr::new(a, b, c, d, e, f, 0, 0).to_bits()
+/// The first six of eight groups.
+const fn v6(groups: [u16; 6]) -> u128 {
+    let [first, second, third, fourth, fifth, sixth] = groups;
+    Ipv6Addr::new(first, second, third, fourth, fifth, sixth, 0, 0).to_bits()
 }
 
-/// The same for IPv6; the last row but one leaves nothing outside 2000::/3, the names before it only say more.
+/// The same for IPv6. [`check`] leaves nothing outside `2000::/3` anyhow; rows outside it only say more.
 const IPV6: &[(u128, u32, &str)] = &[
     (0, 128, "unspecified, RFC 4291"),
     (1, 128, "loopback, RFC 4291"),
-    (v6(0, 0, 0, 0, 0, 0xffff), 96, "IPv4-mapped, RFC 4291"),
-    (v6(0, 0, 0, 0, 0xffff, 0), 96, "IPv4-translated, RFC 2765"),
+    (v6([0, 0, 0, 0, 0, 0xffff]), 96, "IPv4-mapped, RFC 4291"),
+    (v6([0, 0, 0, 0, 0xffff, 0]), 96, "IPv4-translated, RFC 2765"),
     (0, 96, "IPv4-compatible, RFC 4291"),
-    (v6(0x64, 0xff9b, 0, 0, 0, 0), 96, "NAT64, RFC 6052"),
-    (v6(0x64, 0xff9b, 1, 0, 0, 0), 48, "local-use NAT64, RFC 8215"),
-    (v6(0x100, 0, 0, 0, 0, 0), 64, "discard only, RFC 6666"),
-    (v6(0x100, 0, 0, 1, 0, 0), 64, "dummy prefix, RFC 9780"),
-    (v6(0x2001, 0, 0, 0, 0, 0), 32, "Teredo, RFC 4380"),
-    (v6(0x2001, 0, 0, 0, 0, 0), 23, "protocol assignments, RFC 2928"),
-    (v6(0x2001, 0xdb8, 0, 0, 0, 0), 32, "documentation, RFC 3849"),
-    (v6(0x2002, 0, 0, 0, 0, 0), 16, "6to4, RFC 3056"),
-    (v6(0x2620, 0x4f, 0x8000, 0, 0, 0), 48, "AS112, RFC 7534"),
-    (v6(0x3fff, 0, 0, 0, 0, 0), 20, "documentation, RFC 9637"),
-    (v6(0x5f00, 0, 0, 0, 0, 0), 16, "segment routing, RFC 9602"),
-    (v6(0xfc00, 0, 0, 0, 0, 0), 7, "unique local, RFC 4193"),
-    (v6(0xfe80, 0, 0, 0, 0, 0), 10, "link local, RFC 4291"),
-    (v6(0xfec0, 0, 0, 0, 0, 0), 10, "site local, RFC 3879"),
-    (v6(0xff00, 0, 0, 0, 0, 0), 8, "multicast, RFC 4291"),
+    (v6([0x64, 0xff9b, 0, 0, 0, 0]), 96, "NAT64, RFC 6052"),
+    (v6([0x64, 0xff9b, 1, 0, 0, 0]), 48, "local-use NAT64, RFC 8215"),
+    (v6([0x100, 0, 0, 0, 0, 0]), 64, "discard only, RFC 6666"),
+    (v6([0x100, 0, 0, 1, 0, 0]), 64, "dummy prefix, RFC 9780"),
+    (v6([0x2001, 0, 0, 0, 0, 0]), 32, "Teredo, RFC 4380"),
+    (v6([0x2001, 0, 0, 0, 0, 0]), 23, "protocol assignments, RFC 2928"),
+    (v6([0x2001, 0xdb8, 0, 0, 0, 0]), 32, "documentation, RFC 3849"),
+    (v6([0x2002, 0, 0, 0, 0, 0]), 16, "6to4, RFC 3056"),
+    (v6([0x2620, 0x4f, 0x8000, 0, 0, 0]), 48, "AS112, RFC 7534"),
+    (v6([0x3fff, 0, 0, 0, 0, 0]), 20, "documentation, RFC 9637"),
+    (v6([0x5f00, 0, 0, 0, 0, 0]), 16, "segment routing, RFC 9602"),
+    (v6([0xfc00, 0, 0, 0, 0, 0]), 7, "unique local, RFC 4193"),
+    (v6([0xfe80, 0, 0, 0, 0, 0]), 10, "link local, RFC 4291"),
+    (v6([0xfec0, 0, 0, 0, 0, 0]), 10, "site local, RFC 3879"),
+    (v6([0xff00, 0, 0, 0, 0, 0]), 8, "multicast, RFC 4291"),
 ];
 
 /// May a callback reach this address? `allowed` are networks that the operator opened.
@@ -93,7 +95,7 @@ pub fn check(address: IpAddr, allowed: &[IpNet]) -> Result<(), Special> {
                 return Err(Special("outside global unicast, RFC 4291"));
             }
             // Interface ids 0000:5efe:a.b.c.d and 0200:5efe:a.b.c.d tunnel to an IPv4 address.
-            if [0x5efe, 0x0200_5efe].contains(&((bits >> 32) as u32)) {
+            if [0x5efe, 0x0200_5efe].contains(&((bits >> 32) & 0xffff_ffff)) {
                 return Err(Special("ISATAP, RFC 5214"));
             }
             Ok(())

@@ -67,7 +67,7 @@ impl Callbacks {
     /// # Errors
     /// When TLS cannot be set up at all.
     pub fn new(config: &Config, db: Db, secrets: Secrets) -> Result<Self, reqwest::Error> {
-        Self::with_lookup(config, db, secrets, Arc::new(SystemLookup), Vec::new())
+        Self::with_lookup(config, db, secrets, Arc::new(SystemLookup), &[])
     }
 
     /// The same over another resolver, and with certificates that are trusted beside the system's.
@@ -79,7 +79,7 @@ impl Callbacks {
         db: Db,
         secrets: Secrets,
         lookup: Arc<dyn Lookup>,
-        roots: Vec<reqwest::Certificate>,
+        roots: &[reqwest::Certificate],
     ) -> Result<Self, reqwest::Error> {
         Ok(Self {
             db,

@@ -99,7 +99,7 @@ impl Sender {
     pub fn new(
         policy: Policy,
         lookup: Arc<dyn Lookup>,
-        roots: Vec<reqwest::Certificate>,
+        roots: &[reqwest::Certificate],
     ) -> Result<Self, reqwest::Error> {
         let resolver = GuardedResolver::new(policy.clone(), lookup);
         let build = |with_system: bool| {
@@ -115,7 +115,7 @@ impl Sender {
                 .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(TIMEOUT)
                 .user_agent(concat!("Chartgate/", env!("CARGO_PKG_VERSION")));
-            for root in &roots {
+            for root in roots {
                 builder = builder.add_root_certificate(root.clone());
             }
             builder.build()
@@ -200,13 +200,12 @@ fn fault_of(error: &reqwest::Error) -> Fault {
 /// Seconds, or a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let asked = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            // The form of HTTP is that of RFC 2822 but for the name of the zone.
-            let date = OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok()?;
-            Duration::try_from(date - now).unwrap_or_default()
-        }
+    let asked = if let Ok(seconds) = text.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        // The form of HTTP is that of RFC 2822 but for the name of the zone.
+        let date = OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok()?;
+        Duration::try_from(date - now).unwrap_or_default()
     };
     Some(asked.min(RETRY_AFTER_MAX))
 }

@@ -251,7 +251,7 @@ async fn list(arguments: &ListArguments) -> anyhow::Result<ExitCode> {
         ("before", &arguments.before),
     ];
     let given = filters.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
-    let filter: String = given.map(|(name, value)| format!("&{name}={}", encode(value))).collect();
+    let filter = given.fold(String::new(), |filter, (name, value)| format!("{filter}&{name}={}", encode(value)));
     let (mut left, mut cursor) = (arguments.limit, String::new());
     while left > 0 {
         let page: Value = client.get(&format!("/v1/admin/audit?limit={}{filter}{cursor}", left.min(1000))).await?;

@@ -177,6 +177,13 @@ pub struct Resent {
     pub messages: Vec<ResentView>,
 }
 
+enum Found {
+    Nothing,
+    NotEnded,
+    NoCallback,
+    Resent(Vec<ResentView>),
+}
+
 /// Tell callbacks of a job's end again, or for the first time.
 ///
 /// A message that was sent before keeps its `webhook-id`.
@@ -200,12 +207,6 @@ pub async fn resend_callbacks(
     let organization = caller.organization(ADMIN)?;
     let request: ResendRequest = read_optional_json(&headers, body).await?;
     let (_, job) = crate::http::jobs::locate(&app, &caller, &job).await?;
-    enum Found {
-        Nothing,
-        NotEnded,
-        NoCallback,
-        Resent(Vec<ResentView>),
-    }
     let found = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {

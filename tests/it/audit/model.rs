@@ -10,7 +10,6 @@ use chartgate::audit::note::{Checkpoint, KeyStatement, Note, PublicKey, origin};
 use chartgate::audit::record::{Line, Position};
 use chartgate::audit::source::{Checkpointed, Header, KeyPair, Leaves, Page, Source, SourceError};
 use chartgate::audit::verify::{FaultKind, Report, verify};
-use chartgate::audit::witness;
 use chartgate::ids::OrganizationId;
 use rand::RngExt as _;
 use rand::SeedableRng as _;

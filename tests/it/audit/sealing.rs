@@ -8,7 +8,6 @@ use chartgate::audit::{Actor, care, task};
 use chartgate::db::{Db, DbError, Scope};
 use chartgate::ids::OrganizationId;
 use chartgate::objects::Objects;
-use rand::RngExt as _;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 use std::sync::Arc;
@@ -36,7 +35,7 @@ async fn every_record_is_sealed_once_whoever_commits_late_and_however_many_seal(
             let mut connection = PgConnection::connect_with(&options).await.unwrap();
             for round in 0..25u32 {
                 let mut transaction = connection.begin().await.unwrap();
-                for _ in 0..rand::rng().random_range(1..4) {
+                for _ in 0..1 + (round + writer) % 3 {
                     sqlx::query("insert into audit_records (organization_id, at, event, action, actor) values ($1, now(), 'job.accepted', 'C', 'key:1')")
                         .bind(organization)
                         .execute(&mut *transaction)

@@ -80,9 +80,9 @@ async fn a_message_whose_worker_died_before_its_commit_comes_again_under_its_id(
     let mut first = spawn(directory.path());
     // The receiver has the whole message; its answer never gets back to a living process.
     let (kills, victim) = (Arc::new(AtomicU32::new(0)), i32::try_from(first.id()).unwrap());
-    let killed = Arc::clone(&kills);
+    let count = Arc::clone(&kills);
     receiver.answer(move |_| {
-        if killed.fetch_add(1, Ordering::SeqCst) == 0 {
+        if count.fetch_add(1, Ordering::SeqCst) == 0 {
             rustix::process::kill_process(
                 rustix::process::Pid::from_raw(victim).unwrap(),
                 rustix::process::Signal::KILL,
@@ -101,13 +101,13 @@ async fn a_message_whose_worker_died_before_its_commit_comes_again_under_its_id(
     assert_eq!(app.count("select count(*) from callback_messages where status = 'sending'").await, 1);
 
     let second = spawn(directory.path());
-    let received = receiver.wait_for(2).await;
+    let messages = receiver.wait_for(2).await;
     wait_until(&app, "select count(*) from callback_messages where status = 'delivered'", 1).await;
     std::fs::write(directory.path().join("stop"), "").unwrap();
     drop(second);
-    assert_eq!(received.len(), 2);
-    assert_eq!((received[0].id(), &received[0].body), (received[1].id(), &received[1].body));
-    assert!(received.iter().all(|one| one.signed_by(&secret) == 1));
+    assert_eq!(messages.len(), 2);
+    assert_eq!((messages[0].id(), &messages[0].body), (messages[1].id(), &messages[1].body));
+    assert!(messages.iter().all(|one| one.signed_by(&secret) == 1));
     assert_eq!(
         app.count("select count(*) from step_attempts where outcome = 'lost'").await,
         1,

@@ -48,7 +48,10 @@ impl Trap {
 
 /// Names with the answers that a test gives them, one after another; the last one stays.
 #[derive(Default, Clone)]
-struct Names(Arc<Mutex<HashMap<String, (usize, Vec<Vec<IpAddr>>)>>>);
+struct Names(Arc<Mutex<HashMap<String, Answers>>>);
+
+/// How often it was asked, and what it answers.
+type Answers = (usize, Vec<Vec<IpAddr>>);
 
 impl Names {
     fn set(&self, name: &str, answers: &[&[&str]]) {
@@ -77,7 +80,7 @@ fn sender(names: &Names, allow_http: bool, allowed: &[&str]) -> Sender {
     let mut config = test_config().callbacks;
     config.allow_http = allow_http;
     config.allow_private = allowed.iter().map(|text| text.parse().unwrap()).collect();
-    Sender::new(Policy::new(&config), Arc::new(names.clone()), Vec::new()).unwrap()
+    Sender::new(Policy::new(&config), Arc::new(names.clone()), &[]).unwrap()
 }
 
 async fn send(sender: &Sender, url: &str) -> Sent {

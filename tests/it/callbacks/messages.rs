@@ -110,7 +110,7 @@ async fn deliveries_are_jobs_that_tell_nobody_and_that_lists_leave_out() {
     };
     for path in ["/v1/ingestion/jobs", "/v1/admin/jobs"] {
         let (_, list) = app.get(&app.organization.admin, path).await;
-        assert_eq!(ids(&list), [job.clone()], "{path}");
+        assert_eq!(ids(&list), std::slice::from_ref(&job), "{path}");
     }
     let (_, list) = app.get(&app.organization.admin, "/v1/admin/jobs?workflow=callback").await;
     let delivery = ids(&list).remove(0);
@@ -138,7 +138,7 @@ async fn a_receiver_that_is_down_for_a_day_gets_every_message_once_and_holds_up_
     for _ in 0..JOBS {
         jobs.insert(failing_job(&app).await);
     }
-    wait_until(&app, "select count(*) from callback_messages", 2 * JOBS as i64).await;
+    wait_until(&app, "select count(*) from callback_messages", i64::try_from(2 * JOBS).unwrap()).await;
     run_until_idle(&app).await;
     assert_eq!(up.taken().len(), JOBS, "the receiver that works has all of them while the other is down");
     for hour in 0..24 {

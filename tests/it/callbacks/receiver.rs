@@ -86,7 +86,7 @@ impl Receiver {
                 let more = more
                     .into_iter()
                     .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap()));
-                (StatusCode::from_u16(status).unwrap(), HeaderMap::from_iter(more), "thank you")
+                (StatusCode::from_u16(status).unwrap(), more.collect::<HeaderMap>(), "thank you")
             }
         };
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handle)).await.unwrap() });

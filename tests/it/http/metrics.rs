@@ -97,7 +97,7 @@ async fn what_a_job_does_from_its_post_to_a_read_is_counted() {
     for series in after.keys() {
         let name = series.split('{').next().unwrap();
         let described = METRICS.iter().any(|metric| match metric.kind {
-            Kind::Counter => name == metric.name,
+            Kind::Counter | Kind::Gauge => name == metric.name,
             Kind::Histogram(_) => {
                 name.strip_prefix(metric.name).is_some_and(|rest| ["_bucket", "_sum", "_count"].contains(&rest))
             }

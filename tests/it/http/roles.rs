@@ -21,9 +21,16 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
         "getJob" | "getTimeline" | "getIssues" | "getOutcomes" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
-        "listCallbacks" | "createCallback" | "getCallback" | "changeCallback" | "deleteCallback" | "rotateCallback"
-        | "testCallback" | "listDeliveries" | "resendCallbacks" => &[Role::Admin],
-        "listReviews"
+        "listCallbacks"
+        | "createCallback"
+        | "getCallback"
+        | "changeCallback"
+        | "deleteCallback"
+        | "rotateCallback"
+        | "testCallback"
+        | "listDeliveries"
+        | "resendCallbacks"
+        | "listReviews"
         | "getReview"
         | "decideReview"
         | "mergePatient"
@@ -57,6 +64,8 @@ pub(super) struct Belongings {
     pub(super) event: String,
     pub(super) key: String,
     pub(super) callback: String,
+    /// To be removed, while the other one is asked for.
+    pub(super) spare_callback: String,
     pub(super) rotated: String,
     pub(super) secret: String,
     pub(super) organization: String,
@@ -79,6 +88,7 @@ impl Belongings {
         app.wait_for(event["job_id"].as_str().unwrap(), "succeeded").await;
         let key = create_key(&app.app, Some(organization.id), Role::Sender).await;
         let callback = json!({"url": "https://1.1.1.1:8443/", "events": ["job.expired"]});
+        let spare_callback = app.post(&organization.admin, "/v1/admin/callbacks", &callback).await.1;
         let callback = app.post(&organization.admin, "/v1/admin/callbacks", &callback).await.1;
         let rotated = create_key(&app.app, Some(organization.id), Role::Sender).await;
         let (status, secret) = app.post(&organization.admin, "/v1/admin/webhook-secrets", &json!({})).await;
@@ -97,6 +107,7 @@ impl Belongings {
             patient: String::new(),
             other_patient: String::new(),
             callback: callback["callback"]["callbackId"].as_str().unwrap().to_owned(),
+            spare_callback: spare_callback["callback"]["callbackId"].as_str().unwrap().to_owned(),
             key: key.split('_').nth(1).unwrap().to_owned(),
             rotated: rotated.split('_').nth(1).unwrap().to_owned(),
             secret: secret["id"].as_str().unwrap().to_owned(),
