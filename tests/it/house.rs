@@ -630,7 +630,7 @@ fn holds_text(body: &str, is_enum: bool) -> bool {
             let name = word(rest);
             rest = &rest[name.len()..];
             let is_field = rest.starts_with(':') && !rest.starts_with("::");
-            if !is_field && !(is_enum && depth == 0) && TEXT_TYPES.contains(&name) {
+            if !(is_field || is_enum && depth == 0) && TEXT_TYPES.contains(&name) {
                 return true;
             }
             continue;

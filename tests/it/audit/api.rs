@@ -19,8 +19,8 @@ fn events(page: &Value) -> Vec<&str> {
 async fn seal(app: &TestApp) -> Sealer {
     let mut sealer = Sealer::new(app.app.db.clone(), app.app.objects.clone(), app.app.sealer_options());
     let records = app.count("select count(*) from audit_records").await;
-    let sealed = "select coalesce(sum(cardinality(record_ids)), 0)::bigint from audit_leaves";
-    while app.count(sealed).await < records {
+    let leaves = "select coalesce(sum(cardinality(record_ids)), 0)::bigint from audit_leaves";
+    while app.count(leaves).await < records {
         sealer.seal_batch().await.unwrap();
     }
     sealer.checkpoint().await.unwrap();

@@ -50,9 +50,9 @@ async fn audit_log_is_whole(app: &TestApp, directory: &Path) {
     let options = SealerOptions::new(directory.join(AUDIT_KEY));
     let mut sealer = Sealer::new(app.app.db.clone(), app.app.objects.clone(), options);
     let records = app.count("select count(*) from audit_records").await;
-    let sealed = "select coalesce(sum(cardinality(record_ids)), 0)::bigint from audit_leaves";
+    let leaves = "select coalesce(sum(cardinality(record_ids)), 0)::bigint from audit_leaves";
     let killed_at = app.count("select count(*) from audit_checkpoints").await;
-    while app.count(sealed).await < records {
+    while app.count(leaves).await < records {
         sealer.seal_batch().await.unwrap();
     }
     sealer.checkpoint().await.unwrap();

@@ -1,5 +1,7 @@
 //! The edge against clients that are slow, hostile or too many: everything over real sockets.
 
+#![expect(clippy::large_futures, reason = "each test has its buffers in its own future, on its own thread")]
+
 mod drain;
 mod json_policy;
 mod limits;

@@ -58,7 +58,7 @@ impl World {
         let theirs = job_of(&app.submit_as(&other.sender, None, super::small(2)).await.1);
         app.wait_until(&theirs, "at its end", |view| view["finishedAt"].is_string()).await;
         workers.stop().await;
-        own.mrn = "CANARY-MRN-1".to_owned();
+        "CANARY-MRN-1".clone_into(&mut own.mrn);
         own.job = job;
         own.payload = sha256(body.as_bytes());
         Self { app, other, own }
