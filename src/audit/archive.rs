@@ -212,6 +212,20 @@ impl<R: AsyncBufRead + Send + Unpin> Archive<R> {
         if is_wanted { self.entry().await.map(Some) } else { Ok(None) }
     }
 
+    /// What follows all that was asked for. It is the verdict if all is well; behind a fault there may be more.
+    async fn verdict(&mut self, is_well: bool) -> Result<Entry, SourceError> {
+        loop {
+            let line = self.next_line().await?.ok_or_else(|| self.damaged("the file ends behind it"))?;
+            if !is_well && line.starts_with(RECORD) {
+                continue;
+            }
+            let entry = serde_json::from_slice(&line).map_err(|_| self.damaged("not what belongs there"))?;
+            if is_well || matches!(entry, Entry::Verdict(_)) {
+                return Ok(entry);
+            }
+        }
+    }
+
     async fn entry(&mut self) -> Result<Entry, SourceError> {
         let line = self.next_line().await?.ok_or_else(|| self.damaged("the file ends behind it"))?;
         serde_json::from_slice(&line).map_err(|_| self.damaged("not what belongs there"))
@@ -228,7 +242,7 @@ pub async fn verify_export<R: AsyncBufRead + Send + Unpin>(
 ) -> Result<Report, SourceError> {
     let mut archive = Archive::new(reader);
     let report = verify(&mut archive, anchors).await?;
-    if !matches!(archive.entry().await?, Entry::Verdict(_)) || archive.next_line().await?.is_some() {
+    if !matches!(archive.verdict(report.ok).await?, Entry::Verdict(_)) || archive.next_line().await?.is_some() {
         return Err(archive.damaged("the export must end with its verdict"));
     }
     Ok(report)
@@ -252,10 +266,18 @@ impl<R: AsyncBufRead + Send + Unpin> Source for Archive<R> {
     }
 
     async fn checkpoints(&mut self, _: i64, _: i64) -> Result<Vec<Checkpointed>, SourceError> {
-        match self.entry().await? {
-            Entry::Checkpoints(rows) => Ok(rows),
-            _ => Err(self.damaged("checkpoints belong there")),
+        // Of a checkpoint that is not believed nothing is asked for, and what was exported for it is passed over.
+        while let Some(line) = self.next_line().await? {
+            if line.starts_with(RECORD) {
+                continue;
+            }
+            match serde_json::from_slice(&line).map_err(|_| self.damaged("not what belongs there"))? {
+                Entry::Checkpoints(rows) => return Ok(rows),
+                Entry::Verdict(_) => break,
+                _ => {}
+            }
         }
+        Err(self.damaged("checkpoints belong there"))
     }
 
     async fn object(&mut self, number: i64) -> Result<Option<String>, SourceError> {

@@ -153,6 +153,8 @@ async fn texts_of_chunks_that_no_plan_names_are_deleted_when_their_job_has_ended
     let at_work = "update jobs set status = 'queued', finished_at = null";
     sqlx::query(at_work).execute(&mut owner).await.unwrap();
     assert_eq!(app.app.watcher.tidy().await.unwrap().texts, 0);
+    // As if the bytes had never been stored: the objects are kept for a month.
+    sqlx::query("delete from payloads").execute(&mut owner).await.unwrap();
     let ended = "update jobs set status = 'succeeded', finished_at = chartgate_now()";
     sqlx::query(ended).execute(&mut owner).await.unwrap();
     let tidied = app.app.watcher.tidy().await.unwrap();
@@ -169,8 +171,6 @@ async fn texts_of_chunks_that_no_plan_names_are_deleted_when_their_job_has_ended
     let late = format!("chunks/{}/{duplicate}/{plan}/7", app.organization.id);
     app.objects.objects.put(&late, "{}".into(), "application/octet-stream", &[]).await.unwrap();
     assert_eq!(app.app.watcher.tidy().await.unwrap().texts, 0);
-    // As if the bytes had never been stored: the objects are kept for a month.
-    sqlx::query("delete from payloads").execute(&mut app.owner().await).await.unwrap();
     app.advance(Duration::from_hours(25)).await;
     assert_eq!(app.app.watcher.tidy().await.unwrap().texts, 1);
     assert_eq!(app.count("select count(*) from chunk_texts").await, 0);

@@ -134,7 +134,9 @@ async fn violations(world: &World, reads_only: bool) -> Vec<String> {
             let text = String::from_utf8_lossy(&answer.body).into_owned();
             words.iter().find(|word| !word.is_empty() && text.contains(**word)).map(|word| (*word).to_owned())
         };
-        let words: Vec<&str> = own.secrets().into_iter().chain(CANARIES).collect();
+        // The audit log of the other holds what the other asked for, foreign ids among it.
+        let ids = if operation.ends_with("Audit") { Vec::new() } else { own.secrets().to_vec() };
+        let words: Vec<&str> = ids.into_iter().chain(CANARIES).collect();
         // Nobody.
         let answer = ask(method, &path, "", &body).await;
         let wanted = if roles.is_empty() { 200 } else { 401 };
