@@ -123,10 +123,11 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(docs::error_page))
 }
 
-/// The router with its edge.
-pub fn router(app: Arc<App>) -> Router {
+/// The router with its edge, and with pages that are served beside the API.
+pub fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
     let (router, _) = routes().split_for_parts();
     router
+        .merge(pages)
         .fallback(|| async { Problem::new("not_found", "There is no such route.") })
         .layer(middleware::from_fn_with_state(Arc::clone(&app), edge))
         .with_state(app)
@@ -155,6 +156,7 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
         allowance: Arc::default(),
     };
     request.extensions_mut().insert(context.clone());
+    request.extensions_mut().insert(telemetry::RequestTag(request_id.clone()));
     let span = tracing::info_span!("request", request.id = %request_id, %method, route);
     let page = cors::Page::of(&request, if is_known { &route } else { request.uri().path() });
     let preflight = match &page {
