@@ -2,6 +2,7 @@
 //! [`App`] holds what requests and workers share.
 
 mod checks;
+pub mod error_pages;
 mod servers;
 pub(crate) use servers::write_private;
 

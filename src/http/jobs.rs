@@ -5,11 +5,11 @@ use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::auth::Role;
 use crate::db::{DbError, Scope};
-use crate::engine::chunks_store;
 use crate::engine::jobs::{self, JobFilter, JobRow, JobSummary, JobView};
-use crate::engine::jobs_store::{self, Acted, Attempts, PAGE_MAX};
+use crate::engine::jobs_store::{self, Acted, PAGE_MAX};
+use crate::engine::look;
 use crate::engine::state::JobStatus;
-use crate::engine::timeline::{TimelineEntry, timeline};
+use crate::engine::timeline::TimelineEntry;
 use crate::ids::{JobId, OrganizationId, UploadId};
 use axum::Json;
 use axum::body::Body;
@@ -24,7 +24,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Roles that may see an organization's jobs.
-const VIEWERS: &[Role] = &[Role::Sender, Role::Reader, Role::Admin, Role::Platform];
+pub(super) const VIEWERS: &[Role] = &[Role::Sender, Role::Reader, Role::Admin, Role::Platform];
 /// Longest wait of a long-poll.
 const WAIT_MAX: Duration = Duration::from_mins(1);
 /// A long-poll looks this often at most, and at least so often.
@@ -53,30 +53,7 @@ pub(super) async fn locate(app: &App, caller: &Authenticated, text: &str) -> Res
 }
 
 pub(super) async fn view(app: &App, organization: OrganizationId, job: JobId) -> Result<JobView, Problem> {
-    let found = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
-                let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::OfJob).await?;
-                Ok(Some((row, steps, attempts)))
-            })
-        })
-        .await?;
-    let (row, steps, attempts) = found.ok_or_else(not_found)?;
-    let definition = app.catalog.resolve(&app.db, &row.workflow, row.workflow_version).await.ok();
-    let mut chunks = None;
-    if row.progress_total.is_some() {
-        let step = row.queue_step.unwrap_or(i16::MAX);
-        let region = jobs::region_of(definition.as_deref(), step);
-        let (start, last) = region.into_inner();
-        let progress = app.db.unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move { chunks_store::progress(connection, organization, job, start, last).await })
-        });
-        chunks = Some(progress.await?);
-    }
-    Ok(jobs::shape(&row, &steps, &attempts, definition.as_deref(), chunks.as_ref()))
+    look::view(&app.db, &app.catalog, organization, job).await?.ok_or_else(not_found)
 }
 
 /// Query of the status.
@@ -287,23 +264,8 @@ pub async fn get_timeline(
 ) -> Result<Json<Timeline>, Problem> {
     caller.allow(VIEWERS)?;
     let (organization, job) = locate(&app, &caller, &job).await?;
-    let found = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
-                let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::All).await?;
-                let records = jobs_store::records_of(connection, organization, job).await?;
-                Ok(Some((row, steps, attempts, records)))
-            })
-        })
-        .await?;
-    let (row, steps, attempts, records) = found.ok_or_else(not_found)?;
-    let definition = app.catalog.resolve(&app.db, &row.workflow, row.workflow_version).await.ok();
-    let mut entries = timeline(&steps, &attempts, &records, definition.as_deref());
-    entries.insert(0, TimelineEntry::accepted(row.created_at, row.submitted_by.clone()));
-    Ok(Json(Timeline { job_id: job, entries }))
+    let story = look::story(&app.db, &app.catalog, organization, job).await?.ok_or_else(not_found)?;
+    Ok(Json(Timeline { job_id: job, entries: story.timeline() }))
 }
 
 /// Body of a cancel; may be left out.

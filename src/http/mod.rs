@@ -9,19 +9,20 @@ pub mod clinical;
 mod cors;
 mod description;
 pub mod docs;
-pub mod error_pages;
 pub mod events;
 pub mod extract;
 pub mod health;
 pub mod intake;
 mod issues;
 pub mod jobs;
+mod jobs_events;
 pub mod problem;
 mod quotas;
 pub mod server;
 mod signed;
 pub mod uploads;
 
+pub use crate::app::error_pages;
 pub use description::description;
 
 use crate::app::App;
@@ -71,6 +72,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))
+        .routes(routes!(jobs_events::follow_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(issues::get_issues))
         .routes(routes!(issues::get_outcomes))
@@ -111,6 +113,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::deliveries::resend_callbacks))
         .routes(routes!(admin::system::list_workflows))
         .routes(routes!(admin::system::list_workers))
+        .routes(routes!(admin::lanes::list_blocked))
         .routes(routes!(admin::objects::list_refused))
         .routes(routes!(admin::audit::list_audit))
         .routes(routes!(admin::audit::verify_audit))
