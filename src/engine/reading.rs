@@ -1,8 +1,9 @@
-//! Looking at one job: its status, and its whole story, from a snapshot of its rows. What HTTP and the console show.
+//! Reading jobs for people: the status, the whole story and the explanation of one job, for HTTP and the console alike.
 
 use super::catalog::Catalog;
 use super::chunks_store::{self, ChunkProgress};
 use super::definition::WorkflowDefinition;
+use super::explain::{self, Explanation};
 use super::jobs::{self, AttemptRow, JobRow, JobView, StepRow};
 use super::jobs_store::{self, Attempts};
 use super::timeline::{RecordRow, TimelineEntry, timeline};
@@ -46,7 +47,7 @@ impl Story {
 ///
 /// # Errors
 /// The database's.
-pub async fn view(
+pub async fn find_view(
     db: &Db,
     catalog: &Catalog,
     organization: OrganizationId,
@@ -59,7 +60,7 @@ pub async fn view(
 ///
 /// # Errors
 /// The database's.
-pub async fn story(
+pub async fn find_story(
     db: &Db,
     catalog: &Catalog,
     organization: OrganizationId,
@@ -101,4 +102,21 @@ async fn read(
         chunks = Some(progress.await?);
     }
     Ok(Some(Story { row, steps, attempts, records, definition, chunks }))
+}
+
+/// A job in plain words; none: the organization has no such job.
+///
+/// # Errors
+/// The database's.
+pub async fn find_explanation(
+    db: &Db,
+    catalog: &Catalog,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Option<Explanation>, DbError> {
+    let Some(view) = find_view(db, catalog, organization, job).await? else { return Ok(None) };
+    let situation = db.unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+        Box::pin(async move { jobs_store::situation_of(connection, organization, job).await })
+    });
+    Ok(Some(explain::explain(&view, &situation.await?)))
 }
