@@ -10,7 +10,7 @@ use crate::callbacks;
 use crate::config::Config;
 use crate::console;
 use crate::db::{DbError, Scope};
-use crate::engine::sweeper;
+use crate::engine::{figures, sweeper};
 use crate::http::server::{self, tls::Tls};
 use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
@@ -178,6 +178,8 @@ impl Running {
                 let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
                 tasks.push(tokio::spawn(sealing));
                 tasks.push(tokio::spawn(webhooks::run(app.db.clone(), stop.clone())));
+                tasks.push(tokio::spawn(console::forget_ended_sessions(app.db.clone(), stop.clone())));
+                tasks.push(tokio::spawn(figures::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {
