@@ -299,7 +299,10 @@ fn tiles(facts: &Facts, course: &Course, ended: &[i64], range: Range, of: Of) ->
                 (in_flight) " leases, " (to("/admin/workers", &[], "workers"))
             }))
             @if let Some(waiting) = facts.waiting {
-                (parts::tile("Reviews", &at_most(waiting.reviews), &html! { "links to decide, " (to("/admin/reviews", &[], "reviews")) }))
+                // Who may not decide them is not sent there.
+                @if of.0.is_none() {
+                    (parts::tile("Reviews", &at_most(waiting.reviews), &html! { "links to decide, " (to("/admin/reviews", &[], "reviews")) }))
+                }
                 (parts::tile("Callbacks failing", &parts::count(waiting.callbacks), &html! { (to("/admin/organizations", &[], "organization")) }))
             }
             (audit_tile(facts.sealer.as_ref(), of))

@@ -159,7 +159,8 @@ async fn paths(admin: &mut PgConnection, organization: OrganizationId) -> anyhow
     let mut paths = Vec::new();
     // The stream does not end, a file is no page, an export is a file of many pages.
     let pages = console::ROUTES.iter().filter(|(method, path)| {
-        *method == "GET" && !["/admin/live", "/admin/assets/{file}", "/admin/jobs/export"].contains(path)
+        let is_none = ["/admin/live", "/admin/assets/{file}", "/admin/jobs/export"].contains(path);
+        *method == "GET" && !is_none && !path.contains("{callback}")
     });
     for (_, route) in pages {
         let id = match *route {
@@ -170,6 +171,10 @@ async fn paths(admin: &mut PgConnection, organization: OrganizationId) -> anyhow
             _ => Some(organization.to_string()),
         };
         let Some(id) = id else { continue };
+        if *route == "/admin/operations/new" {
+            paths.push(((*route).to_owned(), "/admin/operations/new?kind=retry&status=failed".to_owned()));
+            continue;
+        }
         let parts = route.split('/').map(|part| if part.starts_with('{') { id.as_str() } else { part });
         paths.push(((*route).to_owned(), parts.collect::<Vec<_>>().join("/")));
     }

@@ -146,11 +146,6 @@ impl Browser {
         }
     }
 
-    /// Is there such an element now?
-    pub async fn has(&self, css: &str) -> bool {
-        self.try_command("/element", Some(&json!({ "using": "css selector", "value": css }))).await.is_ok()
-    }
-
     /// Click on the first such element, and wait until what it loads is there.
     pub async fn click(&self, css: &str) {
         let element = self.element(css).await;
@@ -162,11 +157,6 @@ impl Browser {
         let element = self.element(css).await;
         self.command(&format!("/element/{element}/clear"), Some(&json!({}))).await;
         self.command(&format!("/element/{element}/value"), Some(&json!({ "text": text }))).await;
-    }
-
-    /// Choose an option of a `select` by its value.
-    pub async fn choose(&self, css: &str, value: &str) {
-        self.click(&format!("{css} option[value='{value}']")).await;
     }
 
     /// What stands in the first such element, as it is shown.
