@@ -33,5 +33,6 @@ pub mod sweeper;
 pub mod timeline;
 pub mod wake;
 pub mod workers_store;
+pub mod workflows_store;
 
 pub use executor::{Engine, EngineOptions};
