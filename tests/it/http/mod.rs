@@ -5,6 +5,7 @@ mod bad_input;
 mod corpus;
 mod cors;
 mod disconnects;
+mod events;
 mod idempotency;
 mod intake;
 mod jobs;
