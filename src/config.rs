@@ -8,9 +8,11 @@ pub mod jwt;
 mod keys;
 mod limits;
 pub mod origins;
+mod traces;
 
 pub use keys::{KEYS, variable_of};
 pub use limits::{BODY_WINDOW, LimitsConfig, TlsConfig};
+pub use traces::TracesConfig;
 
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -100,6 +102,8 @@ pub struct Config {
     pub log_level: String,
     /// JSON lines instead of text.
     pub log_json: bool,
+    /// Where spans go; none: nowhere.
+    pub traces: Option<TracesConfig>,
     /// What one caller, and all of them together, may take.
     pub limits: LimitsConfig,
     /// HTTPS instead of HTTP.
@@ -299,6 +303,7 @@ impl Config {
                 "json" => Some(true),
                 _ => None,
             }),
+            traces: TracesConfig::read(reader),
         };
         if config.database.migrate_url.is_some() && config.database.url.is_none() {
             reader.faults.push("database.migrate_url: needs database.url too".to_owned());

@@ -8,6 +8,7 @@ pub mod bench;
 mod client;
 mod definitions;
 mod demo;
+mod doctor;
 mod jobs;
 mod orgs;
 mod out;
@@ -72,8 +73,8 @@ enum Command {
     /// Look audit records up; verify and export the audit log; rotate its key.
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Check configuration, database, object storage and stuck work; each finding comes with its remedy.
-    Doctor(workflows::DoctorArguments),
+    /// Check configuration, database, object storage, collector and stuck work; each finding comes with its remedy.
+    Doctor(doctor::Arguments),
     /// Tables of FHIR's definitions (for developers of this project).
     #[command(subcommand, hide = true)]
     Definitions(definitions::Command),
@@ -132,7 +133,7 @@ async fn dispatch(command: Command, config: Config) -> ExitCode {
         Command::Patients(command) => reviews::run_patients(command).await,
         Command::Workflows(command) => workflows::run(&command, &config),
         Command::Audit(command) => audit::run(command, &config).await,
-        Command::Doctor(arguments) => workflows::doctor(&config, &arguments).await,
+        Command::Doctor(arguments) => doctor::run(&config, &arguments).await,
         Command::Definitions(command) => definitions::run(&command),
         Command::Openapi => openapi(),
         Command::Bench(command) => bench::run(command, config).await,

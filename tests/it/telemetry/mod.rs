@@ -1,0 +1,5 @@
+//! What operators see of the real binary: traces, metrics as Prometheus reads them, logs; and the files of `deploy/`.
+
+pub mod collector;
+pub mod served;
+mod traces;
