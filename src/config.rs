@@ -102,6 +102,8 @@ pub struct Config {
     pub log_level: String,
     /// JSON lines instead of text.
     pub log_json: bool,
+    /// Where a process without the API answers `/metrics`.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where spans go; none: nowhere.
     pub traces: Option<TracesConfig>,
     /// What one caller, and all of them together, may take.
@@ -303,6 +305,14 @@ impl Config {
                 "json" => Some(true),
                 _ => None,
             }),
+            metrics_listen: reader.parse(
+                "telemetry.metrics_listen",
+                None,
+                "an address such as 127.0.0.1:9464",
+                |text| {
+                    if text.is_empty() { Some(None) } else { address(text).map(Some) }
+                },
+            ),
             traces: TracesConfig::read(reader),
         };
         if config.database.migrate_url.is_some() && config.database.url.is_none() {

@@ -85,6 +85,12 @@ enum Command {
     Bench(bench::Command),
 }
 
+/// The whole command line, as clap knows it: what documentation shows is held against it.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Run the command line.
 #[must_use]
 pub fn run() -> ExitCode {

@@ -224,6 +224,15 @@ impl Running {
             }
             tasks.push(tokio::spawn(server::serve(listener, tls, Arc::clone(&app), stop.clone())));
         }
+        if let Some(listen) = config.metrics_listen.filter(|_| !has(ProcessRole::Api)) {
+            let listener = TcpListener::bind(listen).await.with_context(|| {
+                format!(
+                    "cannot listen on {listen}: is another process there? Choose another as telemetry.metrics_listen"
+                )
+            })?;
+            tracing::info!("metrics are at http://{}/metrics", listener.local_addr()?);
+            tasks.push(tokio::spawn(server::serve_metrics(listener, Arc::clone(&app), stop.clone())));
+        }
         Ok(Self { app, address, credentials, servers, workers, presence, stop, tasks })
     }
 

@@ -152,6 +152,12 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
     ),
     ("telemetry.log_format", &[], "text", "text or json."),
     (
+        "telemetry.metrics_listen",
+        &[],
+        "",
+        "Address at which a process without the role api answers /metrics and /health; one with it answers on its own port.",
+    ),
+    (
         "telemetry.otlp_endpoint",
         &["OTEL_EXPORTER_OTLP_ENDPOINT"],
         "",

@@ -134,6 +134,19 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
+/// What a process without the API answers where `telemetry.metrics_listen` says.
+fn watching_router(app: Arc<App>) -> Router {
+    let routes = OpenApiRouter::<Arc<App>>::new()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(metrics::metrics));
+    let (router, _) = routes.split_for_parts();
+    router
+        .fallback(|| async { Problem::new("not_found", "There is no such route.") })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), edge))
+        .with_state(app)
+}
+
 /// Around every request: its id, the access log by route template (never the raw path: it may hold an MRN), errors
 /// rendered as the caller wants them, denials audited.
 async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
