@@ -240,9 +240,7 @@ impl Running {
     fn announce(&self) {
         if let Some(address) = self.address {
             let scheme = scheme_of(self.app.config.tls.is_some());
-            out::line(&format!(
-                "Chartgate listens on {scheme}://{address}  (health: /health/ready, API: /openapi.json)"
-            ));
+            out::line(&format!("Chartgate listens on {scheme}://{address}  (health: /health/ready, API: /docs)"));
         } else {
             out::line("Chartgate runs without an HTTP listener");
         }
