@@ -23,10 +23,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// Connections that the kernel keeps until they are accepted.
+const ACCEPT_BACKLOG: u32 = 4096;
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -194,7 +197,7 @@ impl Running {
         let mut address = None;
         let mut credentials = None;
         if has(ProcessRole::Api) {
-            let listener = TcpListener::bind(config.listen).await.with_context(|| {
+            let listener = listen(config.listen).with_context(|| {
                 format!("cannot listen on {}: is another process there? Choose another with --listen", config.listen)
             })?;
             let bound = listener.local_addr()?;
@@ -238,6 +241,16 @@ impl Running {
         self.app.db.pool().close().await;
         self.servers.stop().await;
     }
+}
+
+/// Listen, with room for a burst of connections that nobody has accepted yet: the runtime's own 1,024 would make the kernel drop
+/// the rest, which then neither are answered nor closed. The kernel bounds it by `net.core.somaxconn`.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As after a restart: connections of the process before may still be closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_BACKLOG)
 }
 
 fn scheme_of(is_tls: bool) -> &'static str {
