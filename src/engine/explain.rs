@@ -223,7 +223,7 @@ fn queued(situation: &Situation) -> Words {
 }
 
 fn step_words(view: &JobView) -> String {
-    view.current_step.clone().map_or_else(|| "its next step".to_owned(), |step| format!("step {step}"))
+    view.current_step.clone().map_or_else(|| "next step".to_owned(), |step| format!("step {step}"))
 }
 
 fn running(view: &JobView, situation: &Situation) -> Words {
@@ -250,16 +250,16 @@ fn running(view: &JobView, situation: &Situation) -> Words {
         Some(TaskState::Leased) => {
             let is_lost = situation.lease_until.zip(situation.now).is_some_and(|(until, now)| until < now);
             if is_lost {
-                let happened = format!("{already}A worker ran {step} and has stopped renewing its lease: it has probably died.");
+                let happened = format!("{already}A worker ran its {step} and has stopped renewing its lease: it has probably died.");
                 let next = "Within seconds the lease is taken back, and another worker goes on with the same step.";
                 return Words::new(happened, Who::Nobody, BY_ITSELF, next);
             }
-            let happened = format!("{already}A worker runs {step} now.");
+            let happened = format!("{already}A worker runs its {step} now.");
             let next = format!("{closing}When the step is committed, the next one follows at once.");
             Words::new(happened, Who::Nobody, BY_ITSELF, next)
         }
         _ => {
-            let words = waiting(&format!("{already}It is between two steps, before {step}."), situation);
+            let words = waiting(&format!("{already}It is between two steps, before its {step}."), situation);
             Words { next: format!("{closing}{}", words.next), ..words }
         }
     }
