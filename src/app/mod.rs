@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::Catalog;
+use crate::engine::operations::Operations;
 use crate::engine::registry::Registry;
 use crate::engine::wake::Wake;
 use crate::engine::{Engine, EngineOptions};
@@ -116,6 +117,12 @@ impl App {
             wake,
             catalog,
         }))
+    }
+
+    /// Acts of administrators on jobs: retry, cancel, bulk operations.
+    #[must_use]
+    pub fn operations(&self) -> Operations {
+        Operations::new(self.db.clone(), self.catalog.clone(), self.wake.clone())
     }
 
     /// How this process seals the audit log.

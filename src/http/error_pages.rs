@@ -70,6 +70,7 @@ pages!(
     "object_store_denied",
     "object_store_unavailable",
     "operation_not_found",
+    "operation_not_possible",
     "organization_exists",
     "organization_not_found",
     "organization_queue_full",

@@ -11,6 +11,7 @@ mod description;
 pub mod docs;
 pub mod error_pages;
 pub mod events;
+pub mod explain;
 pub mod extract;
 pub mod health;
 pub mod intake;
@@ -71,6 +72,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))
+        .routes(routes!(explain::explain_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(issues::get_issues))
         .routes(routes!(issues::get_outcomes))
@@ -80,9 +82,16 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(clinical::get_payload))
         .routes(routes!(admin::jobs::list_jobs))
         .routes(routes!(admin::jobs::list_failures))
-        .routes(routes!(admin::jobs::retry_jobs))
+        .routes(routes!(admin::operations::retry_jobs))
+        .routes(routes!(admin::operations::cancel_jobs))
+        .routes(routes!(admin::operations::reprocess_jobs))
         .routes(routes!(admin::jobs::retry_job))
-        .routes(routes!(admin::jobs::get_operation))
+        .routes(routes!(admin::operations::list_operations))
+        .routes(routes!(admin::operations::get_operation))
+        .routes(routes!(admin::operations::list_operation_jobs))
+        .routes(routes!(admin::operations::stop_operation))
+        .routes(routes!(admin::operations::resume_operation))
+        .routes(routes!(admin::operations::undo_operation))
         .routes(routes!(admin::organizations::list_organizations, admin::organizations::create_organization))
         .routes(routes!(admin::settings::get_settings, admin::settings::put_settings))
         .routes(routes!(admin::organizations::pause_organization))

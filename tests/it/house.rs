@@ -24,7 +24,6 @@ const SQL_PLACES: &[(&str, &str)] = &[
     ("audit/mod.rs", "the audit log's one insert"),
     ("cli/bench/", "sets its own tables up and counts them"),
     ("engine/catalog.rs", "registers workflow definitions"),
-    ("engine/operations.rs", "bulk operations"),
     ("engine/wake.rs", "NOTIFY"),
     ("ingest/events.rs", "store of its subject"),
     ("ingest/issues.rs", "store of its subject"),

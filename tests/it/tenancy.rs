@@ -102,6 +102,11 @@ const ROWS: &[(&str, &str)] = &[
          values ($1, gen_random_uuid(), 'retry', 'running', '{}', 'r', 'key:1', now())",
     ),
     (
+        "operation_jobs",
+        "insert into operation_jobs (organization_id, operation_id, position, job_organization_id, job_id)
+         values ($1, gen_random_uuid(), 1, $1, gen_random_uuid())",
+    ),
+    (
         "clinical_events",
         "insert into clinical_events (organization_id, id, job_id, job_seq, seen_seq, source_label, resource_type, resource_key,
            content_sha256, payload_sha256, byte_start, byte_end, link_status, is_current, created_at)

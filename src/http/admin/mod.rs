@@ -7,6 +7,7 @@ pub mod jobs;
 pub mod keys;
 pub mod links;
 pub mod objects;
+pub mod operations;
 pub mod organizations;
 pub mod reviews;
 pub mod settings;
