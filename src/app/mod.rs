@@ -33,6 +33,7 @@ use crate::secrets::Secrets;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
 use sqlx::postgres::PgConnectOptions;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What requests and workers of one process share.
 pub struct App {
@@ -66,6 +67,8 @@ pub struct App {
     pub callbacks: Callbacks,
     /// What callers may take of this process.
     pub limits: Arc<Limits>,
+    /// When the database was last looked at for the metrics, and how long that took.
+    pub scraped: tokio::sync::Mutex<Option<(Instant, Duration)>>,
 }
 
 impl App {
@@ -111,6 +114,7 @@ impl App {
             callbacks,
             clock,
             limits: Limits::new(&config.limits),
+            scraped: tokio::sync::Mutex::default(),
             config,
             db,
             objects,

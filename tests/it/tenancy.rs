@@ -95,6 +95,10 @@ const ROWS: &[(&str, &str)] = &[
         "bulk_plans",
         "insert into bulk_plans values ($1, gen_random_uuid(), 'k', 'e', 'ndjson', null, false, 1, 1)",
     ),
+    (
+        "job_traces",
+        "insert into job_traces values ($1, gen_random_uuid(), 1, decode(repeat('01', 25), 'hex'))",
+    ),
     ("idempotency_keys", "insert into idempotency_keys values ($1, 's', 'k', sha256('x'), gen_random_uuid(), now())"),
     (
         "operations",
