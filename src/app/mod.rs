@@ -1,8 +1,11 @@
 //! Builds everything once, for `serve`, `demo`, benches and tests alike: [`Servers`] finds or starts PostgreSQL and S3,
 //! [`App`] holds what requests and workers share.
 
+mod audit;
 mod checks;
+pub mod error_pages;
 mod servers;
+pub mod settings;
 pub(crate) use servers::write_private;
 
 pub use checks::StartError;

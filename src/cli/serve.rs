@@ -8,6 +8,7 @@ use crate::auth::store::{self, KeyGrant};
 use crate::auth::{AuthError, NewKey, Role, webhooks};
 use crate::callbacks;
 use crate::config::{Config, TracesConfig};
+use crate::console;
 use crate::db::{DbError, Scope};
 use crate::engine::sweeper;
 use crate::http::server::{self, tls::Tls};
@@ -225,7 +226,7 @@ impl Running {
             if embedded {
                 credentials = Some(create_demo(&app, bound, scheme_of(tls.is_some())).await?);
             }
-            tasks.push(tokio::spawn(server::serve(listener, tls, Arc::clone(&app), stop.clone())));
+            tasks.push(tokio::spawn(server::serve(listener, tls, Arc::clone(&app), console::routes(), stop.clone())));
         }
         if let Some(listen) = config.metrics_listen.filter(|_| !has(ProcessRole::Api)) {
             let listener = TcpListener::bind(listen).await.with_context(|| {
@@ -244,7 +245,7 @@ impl Running {
         if let Some(address) = self.address {
             let scheme = scheme_of(self.app.config.tls.is_some());
             out::line(&format!(
-                "Chartgate listens on {scheme}://{address}  (health: /health/ready, API: /openapi.json)"
+                "Chartgate listens on {scheme}://{address}  (console: /admin, API: /docs, health: /health/ready)"
             ));
         } else {
             out::line("Chartgate runs without an HTTP listener");

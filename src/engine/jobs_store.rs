@@ -15,7 +15,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 /// Rows of one page, at most.
 pub const PAGE_MAX: i64 = 200;
 
-const JOB_COLUMNS: &str =
+pub(super) const JOB_COLUMNS: &str =
     "select j.organization_id, j.id, j.workflow, j.workflow_version, j.source, j.status, j.resource_count, j.result,
        j.error_code, j.error_class, j.error_message, j.round, j.round_first_step, j.submitted_by,
        j.payload_sha256, j.size_bytes, j.content_type, j.created_at, j.updated_at, j.finished_at, j.progress_total, j.duplicate_of,

@@ -12,6 +12,7 @@ mod dependents_store;
 mod fold;
 mod questions;
 mod resolve;
+pub mod reviewing;
 pub mod reviews_store;
 mod score;
 mod statement;

@@ -5,6 +5,7 @@ pub mod callbacks;
 pub mod deliveries;
 pub mod jobs;
 pub mod keys;
+pub mod lanes;
 pub mod links;
 pub mod objects;
 pub mod operations;

@@ -18,7 +18,7 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
             &[Role::Sender, Role::Admin]
         }
         "listJobs" | "getStats" => &[Role::Sender, Role::Reader, Role::Admin],
-        "getJob" | "getTimeline" | "explainJob" | "getIssues" | "getOutcomes" => &Role::ALL,
+        "getJob" | "getTimeline" | "explainJob" | "followJob" | "getIssues" | "getOutcomes" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
         "listCallbacks"
@@ -46,7 +46,7 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
         "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "cancelJobs" | "reprocessJobs" | "listOperations" | "getOperation"
         | "listOperationJobs" | "stopOperation" | "resumeOperation" | "undoOperation" | "listOrganizations"
         | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
-        | "revokeKey" | "rotateKey" | "listWorkflows" | "listAudit" | "exportAudit" => &[Role::Admin, Role::Platform],
+        | "revokeKey" | "rotateKey" | "listWorkflows" | "listBlockedLanes" | "listAudit" | "exportAudit" => &[Role::Admin, Role::Platform],
         other => panic!("say in {} who may use the operation {other}", file!()),
     }
 }
