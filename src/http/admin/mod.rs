@@ -3,11 +3,13 @@
 pub mod audit;
 pub mod callbacks;
 pub mod deliveries;
+pub mod holds;
 pub mod jobs;
 pub mod keys;
 pub mod links;
 pub mod objects;
 pub mod organizations;
+pub mod purge;
 pub mod reviews;
 pub mod settings;
 pub mod system;
