@@ -68,8 +68,7 @@ pub enum HoldsCommand {
 /// The server's refusal.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let client = Client::from_environment()?;
-    let request =
-        json!({ "payload": arguments.payload, "reason": arguments.reason, "dryRun": arguments.dry_run });
+    let request = json!({ "payload": arguments.payload, "reason": arguments.reason, "dryRun": arguments.dry_run });
     let erasure: Value = client.post("/v1/admin/purge", &request).await?;
     let status = erasure["status"].as_str().unwrap_or_default();
     if arguments.json {

@@ -95,22 +95,20 @@ pub struct HoldRequest {
 
 impl HoldRequest {
     fn held(&self) -> Result<Held, Problem> {
-        let refused = |member: &str, detail: &str| {
-            Problem::new("invalid_request", detail).at(None, Some(format!("/{member}")))
-        };
+        let refused =
+            |member: &str, detail: &str| Problem::new("invalid_request", detail).at(None, Some(format!("/{member}")));
         match (&self.payload, &self.patient, self.organization) {
-            (Some(payload), None, false) => sha256_of(payload).map(Held::Payload).ok_or_else(|| {
-                refused("payload", "`payload` must be a SHA-256 in 64 lower-case hexadecimal digits.")
-            }),
+            (Some(payload), None, false) => sha256_of(payload)
+                .map(Held::Payload)
+                .ok_or_else(|| refused("payload", "`payload` must be a SHA-256 in 64 lower-case hexadecimal digits.")),
             (None, Some(patient), false) => patient
                 .parse()
                 .map(Held::Patient)
                 .map_err(|_| refused("patient", "`patient` must be a patient's id, `pat_…`.")),
             (None, None, true) => Ok(Held::Organization),
-            _ => Err(Problem::new(
-                "invalid_request",
-                "Name exactly one: `payload`, `patient`, or `organization: true`.",
-            )),
+            _ => {
+                Err(Problem::new("invalid_request", "Name exactly one: `payload`, `patient`, or `organization: true`."))
+            }
         }
     }
 }

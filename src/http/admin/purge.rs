@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::auth::Role;
 use crate::http::extract::{Authenticated, read_json};
 use crate::http::problem::{Problem, ProblemDocument};
-use crate::ingest::erasure::{EraseError, Erasure, Eraser};
+use crate::ingest::erasure::{EraseError, Eraser, Erasure};
 use crate::ingest::linking::acts::By;
 use axum::Json;
 use axum::body::Body;

@@ -88,7 +88,12 @@ impl Eraser {
     ///
     /// # Errors
     /// [`EraseError`].
-    pub async fn rehearse(&self, organization: OrganizationId, sha256: [u8; 32], by: By) -> Result<Erasure, EraseError> {
+    pub async fn rehearse(
+        &self,
+        organization: OrganizationId,
+        sha256: [u8; 32],
+        by: By,
+    ) -> Result<Erasure, EraseError> {
         for _ in 0..RUNS_MAX {
             let by = by.clone();
             let done = self
@@ -97,7 +102,9 @@ impl Eraser {
                     Box::pin(async move {
                         let marked = mark(connection, organization, &sha256, &by).await?;
                         let mut counts = marked.counts;
-                        while erase::erase_some(connection, organization, &marked.jobs, BATCH, &by, &mut counts).await? {}
+                        while erase::erase_some(connection, organization, &marked.jobs, BATCH, &by, &mut counts).await?
+                        {
+                        }
                         for (table, rows) in store::clear_jobs(connection, organization, &marked.jobs).await? {
                             *counts.entry(table.to_owned()).or_default() += rows;
                         }
@@ -266,7 +273,9 @@ impl Eraser {
     pub async fn finish_all(&self) -> Result<usize, EraseError> {
         let unfinished: Vec<Unfinished> = self
             .db
-            .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(async move { store::unfinished(connection).await }))
+            .unit::<_, DbError, _>(Scope::Global, |connection| {
+                Box::pin(async move { store::unfinished(connection).await })
+            })
             .await?;
         let count = unfinished.len();
         for Unfinished { organization_id, id, actor, reason } in unfinished {
@@ -286,7 +295,10 @@ impl Eraser {
                 () = tokio::time::sleep(SWEEP_EVERY) => {}
             }
             if let Err(error) = self.finish_all().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "an erasure cannot go on now; it is tried again");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "an erasure cannot go on now; it is tried again"
+                );
             }
         }
     }

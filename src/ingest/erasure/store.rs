@@ -294,12 +294,13 @@ pub async fn rows_gone(
     organization: OrganizationId,
     id: ErasureId,
 ) -> Result<(), DbError> {
-    let done =
-        sqlx::query("update erasures set status = 'objects' where organization_id = $1 and id = $2 and status = 'rows'")
-            .bind(organization)
-            .bind(id)
-            .execute(connection)
-            .await?;
+    let done = sqlx::query(
+        "update erasures set status = 'objects' where organization_id = $1 and id = $2 and status = 'rows'",
+    )
+    .bind(organization)
+    .bind(id)
+    .execute(connection)
+    .await?;
     ensure_one_row(&done)
 }
 
@@ -329,14 +330,13 @@ pub async fn object_gone(
     storage_key: &str,
     deleted: u64,
 ) -> Result<(), DbError> {
-    let done = sqlx::query(
-        "delete from erased_objects where organization_id = $1 and erasure_id = $2 and storage_key = $3",
-    )
-    .bind(organization)
-    .bind(id)
-    .bind(storage_key)
-    .execute(&mut *connection)
-    .await?;
+    let done =
+        sqlx::query("delete from erased_objects where organization_id = $1 and erasure_id = $2 and storage_key = $3")
+            .bind(organization)
+            .bind(id)
+            .bind(storage_key)
+            .execute(&mut *connection)
+            .await?;
     sqlx::query(
         "update ingested_objects
          set removed_at = chartgate_now()

@@ -84,13 +84,13 @@ pub async fn erase_some(
         .collect();
     let unsaid_ids: Vec<StatementId> = unsaid.iter().copied().collect();
     let mut patients: BTreeSet<PatientId> = touched.iter().filter_map(|one| one.patient_id).collect();
-    patients.extend(cluster.statements.iter().filter(|one| unsaid.contains(&one.said.id)).filter_map(|one| one.patient()));
+    patients
+        .extend(cluster.statements.iter().filter(|one| unsaid.contains(&one.said.id)).filter_map(|one| one.patient()));
     cluster.forget(&unsaid);
     for (statement, event, seq, entry) in &sayers {
         cluster.move_to(*statement, (*seq, *entry), *event);
     }
-    let (gone_statements, mut gone_reviews) =
-        store::delete_statements(connection, organization, &unsaid_ids).await?;
+    let (gone_statements, mut gone_reviews) = store::delete_statements(connection, organization, &unsaid_ids).await?;
     store::name_sayers(connection, organization, &sayers).await?;
     let mut refolded = cluster.refold(connection).await?;
     refolded.affected.events.extend(moves.iter().map(|(from, _)| from.id));
@@ -122,5 +122,9 @@ fn keys_of(touched: &[Touched], carriers: &[Carrier]) -> BTreeSet<String> {
 }
 
 fn statements_of(touched: &[Touched], carriers: &[Carrier]) -> BTreeSet<StatementId> {
-    touched.iter().filter_map(|one| one.statement_id).chain(carriers.iter().filter_map(|one| one.statement_id)).collect()
+    touched
+        .iter()
+        .filter_map(|one| one.statement_id)
+        .chain(carriers.iter().filter_map(|one| one.statement_id))
+        .collect()
 }

@@ -234,7 +234,7 @@ pub async fn move_evidence(
     Ok(gone.rows_affected())
 }
 
-/// Where these jobs brought what others brought, too, is forgotten.
+/// Where these jobs brought what others brought, too, is forgotten; and an event that one job is left of needs no rows.
 pub async fn forget_carriers(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -245,8 +245,19 @@ pub async fn forget_carriers(
         .bind(organization)
         .bind(events)
         .bind(jobs)
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+    sqlx::query(
+        "delete from event_carriers c
+         where c.organization_id = $1
+           and c.event_id = any ($2)
+           and not exists (select from event_carriers o
+                           where o.organization_id = $1 and o.event_id = c.event_id and o.job_id <> c.job_id)",
+    )
+    .bind(organization)
+    .bind(events)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

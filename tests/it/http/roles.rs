@@ -21,12 +21,29 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
         "getJob" | "getTimeline" | "getIssues" | "getOutcomes" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
-        "listCallbacks" | "createCallback" | "getCallback" | "changeCallback" | "deleteCallback" | "rotateCallback"
-        | "testCallback" | "listDeliveries" | "resendCallbacks" | "listReviews" | "getReview" | "decideReview"
-        | "mergePatient" | "unmergePatient" | "unlinkEvent" | "linkEvent" | "listWebhookSecrets"
-        | "createWebhookSecret" | "revokeWebhookSecret" | "purge" | "listHolds" | "placeHold" | "liftHold" => {
-            &[Role::Admin]
-        }
+        "listCallbacks"
+        | "createCallback"
+        | "getCallback"
+        | "changeCallback"
+        | "deleteCallback"
+        | "rotateCallback"
+        | "testCallback"
+        | "listDeliveries"
+        | "resendCallbacks"
+        | "listReviews"
+        | "getReview"
+        | "decideReview"
+        | "mergePatient"
+        | "unmergePatient"
+        | "unlinkEvent"
+        | "linkEvent"
+        | "listWebhookSecrets"
+        | "createWebhookSecret"
+        | "revokeWebhookSecret"
+        | "purge"
+        | "listHolds"
+        | "placeHold"
+        | "liftHold" => &[Role::Admin],
         "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" | "verifyAudit" => {
             &[Role::Platform]
         }
