@@ -194,7 +194,7 @@ impl Eraser {
                     let mut record = Record::new(organization, "payload.purged", Action::Delete, &actor);
                     record.body_sha256 = ended.payload_sha256.as_deref();
                     record.purpose = Some(&ended.reason);
-                    record.detail = Some(json!({ "counts": ended.counts }));
+                    record.detail = Some(json!({ "counts": ended.counts.0 }));
                     audit::append(connection, record).await?;
                 }
                 Ok(())
@@ -310,8 +310,14 @@ enum Rehearsed {
     Failed(EraseError),
 }
 
-impl<E: Into<EraseError>> From<E> for Rehearsed {
-    fn from(error: E) -> Self {
+impl From<EraseError> for Rehearsed {
+    fn from(error: EraseError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<DbError> for Rehearsed {
+    fn from(error: DbError) -> Self {
         Self::Failed(error.into())
     }
 }

@@ -249,13 +249,13 @@ const OF_JOBS: [(&str, &str); 3] = [
     ("event_sightings", "delete from event_sightings where organization_id = $1 and job_id = any ($2)"),
 ];
 
-/// Delete what jobs say beside the events: rows by table. Names of files that senders gave go too, and events that were never processed.
+/// Delete what jobs say beside the events: rows by table; with Athena events that were never processed.
 pub async fn clear_jobs(
     connection: &mut PgConnection,
     organization: OrganizationId,
     jobs: &[JobId],
 ) -> Result<Vec<(&'static str, u64)>, DbError> {
-    let mut counts = Vec::with_capacity(OF_JOBS.len() + 2);
+    let mut counts = Vec::with_capacity(OF_JOBS.len() + 1);
     for (table, sql) in OF_JOBS {
         let done = sqlx::query(sql).bind(organization).bind(jobs).execute(&mut *connection).await?;
         counts.push((table, done.rows_affected()));
@@ -275,16 +275,8 @@ pub async fn clear_jobs(
          insert into athena_counts (organization_id, minute, measure, name, n)
          select $1, date_trunc('minute', received_at), 'received', kind, -1 from gone",
     );
-    let done = unprocessed.bind(organization).bind(jobs).execute(&mut *connection).await?;
+    let done = unprocessed.bind(organization).bind(jobs).execute(connection).await?;
     counts.push(("athena_events", done.rows_affected()));
-    let done = sqlx::query(
-        "update uploads set filename = null where organization_id = $1 and job_id = any ($2) and filename is not null",
-    )
-    .bind(organization)
-    .bind(jobs)
-    .execute(&mut *connection)
-    .await?;
-    counts.push(("filenames", done.rows_affected()));
     Ok(counts)
 }
 

@@ -163,8 +163,10 @@ impl Cluster {
     /// A statement was accepted elsewhere first, now that something was erased.
     pub fn move_to(&mut self, statement: StatementId, place: (i64, i32), event: EventId) {
         for one in self.statements.iter_mut().filter(|one| one.said.id == statement) {
-            if one.said.place != place || one.event != event {
-                (one.said.place, one.event) = (place, event);
+            one.event = event;
+            // Of one job the place where it stood first is known, which need not be the event's.
+            if one.said.place.0 != place.0 {
+                one.said.place = place;
                 self.grown.insert(statement);
             }
         }

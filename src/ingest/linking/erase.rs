@@ -93,12 +93,13 @@ pub async fn erase_some(
     let (gone_statements, mut gone_reviews) = store::delete_statements(connection, organization, &unsaid_ids).await?;
     store::name_sayers(connection, organization, &sayers).await?;
     let mut refolded = cluster.refold(connection).await?;
+    let came_apart = !refolded.changes.created.is_empty();
     refolded.affected.events.extend(moves.iter().map(|(from, _)| from.id));
     refolded.changes.touched.extend(patients.iter().copied());
     acts::finish(connection, organization, refolded, by).await.map_err(of_act)?;
     gone_reviews += store::settle_reviews(connection, organization, &gone_ids).await?;
     let patients: Vec<PatientId> = patients.into_iter().collect();
-    let cleared = store::clear_patients(connection, organization, &patients, &gone_ids).await?;
+    let cleared = store::clear_patients(connection, organization, &patients, &gone_ids, came_apart).await?;
     store::count_anew(connection, organization, &patients).await?;
     *counts.entry("patient_statements".to_owned()).or_default() += gone_statements;
     *counts.entry("reviews".to_owned()).or_default() += gone_reviews;

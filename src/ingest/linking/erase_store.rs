@@ -456,13 +456,31 @@ pub async fn settle_reviews(
 }
 
 /// Patients of whom nothing is left: no statement, no event, nobody who was merged into them. A patient who stays without anything that
-/// speaks of them shows no demographics of events that are gone. Who was deleted.
+/// speaks of them shows no demographics of events that are gone. `came_apart`: what had joined patients went, so that ids which led to the
+/// joined one, but by no person's decision, lead nowhere any more. Who was deleted.
 pub async fn clear_patients(
     connection: &mut PgConnection,
     organization: OrganizationId,
     patients: &[PatientId],
     gone: &[EventId],
+    came_apart: bool,
 ) -> Result<Vec<PatientId>, DbError> {
+    if came_apart {
+        sqlx::query(
+            "delete from patients p
+             where p.organization_id = $1
+               and p.merged_into = any ($2)
+               and not exists (select from patient_statements s where s.organization_id = $1 and s.patient_id = p.id)
+               and not exists (select from clinical_events e where e.organization_id = $1 and e.patient_id = p.id)
+               and not exists (select from patients m where m.organization_id = $1 and m.merged_into = p.id)
+               and not exists (select from link_decisions d
+                               where d.organization_id = $1 and d.patient_id = p.id and d.kind = 'merge')",
+        )
+        .bind(organization)
+        .bind(patients)
+        .execute(&mut *connection)
+        .await?;
+    }
     let query = sqlx::query_scalar(
         "delete from patients p
          where p.organization_id = $1

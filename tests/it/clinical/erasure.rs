@@ -77,9 +77,9 @@ async fn rows(clinic: &Clinic) -> Vec<String> {
                   select concat_ws(' ', 'rows', t.name, t.n)
                   from (select 'carriers' as name, count(*) as n from event_carriers union all
                         select 'findings', count(*) from findings union all
-                        select 'patients', count(*) from patients union all
+                        select 'patients', count(*) from patients p where exists (select from patient_statements s where s.patient_id = p.id) union all
                         select 'identifiers', count(*) from patient_identifiers union all
-                        select 'reviews', count(*) from reviews where status = 'open') t
+                        select 'reviews', count(*) from reviews where status = 'open' and is_blocking and reason <> 'no_identity') t
                   order by 1";
                 Ok(sqlx::query_scalar(sql).fetch_all(connection).await?)
             })
