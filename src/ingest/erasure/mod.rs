@@ -95,10 +95,11 @@ impl Eraser {
         by: By,
     ) -> Result<Erasure, EraseError> {
         for _ in 0..RUNS_MAX {
-            let by = by.clone();
+            let acting = by.clone();
             let done = self
                 .db
                 .unit::<(), Rehearsed, _>(Scope::Organization(organization), move |connection| {
+                    let by = acting;
                     Box::pin(async move {
                         let marked = mark(connection, organization, &sha256, &by).await?;
                         let mut counts = marked.counts;
@@ -122,6 +123,19 @@ impl Eraser {
                     }
                     counts.insert("objects".to_owned(), there);
                     counts.retain(|_, rows| *rows > 0);
+                    let detail = json!({ "counts": &counts });
+                    self.again(organization, move |connection| {
+                        let (by, detail) = (by.clone(), detail.clone());
+                        Box::pin(async move {
+                            let mut record =
+                                Record::new(organization, "payload.purge_planned", Action::Read, &by.actor);
+                            record.body_sha256 = Some(&sha256);
+                            record.purpose = Some(&by.reason);
+                            record.detail = Some(detail);
+                            Ok(audit::append(connection, record).await?)
+                        })
+                    })
+                    .await?;
                     let (payload, status) = (hex::encode(sha256), "planned".to_owned());
                     return Ok(Erasure { erasure_id: None, status, payload, counts });
                 }
