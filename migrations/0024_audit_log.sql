@@ -96,5 +96,7 @@ create table audit_sealer (
 
 grant select, insert on audit_leaves, audit_checkpoints, audit_keys, audit_publications to chartgate_app;
 grant select on audit_log to chartgate_app;
+-- chartgate_now() reads it, and the sealer asks for the time while it reads over all organizations.
+grant select on clock_offset to chartgate_platform;
 grant select, insert, update on audit_sealer to chartgate_app;
 grant select on audit_log, audit_leaves, audit_checkpoints, audit_keys, audit_publications to chartgate_platform;

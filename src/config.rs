@@ -110,7 +110,7 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "secrets.key",
         &[],
         "{data_dir}/secrets.key",
-        "32 bytes in base64 that seal the secrets of callbacks in the database; several separated by commas: the first seals, all open.",
+        "32 bytes in base64 that seal the secrets of callbacks and of webhook senders in the database; several separated by commas: the first seals, all open.",
     ),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
     (

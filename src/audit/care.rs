@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// A record of care is sealed after so long at the latest, unless a transaction stands open.
-const SEALED_WITHIN: Duration = Duration::from_secs(60);
+const SEALED_WITHIN: Duration = Duration::from_mins(1);
 
 /// Replace the signing key: the old one signs the new one, and signs no checkpoint any more. A running sealer takes the new
 /// one up by itself. The file keeps its name; an interrupted rotation is finished by the next use of the key.
@@ -118,7 +118,7 @@ pub async fn continue_log(
     let deadline = std::time::Instant::now() + SEALED_WITHIN;
     loop {
         match sealer.seal_batch().await {
-            Ok(sealed) if sealed.caught_up && sealed.horizon.below > written => break,
+            Ok(batch) if batch.caught_up && batch.horizon.below > written => break,
             Ok(_) | Err(SealError::Db(DbError::Conflict(_))) => {}
             Err(error) => return Err(error),
         }

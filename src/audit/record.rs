@@ -94,7 +94,7 @@ fn micros<S: Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S:
     serializer.collect_str(&instant(*at))
 }
 
-/// See [`micros`].
+/// RFC 3339 in UTC with all six digits of a microsecond.
 #[must_use]
 pub fn instant(at: OffsetDateTime) -> String {
     let at = at.to_offset(time::UtcOffset::UTC);

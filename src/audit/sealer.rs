@@ -377,7 +377,7 @@ impl Sealer {
             let tile = self
                 .db
                 .unit::<_, DbError, _>(Scope::Global, move |connection| {
-                    Box::pin(async move { Ok(store::batches_after(connection, first, i64::MAX).await?) })
+                    Box::pin(async move { store::batches_after(connection, first, i64::MAX).await })
                 })
                 .await?;
             let leaves = tile.into_iter().filter(|batch| batch.number <= last).flat_map(|batch| batch.leaves);

@@ -418,7 +418,7 @@ impl<'a> Verifier<'a> {
         let checkpoint = self.check(&row.note, row.number).ok()?;
         let abandoned = checkpoint.abandoned?;
         let fits = abandoned.first <= number && abandoned.last + 1 == row.number && row.number > self.number;
-        fits.then(|| GivenUp { first: abandoned.first, last: abandoned.last, by: row.number, time: checkpoint.time })
+        fits.then_some(GivenUp { first: abandoned.first, last: abandoned.last, by: row.number, time: checkpoint.time })
     }
 
     fn blame(
@@ -457,26 +457,27 @@ impl<'a> Verifier<'a> {
         let records = self.read_records(checkpoint.until).await?;
         let grown = |leaves: &[(i64, Hash)]| {
             let mut tree = self.tree.clone();
-            leaves.iter().for_each(|(_, hash)| tree.push(*hash));
+            for (_, hash) in leaves {
+                tree.push(*hash);
+            }
             (tree.size() == checkpoint.size && tree.root() == checkpoint.root).then_some(tree)
         };
         let whole: Option<Vec<(i64, Hash)>> = stored.iter().copied().collect();
-        let proven = match whole.and_then(|leaves| Some((grown(&leaves)?, leaves))) {
-            Some(proven) => Some(proven),
-            None => {
-                let tile = self.source.tile(number).await?;
-                let tile = tile.and_then(|tile| witness::leaves(&tile));
-                let tile = tile.and_then(|leaves| Some((grown(&leaves)?, leaves)));
-                let proven = tile.or_else(|| Some((grown(&records)?, records.clone())));
-                if let Some((_, leaves)) = &proven {
-                    let changed = (0..).zip(leaves).find(|(index, leaf)| stored.get(*index) != Some(&Some(**leaf)));
-                    let (index, id) = changed.map_or((0, None), |(index, (id, _))| (index as u64, Some(*id)));
-                    let what =
-                        format!("the leaf of record {} in the database is not the signed one", id.unwrap_or_default());
-                    self.fault_at(FaultKind::LeafChanged, Some(number), id, first + index, what);
-                }
-                proven
+        let proven = if let Some(proven) = whole.and_then(|leaves| Some((grown(&leaves)?, leaves))) {
+            Some(proven)
+        } else {
+            let tile = self.source.tile(number).await?;
+            let tile = tile.and_then(|tile| witness::leaves(&tile));
+            let tile = tile.and_then(|leaves| Some((grown(&leaves)?, leaves)));
+            let proven = tile.or_else(|| Some((grown(&records)?, records.clone())));
+            if let Some((_, leaves)) = &proven {
+                let changed = (0..).zip(leaves).find(|(index, leaf)| stored.get(*index) != Some(&Some(**leaf)));
+                let (index, id) = changed.map_or((0, None), |(index, (id, _))| (index as u64, Some(*id)));
+                let what =
+                    format!("the leaf of record {} in the database is not the signed one", id.unwrap_or_default());
+                self.fault_at(FaultKind::LeafChanged, Some(number), id, first + index, what);
             }
+            proven
         };
         let truth = if let Some((tree, leaves)) = proven {
             self.tree = tree;
@@ -494,7 +495,9 @@ impl<'a> Verifier<'a> {
             let what = format!("nothing gives the root of checkpoint {number}: its leaves are lost");
             self.fault(FaultKind::LeavesUnprovable, Some(number), id, what);
             // Whatever follows stands on what is lost.
-            leaves.iter().for_each(|(_, hash)| self.tree.push(*hash));
+            for (_, hash) in &leaves {
+                self.tree.push(*hash);
+            }
             leaves
         };
         let of_this = |fault: &&mut Fault| fault.checkpoint == Some(number) && fault.record.is_none();

@@ -59,12 +59,18 @@ struct Cache {
     unknown: HashMap<String, Instant>,
 }
 
+/// What the cache says of an id.
+enum Cached {
+    Known(Arc<store::KeyRow>),
+    Unknown,
+}
+
 impl Cache {
-    fn get(&self, id: &str) -> Option<Option<Arc<store::KeyRow>>> {
+    fn get(&self, id: &str) -> Option<Cached> {
         if let Some((at, row)) = self.known.get(id) {
-            return (at.elapsed() < CACHE_TIME).then(|| Some(Arc::clone(row)));
+            return (at.elapsed() < CACHE_TIME).then(|| Cached::Known(Arc::clone(row)));
         }
-        self.unknown.get(id).filter(|at| at.elapsed() < CACHE_TIME).map(|_| None)
+        self.unknown.get(id).filter(|at| at.elapsed() < CACHE_TIME).map(|_| Cached::Unknown)
     }
 
     fn put(&mut self, id: String, row: Option<Arc<store::KeyRow>>, at: Instant) {
@@ -123,8 +129,11 @@ impl Keys {
     }
 
     async fn look_up(&self, id: &str) -> Result<Option<Arc<store::KeyRow>>, DbError> {
-        if let Some(cached) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
-            return Ok(cached);
+        let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(id);
+        match cached {
+            Some(Cached::Known(row)) => return Ok(Some(row)),
+            Some(Cached::Unknown) => return Ok(None),
+            None => {}
         }
         // Believed from before it is read: what is revoked while it is read must not be believed for longer.
         let (at, wanted) = (Instant::now(), id.to_owned());
@@ -164,7 +173,8 @@ mod tests {
         for number in 0..(2 * CACHE_MAX) {
             cache.put(number.to_string(), None, Instant::now());
         }
-        assert!(cache.get("known").unwrap().is_some() && cache.unknown.len() <= CACHE_MAX);
-        assert!(cache.get("nobody").is_none() && cache.get(&(2 * CACHE_MAX - 1).to_string()).unwrap().is_none());
+        assert!(matches!(cache.get("known"), Some(Cached::Known(_))) && cache.unknown.len() <= CACHE_MAX);
+        let last = (2 * CACHE_MAX - 1).to_string();
+        assert!(cache.get("nobody").is_none() && matches!(cache.get(&last), Some(Cached::Unknown)));
     }
 }

@@ -188,8 +188,10 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
     }
     if config.secrets_key.is_none() && config.database.url.is_some() {
         let file = config.data_dir.join("secrets.key");
-        let what =
-            format!("no secrets.key: secrets of callbacks are sealed with {}, which every host needs", file.display());
+        let what = format!(
+            "no secrets.key: secrets of callbacks and webhook senders are sealed with {}, which every host needs",
+            file.display()
+        );
         add(true, "secrets", what, "");
     }
     let is_private = config.listen.ip().is_loopback();

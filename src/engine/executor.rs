@@ -303,21 +303,19 @@ impl Engine {
                         0 => definition.next_step(index, failed),
                         _ => region::next_of_chunk(&definition, index),
                     };
-                    match following {
-                        Some(following) => following,
-                        None => {
-                            if lease.chunk == 0 {
-                                let status = match (failed, with_issues.load(Ordering::Relaxed)) {
-                                    (true, _) => "failed",
-                                    (false, true) => SUCCEEDED_WITH_ISSUES,
-                                    (false, false) => SUCCEEDED,
-                                };
-                                telemetry::job_ended(&definition.name, status, Some(age_of(&lease, claimed)));
-                                count(&self.counters.jobs_ended);
-                            }
-                            return next;
+                    let Some(following) = following else {
+                        if lease.chunk == 0 {
+                            let status = match (failed, with_issues.load(Ordering::Relaxed)) {
+                                (true, _) => "failed",
+                                (false, true) => SUCCEEDED_WITH_ISSUES,
+                                (false, false) => SUCCEEDED,
+                            };
+                            telemetry::job_ended(&definition.name, status, Some(age_of(&lease, claimed)));
+                            count(&self.counters.jobs_ended);
                         }
-                    }
+                        return next;
+                    };
+                    following
                 }
                 Ok(CommitReply::FannedOut) => return None,
                 Ok(CommitReply::RegionFailed { follows }) => {

@@ -138,9 +138,10 @@ impl Engine {
         };
         let (job, code, chunks) = (lease.job, failure.error_code.as_str(), failure.failed);
         tracing::warn!(job.id = %job, step = step.name.as_str(), code, chunks, "{chunks} chunk(s) of job {job} failed for good");
-        match self.record_failure(failed).await {
-            true => CommitReply::RegionFailed { follows: next.is_some() },
-            false => CommitReply::Stale,
+        if self.record_failure(failed).await {
+            CommitReply::RegionFailed { follows: next.is_some() }
+        } else {
+            CommitReply::Stale
         }
     }
 }

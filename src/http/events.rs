@@ -56,6 +56,9 @@ pub async fn notify_objects(
     require_media_type(&headers, &["application/json"])?;
     let bytes = read_body(&headers, body, BODY_MAX).await?;
     require_sane_text(&bytes)?;
+    if !bytes.trim_ascii_start().starts_with(b"{") && !bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::new("invalid_json", "The body is no JSON object."));
+    }
     let notified = events::parse(&bytes).map_err(|error| match error {
         NotNotified::NotJson => Problem::new("invalid_json", "The body is not JSON."),
         NotNotified::TooMany => {

@@ -78,7 +78,7 @@ pub struct ObjectHead {
 }
 
 impl std::fmt::Debug for ObjectHead {
-    /// Size and ETag: type and metadata may be others' words.
+    /// Size and `ETag`: type and metadata may be others' words.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ObjectHead({} bytes, {})", self.size, self.etag)
     }

@@ -499,6 +499,8 @@ mod tests {
         audit_state("sealing", 1.0, 1.0, 1.0);
         connection_refused("idle");
         request_limited("rate_limited");
+        auth_refused("unknown_key");
+        jwks_fetched("ok");
         let text = render().unwrap();
         for metric in METRICS {
             let kind = match metric.kind {

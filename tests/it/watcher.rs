@@ -325,6 +325,25 @@ async fn objects_of_others_are_taken_up_or_refused_by_what_they_say() {
 }
 
 #[tokio::test]
+async fn pages_of_refused_objects_leave_none_out_though_they_were_seen_at_one_instant() {
+    let app = TestApp::start().await;
+    let rows = "insert into ingested_objects (bucket, storage_key, generation, status, reason, source, first_seen_at, size_bytes)
+                select 'b', 'incoming/' || n, 'g', 'refused', 'organization_unknown', 'sweep',
+                       timestamptz '2026-01-01' + n / 5 * interval '1 s', n from generate_series(0, 19) n";
+    sqlx::query(rows).execute(&mut app.owner().await).await.unwrap();
+    let (mut sizes, mut before) = (Vec::new(), String::new());
+    loop {
+        let page = get(&app, &app.platform, &format!("{REFUSED}?limit=3{before}")).await.json();
+        let objects = page["objects"].as_array().unwrap();
+        let Some(last) = objects.last() else { break };
+        before = format!("&before={}", last["firstSeenAt"].as_str().unwrap());
+        sizes.extend(objects.iter().map(|object| object["sizeBytes"].as_i64().unwrap()));
+    }
+    sizes.sort_unstable();
+    assert_eq!(sizes, (0..20).collect::<Vec<i64>>());
+}
+
+#[tokio::test]
 async fn watchers_that_race_for_an_object_make_one_job() {
     let app = TestApp::start().await;
     let foreign = format!("incoming/fhir/{}/nightly.ndjson", app.organization.id);

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use token::Token;
 
-/// Of `sub`, in bytes (OpenID Connect Core, section 2).
+/// Of `sub`, in bytes (`OpenID` Connect Core, section 2).
 const SUBJECT_MAX: usize = 255;
 /// Of a subject as it stands in the audit log, in bytes.
 const SUBJECT_SHOWN_MAX: usize = 100;

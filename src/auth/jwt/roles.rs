@@ -14,7 +14,7 @@ use super::token::Claims;
 const WORDS_MAX: usize = 500;
 
 /// A claim that is a text of words, or a list of texts. Another kind is refused: it is not what the issuer was set up for.
-fn words<'c>(claim: Option<&'c Value>, splits: bool) -> Result<Vec<&'c str>, Refusal> {
+fn words(claim: Option<&Value>, splits: bool) -> Result<Vec<&str>, Refusal> {
     let words: Vec<&str> = match claim {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(text)) if splits => text.split(' ').filter(|word| !word.is_empty()).collect(),

@@ -85,8 +85,8 @@ impl<'t> Token<'t> {
             return Err(Refusal::TokenMalformed);
         }
         // RFC 8725, section 3.11: a token made for something else is no access token (RFC 9068: at+jwt).
-        let kind = header.optional_text("typ").map_err(|_| Refusal::TokenMalformed)?.map(str::to_ascii_lowercase);
-        if kind.is_some_and(|kind| !["jwt", "at+jwt", "application/at+jwt"].contains(&kind.as_str())) {
+        let media = header.optional_text("typ").map_err(|_| Refusal::TokenMalformed)?.map(str::to_ascii_lowercase);
+        if media.is_some_and(|media| !["jwt", "at+jwt", "application/at+jwt"].contains(&media.as_str())) {
             return Err(Refusal::TokenClaims);
         }
         let algorithm = header.optional_text("alg")?.ok_or(Refusal::TokenMalformed)?.to_owned();

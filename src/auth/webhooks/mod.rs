@@ -166,13 +166,15 @@ pub struct Verified {
     pub is_reused: bool,
 }
 
+type Senders = HashMap<SenderId, (Instant, Option<Arc<Sender>>)>;
+
 /// Checks signed requests; cheap to clone.
 #[derive(Clone)]
 pub struct Webhooks {
     db: Db,
     clock: Clock,
     secrets: Secrets,
-    senders: Arc<Mutex<HashMap<SenderId, (Instant, Option<Arc<Sender>>)>>>,
+    senders: Arc<Mutex<Senders>>,
 }
 
 impl Webhooks {

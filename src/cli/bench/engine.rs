@@ -117,14 +117,14 @@ async fn compare(prepared: &Prepared, arguments: &Arguments) -> anyhow::Result<V
     let (mut without, mut with, mut sealed) = (Vec::new(), Vec::new(), 0);
     for round in 0..arguments.rounds * 2 {
         // off on on off off on …
-        let seals = (round + 1) / 2 % 2 == 1;
+        let seals = round.div_ceil(2) % 2 == 1;
         let figures = run_once(prepared, arguments, seals.then_some(&bucket)).await?;
         let rate = figures["workflows_per_second"].as_f64().unwrap_or_default();
         out::note(&format!("{} {rate:.0} workflows/s", if seals { "sealing:" } else { "without:" }));
         if seals {
-            with.push(rate)
+            with.push(rate);
         } else {
-            without.push(rate)
+            without.push(rate);
         }
         sealed = sealed.max(figures["audit_records_sealed"].as_i64().unwrap_or_default());
         prepared.clear().await?;

@@ -35,7 +35,7 @@ const EXPORT_PAGE: i64 = 5_000;
 const EXPORT_AHEAD: usize = 256 * 1024;
 
 /// Which records.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AuditParameters {
@@ -70,7 +70,7 @@ pub struct AuditParameters {
 }
 
 /// A page of records, newest first.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditPage {
     /// The records, each as the canonical JSON that is sealed.
@@ -262,25 +262,24 @@ pub async fn export_audit(
             Box::pin(async move { audit::append(connection, act(&caller, "audit.exported")).await })
         })
         .await?;
-    let body = match own {
-        Some(own) => Body::from_stream(own_records(Arc::clone(&app), own)),
-        None => {
-            let (reader, writer) = tokio::io::duplex(EXPORT_AHEAD);
-            let writer = tokio::io::BufWriter::with_capacity(EXPORT_AHEAD, writer);
-            let mut source = Recorder::new(Live::new(app.db.clone(), app.objects.clone(), start), writer);
-            // Ends when the reader does: nobody takes what is written.
-            tokio::spawn(async move {
-                let written = match verify(&mut source, &anchors).await {
-                    Ok(report) => source.finish(serde_json::to_value(&report).unwrap_or_default()).await,
-                    Err(error) => Err(error),
-                };
-                // Without its last line an export is not whole, and its readers say so.
-                if let Err(error) = written {
-                    tracing::warn!(error = ?error, "an export of the audit log broke off");
-                }
-            });
-            Body::from_stream(ReaderStream::with_capacity(reader, 64 * 1024))
-        }
+    let body = if let Some(own) = own {
+        Body::from_stream(own_records(Arc::clone(&app), own))
+    } else {
+        let (reader, writer) = tokio::io::duplex(EXPORT_AHEAD);
+        let writer = tokio::io::BufWriter::with_capacity(EXPORT_AHEAD, writer);
+        let mut source = Recorder::new(Live::new(app.db.clone(), app.objects.clone(), start), writer);
+        // Ends when the reader does: nobody takes what is written.
+        tokio::spawn(async move {
+            let written = match verify(&mut source, &anchors).await {
+                Ok(report) => source.finish(serde_json::to_value(&report).unwrap_or_default()).await,
+                Err(error) => Err(error),
+            };
+            // Without its last line an export is not whole, and its readers say so.
+            if let Err(error) = written {
+                tracing::warn!(error = ?error, "an export of the audit log broke off");
+            }
+        });
+        Body::from_stream(ReaderStream::with_capacity(reader, 64 * 1024))
     };
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")], body).into_response())
 }

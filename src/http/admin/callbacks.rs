@@ -61,7 +61,7 @@ pub struct CallbackSecret {
 }
 
 /// Body of a new callback.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CallbackRequest {
     /// https, at a public address; at most 2,000 characters.
@@ -82,7 +82,7 @@ pub struct CallbackRequest {
 }
 
 /// Body of a change; what is left out stays.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CallbackChange {
     /// As of a new one.

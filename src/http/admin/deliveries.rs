@@ -25,7 +25,7 @@ use std::sync::Arc;
 const PAGE_MAX: i64 = 200;
 
 /// Query of the log.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DeliveryParameters {
@@ -41,7 +41,7 @@ pub struct DeliveryParameters {
 }
 
 /// A page of the log.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliveryPage {
     /// Newest first.

@@ -26,7 +26,7 @@ const OVERLAP_SECONDS: u32 = 86_400;
 pub(super) const OVERLAP_SECONDS_MAX: u32 = 7_776_000;
 
 /// Body of a rotation; may be left out.
-#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeyRotation {
     /// How long the old key stays good beside the new one: 0 to 7,776,000 s, 86,400 unless given.

@@ -24,7 +24,7 @@ const PAGE_MAX: u32 = 500;
 pub struct RefusedParameters {
     /// Only those first seen before this instant (RFC 3339).
     before: Option<String>,
-    /// At most so many, 1 to 500.
+    /// So many, 1 to 500, and those that were seen at the same instant as the last of them.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
 }

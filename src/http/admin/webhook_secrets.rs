@@ -24,7 +24,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// A secret in a list: never the secret itself.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WebhookSecret {
     /// Names the secret, for revoking.
@@ -65,7 +65,7 @@ impl WebhookSecret {
 }
 
 /// Secrets, oldest first.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct WebhookSecrets {
     /// Of all senders of the organization.
     pub secrets: Vec<WebhookSecret>,

@@ -6,21 +6,23 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Of a body that nobody wants (its request was refused by its headers), so much is read and thrown away, so that a client
 /// that sends all of it before it reads gets the refusal rather than a broken connection.
 const UNWANTED_BYTES_MAX: usize = 64 << 20;
-/// And for so long.
+/// And until the request is so old.
 const UNWANTED_TIME_MAX: Duration = Duration::from_secs(10);
+/// But for so long, so that whoever still sends can read the answer.
+const UNWANTED_TIME_MIN: Duration = Duration::from_secs(1);
 
 /// A request's body; what is left of it when it is dropped is read all the same.
-pub struct Wanted(Option<Incoming>);
+pub struct Wanted(Option<Incoming>, Instant);
 
 impl Wanted {
     /// That body.
     pub fn new(body: Incoming) -> Self {
-        Self(Some(body))
+        Self(Some(body), Instant::now())
     }
 }
 
@@ -45,7 +47,8 @@ impl Drop for Wanted {
     fn drop(&mut self) {
         let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(tokio::time::timeout(UNWANTED_TIME_MAX, discard(body)));
+            let time = UNWANTED_TIME_MAX.saturating_sub(self.1.elapsed()).max(UNWANTED_TIME_MIN);
+            runtime.spawn(tokio::time::timeout(time, discard(body)));
         }
     }
 }

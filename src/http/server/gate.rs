@@ -53,7 +53,6 @@ struct Framing {
 }
 
 /// One connection's bytes.
-#[derive(Debug)]
 pub struct Gate {
     state: State,
     /// The line's first bytes.

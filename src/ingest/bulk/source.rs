@@ -73,13 +73,11 @@ fn open(text: Bytes, work: &ChunkWork, shape: Shape) -> Piece {
 
 /// Some of the stored bytes.
 async fn stored(objects: &Objects, work: &ChunkWork, range: std::ops::Range<u64>) -> Result<Bytes, StepError> {
-    match &work.raw_key {
-        Some(raw) => objects.get_range(raw, range).await.map_err(storage_error),
-        None => {
-            let (key, etag) = (&work.plan.storage_key, &work.plan.etag);
-            objects.get_range_of(key, etag, range).await.map_err(object_error)
-        }
+    if let Some(raw) = &work.raw_key {
+        return objects.get_range(raw, range).await.map_err(storage_error);
     }
+    let (key, etag) = (&work.plan.storage_key, &work.plan.etag);
+    objects.get_range_of(key, etag, range).await.map_err(object_error)
 }
 
 async fn gunzip(stored: Bytes, plan: &PlanRow) -> Result<Bytes, StepError> {

@@ -521,7 +521,8 @@ pub struct RefusedObject {
     pub removed_at: Option<OffsetDateTime>,
 }
 
-/// Refused objects, newest first, at most `limit`, older than `before` if it is given.
+/// Refused objects, newest first, at most `limit` and those seen at the same instant as the last one, older than `before` if it
+/// is given: so nothing lies between two pages that are cut by that instant.
 ///
 /// # Errors
 /// [`DbError`].
@@ -531,11 +532,14 @@ pub async fn refused_objects(
     limit: i64,
 ) -> Result<Vec<RefusedObject>, DbError> {
     Ok(sqlx::query_as(
-        "select bucket, storage_key, generation, organization_id, reason, source, etag, size_bytes, first_seen_at, removed_at
-         from ingested_objects
-         where status = 'refused' and first_seen_at < coalesce($1, 'infinity'::timestamptz)
-         order by first_seen_at desc, bucket desc, storage_key desc, generation desc
-         limit $2",
+        "select *
+         from (
+           select bucket, storage_key, generation, organization_id, reason, source, etag, size_bytes, first_seen_at, removed_at
+           from ingested_objects
+           where status = 'refused' and first_seen_at < coalesce($1, 'infinity'::timestamptz)
+           order by first_seen_at desc
+           fetch first ($2) rows with ties) page
+         order by first_seen_at desc, bucket desc, storage_key desc, generation desc",
     )
     .bind(before)
     .bind(limit)

@@ -28,9 +28,9 @@ async fn a_million_records_are_verified_within_a_minute() {
     lab.run("select brin_summarize_new_values('audit_records_by_position')").await;
     let mut sealer = lab.sealer();
     let started = Instant::now();
-    let mut sealed = 0;
-    while sealed < records as usize {
-        sealed += sealer.seal_batch().await.unwrap().records;
+    let mut done = 0;
+    while done < records as usize {
+        done += sealer.seal_batch().await.unwrap().records;
     }
     let sealing = started.elapsed();
     let started = Instant::now();

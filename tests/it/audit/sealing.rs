@@ -35,7 +35,7 @@ async fn every_record_is_sealed_once_whoever_commits_late_and_however_many_seal(
             let mut connection = PgConnection::connect_with(&options).await.unwrap();
             for round in 0..25u32 {
                 let mut transaction = connection.begin().await.unwrap();
-                for _ in 0..1 + (round + writer) % 3 {
+                for _ in 0..=((round + writer) % 3) {
                     sqlx::query("insert into audit_records (organization_id, at, event, action, actor) values ($1, now(), 'job.accepted', 'C', 'key:1')")
                         .bind(organization)
                         .execute(&mut *transaction)
@@ -97,8 +97,8 @@ async fn an_open_transaction_holds_the_seal_and_its_records_are_told_as_unsealed
     sqlx::query(insert).bind(organization).execute(&mut *open).await.unwrap();
     append(&lab.db, organization, 5).await;
     let mut sealer = lab.sealer();
-    let sealed = sealer.seal_batch().await.unwrap();
-    assert_eq!((sealed.records, sealed.caught_up), (0, true), "nothing above the open transaction");
+    let batch = sealer.seal_batch().await.unwrap();
+    assert_eq!((batch.records, batch.caught_up), (0, true), "nothing above the open transaction");
     let report = lab.verify().await;
     assert!(report.ok, "{report:#?}");
     assert_eq!((report.records, report.unsealed.records), (3, 5));

@@ -40,7 +40,7 @@ impl Scene {
         let mut other = second.config("second");
         other.algorithms = vec!["ES256".to_owned()];
         other.organization = Some("Test Hospital".to_owned());
-        other.roles_claim = "realm_access.roles".to_owned();
+        "realm_access.roles".clone_into(&mut other.roles_claim);
         other.platform = true;
         let jwt = vec![config, other, with_secret("third", SECRET)];
         let app = TestApp::with(Setup { jwt, ..Setup::default() }).await;

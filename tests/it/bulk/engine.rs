@@ -148,14 +148,15 @@ async fn texts_of_chunks_that_no_plan_names_are_deleted_when_their_job_has_ended
     assert_eq!(app.count("select count(*) from chunk_texts").await, 3);
 
     // Of a job that is at work nothing is touched.
-    let end = |ended: bool| {
-        let sql = if ended { "update jobs set finished_at = created_at" } else { "update jobs set finished_at = null" };
-        let app = &app;
-        async move { drop(sqlx::query(sql).execute(&mut app.owner().await).await.unwrap()) }
-    };
-    end(false).await;
+    workers.stop().await;
+    let mut owner = app.owner().await;
+    let at_work = "update jobs set status = 'queued', finished_at = null";
+    sqlx::query(at_work).execute(&mut owner).await.unwrap();
     assert_eq!(app.app.watcher.tidy().await.unwrap().texts, 0);
-    end(true).await;
+    // As if the bytes had never been stored: the objects are kept for a month.
+    sqlx::query("delete from payloads").execute(&mut owner).await.unwrap();
+    let ended = "update jobs set status = 'succeeded', finished_at = chartgate_now()";
+    sqlx::query(ended).execute(&mut owner).await.unwrap();
     let tidied = app.app.watcher.tidy().await.unwrap();
     assert_eq!((tidied.texts, tidied.failed), (2 + before.1 + before.2, 0));
     assert_eq!(counts().await, (2, 0, 0));
@@ -176,12 +177,10 @@ async fn texts_of_chunks_that_no_plan_names_are_deleted_when_their_job_has_ended
     assert_eq!(counts().await, (2, 0, 0));
 
     // Given up: neither its object nor a copy of it is there any more.
-    sqlx::query("delete from payloads").execute(&mut app.owner().await).await.unwrap();
     app.advance(Duration::from_hours(24 * 31)).await;
     let tidied = app.app.watcher.tidy().await.unwrap();
     assert_eq!((tidied.removed, tidied.texts), (3, 2), "{tidied:?}");
     assert_eq!(counts().await, (0, 0, 0));
-    workers.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

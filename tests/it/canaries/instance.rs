@@ -153,7 +153,7 @@ impl Instance {
         self.processes[process].id()
     }
 
-    pub fn signal(&self, pid: u32, signal: Signal) {
+    pub fn signal(pid: u32, signal: Signal) {
         kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
     }
 
@@ -165,7 +165,7 @@ impl Instance {
 
     /// Stop in order.
     pub async fn stop(&mut self, process: usize) {
-        self.signal(self.pid(process), Signal::TERM);
+        Self::signal(self.pid(process), Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
         while self.processes[process].try_wait().unwrap().is_none() {
             assert!(Instant::now() < deadline, "the process does not stop");

@@ -29,7 +29,7 @@ pub const FOREIGN_KEY: &str = "incoming/fhir/Qoizuloforeign/Qoizulofam scan.ndjs
 
 /// A word as it stands in a path or query.
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    text.bytes().fold(String::new(), |text, byte| text + &format!("%{byte:02X}"))
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -110,7 +110,7 @@ async fn upload(desk: &Instance, people: &[Person]) -> Vec<String> {
     let mut jobs = Vec::new();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for (number, person) in people.iter().enumerate() {
-        let lines = person.resources().iter().map(|line| format!("{line}\n")).collect::<String>();
+        let lines = person.resources().iter().fold(String::new(), |text, line| text + &format!("{line}\n"));
         let broken = format!(
             "{lines}{{\"resourceType\":\"Patient\",\"birthDate\":\"{}\"\n{}\n{lines}",
             person.note.replace('\n', " "),
@@ -289,7 +289,7 @@ async fn kill_the_database(desk: &Instance, people: &[Person]) -> Vec<String> {
         if number % 4 == 1 {
             desk.is_ready().await;
             let pid = std::fs::read_to_string(desk.data().join("postgres/cluster/postmaster.pid")).unwrap();
-            desk.signal(pid.lines().next().unwrap().trim().parse().unwrap(), Signal::KILL);
+            Instance::signal(pid.lines().next().unwrap().trim().parse().unwrap(), Signal::KILL);
         }
         desk.ask(Ask::get("reader", format!("/ingest/clinical/{}", encoded(&person.mrn))).clinical()).await;
     }
@@ -298,7 +298,7 @@ async fn kill_the_database(desk: &Instance, people: &[Person]) -> Vec<String> {
 
 /// Jobs wait while the worker stands still; it goes on, and dies as soon as it holds some of them.
 async fn lose_a_worker(desk: &mut Instance, worker: usize, people: &[Person]) -> Vec<String> {
-    desk.signal(desk.pid(worker), Signal::STOP);
+    Instance::signal(desk.pid(worker), Signal::STOP);
     let mut jobs = Vec::new();
     for person in people {
         let bundle = person.bundle().to_string().replace("chest", "hip");
@@ -307,7 +307,7 @@ async fn lose_a_worker(desk: &mut Instance, worker: usize, people: &[Person]) ->
         desk.ask(Ask::post("sender", "/ingest/athena", JSON, event)).await;
     }
     let mut owner = desk.owner().await;
-    desk.signal(desk.pid(worker), Signal::CONT);
+    Instance::signal(desk.pid(worker), Signal::CONT);
     let held = "select count(*) from queue where state = 'leased'";
     while sqlx::query_scalar::<_, i64>(held).fetch_one(&mut owner).await.unwrap() == 0 {}
     desk.kill(worker);

@@ -159,7 +159,7 @@ impl Person {
             changed(&|bundle| at(bundle, &format!("{patient}/gender"), json!(self.family))),
             changed(&|bundle| at(bundle, &format!("{patient}/name"), json!(self.family))),
             changed(&|bundle| {
-                at(bundle, &format!("{patient}/identifier/0/value"), json!({ self.mrn.clone(): self.ssn }))
+                at(bundle, &format!("{patient}/identifier/0/value"), json!({ self.mrn.clone(): self.ssn }));
             }),
             changed(&|bundle| at(bundle, &format!("{patient}/id"), json!(self.note))),
             changed(&|bundle| bundle["entry"][0]["resource"][&self.family] = json!(self.ssn)),
@@ -167,27 +167,27 @@ impl Person {
             changed(&|bundle| bundle["entry"][0]["fullUrl"] = json!(self.note)),
             changed(&|bundle| at(bundle, "/entry/1/resource/subject/reference", json!(self.note))),
             changed(&|bundle| {
-                at(bundle, "/entry/1/resource/subject/reference", json!(format!("{}/{}", self.family, self.mrn)))
+                at(bundle, "/entry/1/resource/subject/reference", json!(format!("{}/{}", self.family, self.mrn)));
             }),
             changed(&|bundle| {
                 at(
                     bundle,
                     "/entry/1/resource/clinicalStatus",
                     json!({ "coding": [{ "system": self.note, "code": self.diagnosis }] }),
-                )
+                );
             }),
             changed(&|bundle| at(bundle, "/entry/2/resource/status", json!(self.diagnosis))),
             changed(&|bundle| {
-                bundle["entry"][2]["resource"]["valueQuantity"] = json!({ "value": self.ssn, "unit": self.note })
+                bundle["entry"][2]["resource"]["valueQuantity"] = json!({ "value": self.ssn, "unit": self.note });
             }),
             changed(&|bundle| {
-                bundle["entry"][2]["resource"]["effectiveDateTime"] = json!(format!("{}T99:00", self.birth_date))
+                bundle["entry"][2]["resource"]["effectiveDateTime"] = json!(format!("{}T99:00", self.birth_date));
             }),
             changed(
                 &|bundle| bundle["entry"][2]["resource"]["text"] = json!({ "status": "generated", "div": format!("<div xmlns=\"http://www.w3.org/1999/xhtml\"><{0} {0}=\"{0}\">{1}</{0}>&{0};</div>", self.given, self.ssn) }),
             ),
             changed(&|bundle| {
-                bundle["entry"][2]["resource"]["extension"] = json!([{ "url": self.note, "valueCode": self.street }])
+                bundle["entry"][2]["resource"]["extension"] = json!([{ "url": self.note, "valueCode": self.street }]);
             }),
             [vec![b'['; 200], self.family.clone().into_bytes()].concat(),
             self.note.clone().into_bytes(),

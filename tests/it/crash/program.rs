@@ -108,6 +108,7 @@ async fn worker_process() {
         .port(5432)
         .username("chartgate_app")
         .database(&settings.database);
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut config = test_config();
     config.workflows_dir = Some(directory.join("workflows"));
     config.database.connections_max = 6;

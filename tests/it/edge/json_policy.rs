@@ -79,7 +79,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>)> {
         bytes("NUL in a string", b"{\"a\":\"\0\"}"),
         bytes("NUL after it", b"{\"a\":1}\0"),
         bytes("byte order mark", b"\xef\xbb\xbf{\"a\":1}"),
-        bytes("UTF-16", b"\xff\xfe{\0\"\0a\0\"\0:\01\0}\0"),
+        bytes("UTF-16", b"\xff\xfe{\x00\"\x00a\x00\"\x00:\x001\x00}\x00"),
         bytes("stray continuation", b"{\"a\":\"\x80\"}"),
         bytes("overlong slash", b"{\"a\":\"\xc0\xaf\"}"),
         bytes("surrogate in UTF-8", b"{\"a\":\"\xed\xa0\x80\"}"),

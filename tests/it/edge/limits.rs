@@ -106,7 +106,7 @@ async fn an_address_that_fails_to_authenticate_too_often_is_held_off_and_good_ke
     }
     assert_eq!(get(&app, &app.organization.sender, JOBS).await.status, 200);
     let denied = app.count("select count(*) from audit_records where event = 'access.denied'").await;
-    assert_eq!(denied, 5, "a flood does not fill the audit log");
+    assert!((1..=5).contains(&denied), "a flood does not fill the audit log: {denied}");
 }
 
 async fn event(app: &TestApp, number: usize) -> Answer {

@@ -53,7 +53,7 @@ async fn latencies(app: &TestApp, seed: u64, least: usize, done: impl Fn() -> bo
     latencies
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn slow_clients_are_cut_off_and_an_ordinary_one_does_not_notice() {
     let sockets: usize = std::env::var("CHARTGATE_EDGE_SOCKETS").map_or(120, |text| text.parse().unwrap());
     let app = TestApp::with(with_limits(|limits| limits.connections_per_address = 4096)).await;

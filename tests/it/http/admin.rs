@@ -118,11 +118,11 @@ async fn settings_are_replaced_as_a_whole_and_change_what_is_an_mrn() {
     let athena = format!("urn:chartgate:{}:athena", app.organization.id);
     let empty = json!({
         "mrnSystems": [], "mrnFoldedSystems": [], "mrnPlaceholders": [], "runningMax": null,
-        "athenaSystem": athena, "timeZone": "UTC", "corsOrigins": []
+        "athenaSystem": athena, "timeZone": "UTC", "corsOrigins": [], "rateLimit": null
     });
     assert_eq!(get(&app, &admin, &path).await.json(), empty);
     let settings = json!({"mrnSystems": ["urn:ward"], "mrnFoldedSystems": ["urn:f"], "mrnPlaceholders": ["123456"], "runningMax": 4,
-        "athenaSystem": "urn:practice", "timeZone": "America/New_York", "corsOrigins": ["https://ehr.example"]});
+        "athenaSystem": "urn:practice", "timeZone": "America/New_York", "corsOrigins": ["https://ehr.example"], "rateLimit": null});
     let changed = put(&app, &admin, &path, &settings).await;
     assert_eq!((changed.status, changed.json()), (200, settings));
     assert_eq!(get(&app, &app.platform, &path).await.json()["runningMax"], 4);

@@ -8,7 +8,9 @@ use super::roles::{Belongings, allowed, operations};
 use super::{Answer, call, sha256};
 use crate::support::app::{TestApp, TestOrganization, job_of};
 use chartgate::auth::{NewKey, Role};
-use chartgate::ids::{EventId, FindingId, JobId, OperationId, OrganizationId, PatientId, ReviewId, UploadId};
+use chartgate::ids::{
+    CallbackId, EventId, FindingId, JobId, OperationId, OrganizationId, PatientId, ReviewId, UploadId,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -56,7 +58,7 @@ impl World {
         let theirs = job_of(&app.submit_as(&other.sender, None, super::small(2)).await.1);
         app.wait_until(&theirs, "at its end", |view| view["finishedAt"].is_string()).await;
         workers.stop().await;
-        own.mrn = "CANARY-MRN-1".to_owned();
+        "CANARY-MRN-1".clone_into(&mut own.mrn);
         own.job = job;
         own.payload = sha256(body.as_bytes());
         Self { app, other, own }
@@ -77,6 +79,8 @@ fn nobodys() -> Belongings {
         patient: PatientId::new().to_string(),
         other_patient: PatientId::new().to_string(),
         event: EventId::new().to_string(),
+        callback: CallbackId::new().to_string(),
+        spare_callback: CallbackId::new().to_string(),
         key: hexadecimal(),
         rotated: hexadecimal(),
         secret: hexadecimal(),
@@ -130,7 +134,9 @@ async fn violations(world: &World, reads_only: bool) -> Vec<String> {
             let text = String::from_utf8_lossy(&answer.body).into_owned();
             words.iter().find(|word| !word.is_empty() && text.contains(**word)).map(|word| (*word).to_owned())
         };
-        let words: Vec<&str> = own.secrets().into_iter().chain(CANARIES).collect();
+        // The audit log of the other holds what the other asked for, foreign ids among it.
+        let ids = if operation.ends_with("Audit") { Vec::new() } else { own.secrets().to_vec() };
+        let words: Vec<&str> = ids.into_iter().chain(CANARIES).collect();
         // Nobody.
         let answer = ask(method, &path, "", &body).await;
         let wanted = if roles.is_empty() { 200 } else { 401 };
@@ -147,7 +153,7 @@ async fn violations(world: &World, reads_only: bool) -> Vec<String> {
             let echoed: Vec<&str> = words
                 .iter()
                 .copied()
-                .filter(|word| *word != own.mrn || answer.json()["status"] != "not_found")
+                .filter(|word| *word != own.mrn || !String::from_utf8_lossy(&answer.body).contains("\"not_found\""))
                 .collect();
             if let Some(word) = leaks(&answer, &echoed) {
                 found.push(format!("{operation} as {role} of the other: shows {word}"));

@@ -68,6 +68,8 @@ pub(super) struct Belongings {
     pub(super) event: String,
     pub(super) key: String,
     pub(super) callback: String,
+    /// To be removed, while the other one is asked for.
+    pub(super) spare_callback: String,
     pub(super) rotated: String,
     pub(super) secret: String,
     pub(super) hold: String,
@@ -91,6 +93,7 @@ impl Belongings {
         app.wait_for(event["job_id"].as_str().unwrap(), "succeeded").await;
         let key = create_key(&app.app, Some(organization.id), Role::Sender).await;
         let callback = json!({"url": "https://1.1.1.1:8443/", "events": ["job.expired"]});
+        let spare_callback = app.post(&organization.admin, "/v1/admin/callbacks", &callback).await.1;
         let callback = app.post(&organization.admin, "/v1/admin/callbacks", &callback).await.1;
         let rotated = create_key(&app.app, Some(organization.id), Role::Sender).await;
         let (status, secret) = app.post(&organization.admin, "/v1/admin/webhook-secrets", &json!({})).await;
@@ -112,6 +115,7 @@ impl Belongings {
             patient: String::new(),
             other_patient: String::new(),
             callback: callback["callback"]["callbackId"].as_str().unwrap().to_owned(),
+            spare_callback: spare_callback["callback"]["callbackId"].as_str().unwrap().to_owned(),
             key: key.split('_').nth(1).unwrap().to_owned(),
             rotated: rotated.split('_').nth(1).unwrap().to_owned(),
             secret: secret["id"].as_str().unwrap().to_owned(),
