@@ -5,9 +5,11 @@
 
 pub mod callbacks;
 pub mod jwt;
+mod keys;
 mod limits;
 pub mod origins;
 
+pub use keys::{KEYS, variable_of};
 pub use limits::{BODY_WINDOW, LimitsConfig, TlsConfig};
 
 use secrecy::SecretString;
@@ -15,214 +17,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Every key: name in the file (dotted), other environment variables that are honored, default, meaning. The
-/// environment variable of a key is `CHARTGATE_` and the name in capitals with `_` for `.`.
-pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
-    (
-        "data_dir",
-        &[],
-        "/var/lib/chartgate as root, else ~/.local/share/chartgate",
-        "Where the embedded PostgreSQL, the embedded S3 and the demo's credentials live.",
-    ),
-    ("listen", &[], "127.0.0.1:8080", "Address and port of the HTTP API."),
-    ("database.url", &["DATABASE_URL"], "embedded", "PostgreSQL to use instead of the embedded one."),
-    (
-        "database.migrate_url",
-        &[],
-        "database.url",
-        "The owner's URL: runs the migrations and creates the role chartgate_app, as which database.url then logs in.",
-    ),
-    ("database.connections_max", &[], "24", "Pooled connections of one process."),
-    ("database.allow_unsafe", &[], "false", "Tests only: start although fsync or synchronous_commit is off."),
-    (
-        "s3.endpoint",
-        &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
-        "embedded, unless s3.bucket is set",
-        "S3 to use instead of the embedded one.",
-    ),
-    ("s3.bucket", &["UPLOAD_BUCKET"], "chartgate", "Bucket of raw payloads and uploads."),
-    ("s3.region", &["AWS_REGION", "AWS_DEFAULT_REGION"], "us-east-1", "Region that requests are signed for."),
-    ("s3.prefix", &["UPLOAD_PREFIX"], "", "Put before every key."),
-    ("s3.access_key", &["AWS_ACCESS_KEY_ID"], "", "Access key id."),
-    ("s3.secret_key", &["AWS_SECRET_ACCESS_KEY"], "", "Secret access key."),
-    ("s3.listen", &[], "127.0.0.1:0", "Address of the embedded S3."),
-    (
-        "s3.events_queue_url",
-        &[],
-        "",
-        "Queue of SQS with the bucket's notifications, read by the role watcher; without it the sweep finds all objects.",
-    ),
-    ("uploads.waiting_max", &[], "10000", "Uploads of one organization that may wait for their object at once."),
-    ("watcher.sweep_seconds", &[], "30", "Between two listings of what lies below incoming/."),
-    (
-        "watcher.keep_days",
-        &[],
-        "30",
-        "How long refused objects are kept, and those of jobs that ended before their bytes were stored.",
-    ),
-    ("intake.max_body_bytes", &[], "16777216", "Largest request body, after content decoding."),
-    (
-        "cors.origins",
-        &[],
-        "",
-        "Web origins that may call for every organization, beside the organizations' own: a list, or separated by commas.",
-    ),
-    (
-        "callbacks.allow_http",
-        &[],
-        "false",
-        "Development only: callbacks may have http URLs; bodies and signatures are then readable on the way.",
-    ),
-    (
-        "callbacks.allow_private",
-        &[],
-        "",
-        "Networks that callbacks may reach although they are private or of special purpose, such as 10.1.0.0/16, separated by commas.",
-    ),
-    ("callbacks.ports", &[], "443,1024-65535", "Ports that callbacks may have, single ones or ranges."),
-    (
-        "callbacks.disable_after_days",
-        &[],
-        "5",
-        "A callback whose deliveries fail for so long without a success between is disabled.",
-    ),
-    (
-        "callbacks.keep_days",
-        &[],
-        "30",
-        "How long messages of callbacks and the log of their deliveries are kept after their end.",
-    ),
-    (
-        "callbacks.public_url",
-        &[],
-        "",
-        "Where others reach the API; put before the path of the job in messages of callbacks.",
-    ),
-    ("workers.concurrency", &[], "256", "Jobs under way at once in one process."),
-    (
-        "workers.chunks",
-        &[],
-        "2",
-        "Chunks of bulk files under way at once in one process, beside the jobs; each may take some 60 MB.",
-    ),
-    (
-        "secrets.key",
-        &[],
-        "{data_dir}/secrets.key",
-        "32 bytes in base64 that seal the secrets of callbacks and of webhook senders in the database; several separated by commas: the first seals, all open.",
-    ),
-    ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
-    (
-        "audit.signing_key_file",
-        &[],
-        "{data_dir}/audit-signing-key.pem",
-        "Private key that signs the audit log; made at the first start of a sweeper, and kept out of the database.",
-    ),
-    (
-        "audit.trusted_keys",
-        &[],
-        "",
-        "Public keys that are known to be the audit log's (as `chartgate audit verify` shows them), separated by commas; the signing key's is always among them where its file is.",
-    ),
-    ("workflows.dir", &[], "", "Directory of workflow files that add to or replace the embedded ones."),
-    (
-        "auth.jwt.issuer",
-        &[],
-        "",
-        "The exact `iss` of accepted tokens; without an issuer no tokens are accepted. See authentication.md.",
-    ),
-    ("auth.jwt.name", &[], "the issuer's host", "Names the issuer in audit records."),
-    ("auth.jwt.audience", &[], "", "One of these must be in the tokens' `aud`: a list, or separated by commas."),
-    ("auth.jwt.jwks_url", &[], "", "Where the issuer's public keys are: https, or http on this host."),
-    ("auth.jwt.secret", &[], "", "Instead of auth.jwt.jwks_url: the secret that tokens are signed with by HMAC."),
-    (
-        "auth.jwt.algorithms",
-        &[],
-        "RS256,RS384,ES256,ES384,EdDSA; HS256 with a secret",
-        "Accepted signatures. HS256, HS384 and HS512 only with auth.jwt.secret, and then only these.",
-    ),
-    ("auth.jwt.organization", &[], "", "The organization, by id or name, of all tokens, instead of a claim."),
-    ("auth.jwt.organization_claim", &[], "organization", "The claim that names the organization, by id or name."),
-    ("auth.jwt.roles_claim", &[], "roles", "The claim that names roles: a text or a list of them."),
-    (
-        "auth.jwt.roles",
-        &[],
-        "",
-        "Further words of that claim, or scopes, and the roles that they give: a list of word=role.",
-    ),
-    ("auth.jwt.platform", &[], "false", "Tokens may have the role platform."),
-    (
-        "auth.jwt.source",
-        &[],
-        "default",
-        "Label of the sending system: resource ids of two systems are told apart by it.",
-    ),
-    ("auth.jwt.lifetime_max_seconds", &[], "86400", "A token's `exp` may be at most so far in the future."),
-    ("auth.jwt.issuers", &[], "", "Several issuers: an array of tables with the same keys."),
-    (
-        "telemetry.log_level",
-        &["LOG_LEVEL"],
-        "info",
-        "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn.",
-    ),
-    ("telemetry.log_format", &[], "text", "text or json."),
-    ("limits.connections", &[], "4096", "Open connections of one process."),
-    (
-        "limits.connections_per_address",
-        &[],
-        "1024",
-        "Open connections of one address (IPv6: of one /64). Behind a proxy all are the proxy's: raise it.",
-    ),
-    (
-        "limits.header_seconds",
-        &[],
-        "10",
-        "For a TLS handshake, for a request's whole head, and for the time between two requests of a connection.",
-    ),
-    (
-        "limits.body_bytes_per_second",
-        &[],
-        "32768",
-        "A request's body must bring so much, in every window of ten seconds.",
-    ),
-    (
-        "limits.body_bytes_total",
-        &[],
-        "268435456, or twice intake.max_body_bytes if that is more",
-        "Bytes of request bodies in memory at once, as received and as decompressed.",
-    ),
-    ("limits.write_seconds", &[], "10", "A client that takes nothing of an answer for so long is cut off."),
-    ("limits.validations", &[], "4", "validateOnly requests that are computed at once."),
-    ("limits.requests_per_second", &[], "0", "Requests of one organization in one process; 0: no limit."),
-    ("limits.burst", &[], "0", "Requests that an organization may send at once after quiet; 0: those of one second."),
-    (
-        "limits.failed_authentications_per_minute",
-        &[],
-        "300",
-        "Requests without valid credentials from one address; further ones are answered 429. 0: no limit.",
-    ),
-    (
-        "limits.queue_organization",
-        &[],
-        "1000000",
-        "Jobs of one organization in the queue; above, its submissions are answered 429 (uploads from four fifths on). 0: no limit.",
-    ),
-    (
-        "limits.queue_total",
-        &[],
-        "5000000",
-        "Jobs in the queue; above, submissions are answered 503 (uploads from four fifths on). 0: no limit.",
-    ),
-    (
-        "limits.drain_grace_seconds",
-        &[],
-        "0",
-        "How long a process that got SIGTERM still answers while /health/ready says draining; twice the load balancer's interval.",
-    ),
-    ("tls.certificate", &[], "", "PEM file with the listener's certificate and its chain: HTTPS instead of HTTP."),
-    ("tls.key", &[], "", "PEM file with its private key. Both are read again on SIGHUP and when they change."),
-];
 
 /// In the data directory, unless `audit.signing_key_file` says otherwise.
 const AUDIT_KEY_FILE: &str = "audit-signing-key.pem";
@@ -351,12 +145,6 @@ impl Reader {
             }),
         }
     }
-}
-
-/// The environment variable of a key.
-#[must_use]
-pub fn variable_of(key: &str) -> String {
-    format!("CHARTGATE_{}", key.to_uppercase().replace('.', "_"))
 }
 
 impl Config {
