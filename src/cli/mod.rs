@@ -14,6 +14,7 @@ mod jobs;
 mod operations;
 mod orgs;
 mod out;
+mod purge;
 mod reviews;
 mod serve;
 mod submit;
@@ -73,6 +74,10 @@ enum Command {
     /// Merge and unmerge patients, unlink and link events (role admin).
     #[command(subcommand)]
     Patients(reviews::PatientsCommand),
+    Purge(purge::Arguments),
+    /// Place, list and lift legal holds, which forbid erasure (role admin).
+    #[command(subcommand)]
+    Holds(purge::HoldsCommand),
     /// List and check workflow files.
     #[command(subcommand)]
     Workflows(workflows::Command),
@@ -147,6 +152,8 @@ async fn dispatch(command: Command, config: Config) -> ExitCode {
         Command::Keys(command) => orgs::run_keys(command, &config).await,
         Command::Reviews(command) => reviews::run_reviews(command).await,
         Command::Patients(command) => reviews::run_patients(command).await,
+        Command::Purge(arguments) => purge::run(arguments).await,
+        Command::Holds(command) => purge::run_holds(command).await,
         Command::Workflows(command) => workflows::run(&command, &config),
         Command::Audit(command) => audit::run(command, &config).await,
         Command::Doctor(arguments) => doctor::run(&config, &arguments).await,

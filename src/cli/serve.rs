@@ -14,6 +14,7 @@ use crate::engine::sweeper;
 use crate::http::server::{self, tls::Tls};
 use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
+use crate::ingest::erasure::Eraser;
 use crate::queue::{Presence, Workers};
 use crate::telemetry::traces;
 use crate::uploads::expiry;
@@ -200,6 +201,8 @@ impl Running {
                 )));
                 let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
                 tasks.push(tokio::spawn(sealing));
+                let eraser = Eraser::new(app.db.clone(), app.objects.clone());
+                tasks.push(tokio::spawn(eraser.run(stop.clone())));
                 tasks.push(tokio::spawn(webhooks::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();

@@ -39,7 +39,11 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
         | "linkEvent"
         | "listWebhookSecrets"
         | "createWebhookSecret"
-        | "revokeWebhookSecret" => &[Role::Admin],
+        | "revokeWebhookSecret"
+        | "purge"
+        | "listHolds"
+        | "placeHold"
+        | "liftHold" => &[Role::Admin],
         "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" | "verifyAudit" => {
             &[Role::Platform]
         }
@@ -69,6 +73,7 @@ pub(super) struct Belongings {
     pub(super) spare_callback: String,
     pub(super) rotated: String,
     pub(super) secret: String,
+    pub(super) hold: String,
     pub(super) organization: String,
 }
 
@@ -94,6 +99,9 @@ impl Belongings {
         let rotated = create_key(&app.app, Some(organization.id), Role::Sender).await;
         let (status, secret) = app.post(&organization.admin, "/v1/admin/webhook-secrets", &json!({})).await;
         assert_eq!(status, 201, "{secret}");
+        let hold = json!({"payload": "00".repeat(32), "reason": "x"});
+        let (status, hold) = app.post(&organization.admin, "/v1/admin/holds", &hold).await;
+        assert_eq!(status, 201, "{hold}");
         let (status, upload) = app.post(&organization.sender, "/v1/ingestion/upload-url", &json!({})).await;
         assert_eq!(status, 200, "{upload}");
         Self {
@@ -112,6 +120,7 @@ impl Belongings {
             key: key.split('_').nth(1).unwrap().to_owned(),
             rotated: rotated.split('_').nth(1).unwrap().to_owned(),
             secret: secret["id"].as_str().unwrap().to_owned(),
+            hold: hold["holdId"].as_str().unwrap().to_owned(),
             organization: organization.id.to_string(),
         }
     }
@@ -147,6 +156,7 @@ impl Belongings {
             .replace("{keyId}", &self.key)
             .replace("{callbackId}", &self.callback)
             .replace("{secretId}", &self.secret)
+            .replace("{holdId}", &self.hold)
             .replace("{organizationId}", &self.organization)
             .replace("{code}", "forbidden")
     }
@@ -161,6 +171,8 @@ impl Belongings {
             "retryJob" | "unmergePatient" | "unlinkEvent" | "stopOperation" | "resumeOperation" | "undoOperation" => json!({"reason": "x"}),
             "linkEvent" => json!({"patient": self.other_patient, "reason": "x"}),
             "putSettings" => json!({"mrnSystems": ["urn:x"]}),
+            "purge" => json!({"payload": self.payload, "reason": "x", "dryRun": true}),
+            "placeHold" => json!({"organization": true, "reason": "x"}),
             "createCallback" => json!({"url": "https://1.1.1.1/"}),
             "changeCallback" => json!({"description": "x"}),
             "createKey" => json!({"role": "sender", "organization": self.organization}),
@@ -169,7 +181,7 @@ impl Belongings {
     }
 
     /// What must stand in no answer to somebody else.
-    pub(super) fn secrets(&self) -> [&str; 12] {
+    pub(super) fn secrets(&self) -> [&str; 13] {
         [
             &self.callback,
             &self.job,
@@ -179,6 +191,7 @@ impl Belongings {
             &self.key,
             &self.rotated,
             &self.secret,
+            &self.hold,
             &self.organization,
             &self.review,
             &self.patient,
