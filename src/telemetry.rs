@@ -22,6 +22,10 @@ use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+/// The id of the request at hand, which the edge puts among its extensions for whoever answers it.
+#[derive(Debug, Clone)]
+pub struct RequestTag(pub String);
+
 /// What is logged at this level, or by a filter of tracing's (`warn,chartgate::queue=trace`), of which the parts that
 /// name a target of ours count, and the first level that stands alone.
 fn filter(level: &str) -> EnvFilter {

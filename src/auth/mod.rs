@@ -4,6 +4,7 @@
 //! revoked, expired, foreign and malformed are told apart in the audit log only, where [`denials`] keeps a flood of them
 //! bounded. What is looked up is believed for [`CACHE_TIME`], so a revocation takes effect within that on every process.
 
+pub mod administration;
 pub mod denials;
 pub mod jwt;
 pub mod keys;

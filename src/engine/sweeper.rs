@@ -4,6 +4,7 @@
 
 use super::chunks_store;
 use super::executor::Engine;
+use super::operations::{self, Operations};
 use super::store::{self, ReapedLease};
 use super::workers_store;
 use crate::db::{DbError, statistics};
@@ -14,8 +15,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Sweep until cancelled.
+/// Sweep until cancelled, and work on bulk operations beside it.
 pub async fn run(engine: Arc<Engine>, stop: CancellationToken) {
+    let operations = Operations::new(engine.db().clone(), engine.catalog().clone(), engine.wake().clone());
+    tokio::join!(operations::run::run(operations, stop.clone()), sweep_on(engine, stop));
+}
+
+async fn sweep_on(engine: Arc<Engine>, stop: CancellationToken) {
     let mut connection: Option<PgConnection> = None;
     let mut connected_before = false;
     let mut not_before = Instant::now();

@@ -147,7 +147,7 @@ impl FromRequestParts<Arc<App>> for Authenticated {
 }
 
 /// What stands behind `Authorization: Bearer`; nowhere else is a key or token looked for.
-fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let header = values.next().and_then(|value| value.to_str().ok()).ok_or(Refusal::NoCredentials)?;
     // Two of them: one that we check, and one that somebody before us may have checked.

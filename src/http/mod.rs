@@ -9,14 +9,15 @@ pub mod clinical;
 mod cors;
 mod description;
 pub mod docs;
-pub mod error_pages;
 pub mod events;
+pub mod explain;
 pub mod extract;
 pub mod health;
 pub mod intake;
 mod issues;
 pub mod jobs;
 pub mod metrics;
+mod jobs_events;
 pub mod problem;
 mod quotas;
 pub mod server;
@@ -24,6 +25,7 @@ mod signed;
 mod trace;
 pub mod uploads;
 
+pub use crate::app::error_pages;
 pub use description::description;
 
 use crate::app::App;
@@ -73,6 +75,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))
+        .routes(routes!(jobs_events::follow_job))
+        .routes(routes!(explain::explain_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(issues::get_issues))
         .routes(routes!(issues::get_outcomes))
@@ -82,9 +86,16 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(clinical::get_payload))
         .routes(routes!(admin::jobs::list_jobs))
         .routes(routes!(admin::jobs::list_failures))
-        .routes(routes!(admin::jobs::retry_jobs))
+        .routes(routes!(admin::operations::retry_jobs))
+        .routes(routes!(admin::operations::cancel_jobs))
+        .routes(routes!(admin::operations::reprocess_jobs))
         .routes(routes!(admin::jobs::retry_job))
-        .routes(routes!(admin::jobs::get_operation))
+        .routes(routes!(admin::operations::list_operations))
+        .routes(routes!(admin::operations::get_operation))
+        .routes(routes!(admin::operations::list_operation_jobs))
+        .routes(routes!(admin::operations::stop_operation))
+        .routes(routes!(admin::operations::resume_operation))
+        .routes(routes!(admin::operations::undo_operation))
         .routes(routes!(admin::organizations::list_organizations, admin::organizations::create_organization))
         .routes(routes!(admin::settings::get_settings, admin::settings::put_settings))
         .routes(routes!(admin::organizations::pause_organization))
@@ -111,8 +122,12 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::deliveries::test_callback))
         .routes(routes!(admin::deliveries::list_deliveries))
         .routes(routes!(admin::deliveries::resend_callbacks))
+        .routes(routes!(admin::purge::purge))
+        .routes(routes!(admin::holds::list_holds, admin::holds::place_hold))
+        .routes(routes!(admin::holds::lift_hold))
         .routes(routes!(admin::system::list_workflows))
         .routes(routes!(admin::system::list_workers))
+        .routes(routes!(admin::lanes::list_blocked))
         .routes(routes!(admin::objects::list_refused))
         .routes(routes!(admin::audit::list_audit))
         .routes(routes!(admin::audit::verify_audit))
@@ -127,10 +142,11 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(docs::error_page))
 }
 
-/// The router with its edge.
-pub fn router(app: Arc<App>) -> Router {
+/// The router with its edge, and with pages that are served beside the API.
+pub fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
     let (router, _) = routes().split_for_parts();
     router
+        .merge(pages)
         .fallback(|| async { Problem::new("not_found", "There is no such route.") })
         .layer(middleware::from_fn_with_state(Arc::clone(&app), edge))
         .with_state(app)
@@ -174,6 +190,7 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
         allowance: Arc::default(),
     };
     request.extensions_mut().insert(context.clone());
+    request.extensions_mut().insert(telemetry::RequestTag(request_id.clone()));
     let trace_id = traced.map(|traced| traced.context().trace_id());
     let span = tracing::info_span!("request", request.id = %request_id, %method, route, trace.id = trace_id);
     let page = cors::Page::of(&request, if is_known { &route } else { request.uri().path() });

@@ -111,6 +111,9 @@ pub enum SubmitError {
     /// The idempotency key belongs to other content.
     #[error("the idempotency key was used with other content")]
     KeyReused,
+    /// The bytes were erased.
+    #[error("the payload was erased")]
+    Purged,
     /// Too many requests are waiting.
     #[error("too many submissions are waiting")]
     Overloaded,
@@ -267,6 +270,9 @@ impl Submitter {
             status,
             created_at: row.created_at,
         };
+        if row.outcome == "purged" {
+            return Err(SubmitError::Purged);
+        }
         if row.outcome == "mismatch" {
             return Err(SubmitError::KeyReused);
         }

@@ -21,6 +21,7 @@ mod crash;
 mod edge;
 mod embedded_postgres;
 mod engine;
+mod erasure;
 mod house;
 mod http;
 mod objects;

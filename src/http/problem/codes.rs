@@ -53,6 +53,21 @@ pub const CODES: &[Code] = &[
         "Check the hash, and that the key belongs to the payload's organization.",
     ),
     code(
+        "payload_purged",
+        410,
+        "The payload was erased",
+        false,
+        "Its content is gone for good, and the same bytes are not taken again.",
+    ),
+    code(
+        "legal_hold",
+        409,
+        "A legal hold forbids it",
+        false,
+        "See GET /v1/admin/holds; an administrator lifts the hold when its reason has ended.",
+    ),
+    code("hold_not_found", 404, "No such legal hold", false, "See GET /v1/admin/holds."),
+    code(
         "finding_not_found",
         404,
         "No such finding",
@@ -82,6 +97,13 @@ pub const CODES: &[Code] = &[
         "Send it again after the time in Retry-After: the keys of its issuer could not be fetched.",
     ),
     code("operation_not_found", 404, "No such operation", false, "Check the id."),
+    code(
+        "operation_not_possible",
+        409,
+        "The operation's status does not allow it",
+        false,
+        "Look at the operation's status; what can follow it is in docs/bulk-operations.md.",
+    ),
     code(
         "unsupported_media_type",
         415,

@@ -46,8 +46,16 @@ struct Listener {
 }
 
 /// Serve until `stop`; then answer on for the grace, while `/health/ready` says so, and let running requests finish.
-pub async fn serve(listener: TcpListener, tls: Option<Arc<Tls>>, app: Arc<App>, stop: CancellationToken) {
-    let router = super::router(Arc::clone(&app));
+///
+/// `pages` are routes beside the API's, such as the console's.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    app: Arc<App>,
+    pages: axum::Router<Arc<App>>,
+    stop: CancellationToken,
+) {
+    let router = super::router(Arc::clone(&app), pages);
     serve_routes(listener, tls, app, router, stop).await;
 }
 

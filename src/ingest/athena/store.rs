@@ -12,7 +12,8 @@ use time::OffsetDateTime;
 struct EventRow {
     #[sqlx(flatten)]
     job: Row,
-    event_id: EventId,
+    /// None of one that was erased.
+    event_id: Option<EventId>,
 }
 
 /// Take events in, in the order given; the answers are in that order too.
@@ -62,7 +63,7 @@ pub async fn submit(
                 "sighting" => Taken::Sighting,
                 _ => Taken::Duplicate,
             };
-            (taken, row.event_id, row.job)
+            (taken, row.event_id.unwrap_or_default(), row.job)
         })
         .collect())
 }
