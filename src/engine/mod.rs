@@ -10,6 +10,7 @@ pub mod committer;
 pub mod definition;
 pub mod executor;
 pub mod explain;
+pub mod filter;
 pub mod handler;
 pub mod jobs;
 pub mod jobs_store;
