@@ -1,8 +1,11 @@
 //! Builds everything once, for `serve`, `demo`, benches and tests alike: [`Servers`] finds or starts PostgreSQL and S3,
 //! [`App`] holds what requests and workers share.
 
+mod audit;
 mod checks;
+pub mod error_pages;
 mod servers;
+pub mod settings;
 pub(crate) use servers::write_private;
 
 pub use checks::StartError;
@@ -33,6 +36,7 @@ use crate::secrets::Secrets;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
 use sqlx::postgres::PgConnectOptions;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What requests and workers of one process share.
 pub struct App {
@@ -66,6 +70,8 @@ pub struct App {
     pub callbacks: Callbacks,
     /// What callers may take of this process.
     pub limits: Arc<Limits>,
+    /// When the database was last looked at for the metrics, and how long that took.
+    pub scraped: tokio::sync::Mutex<Option<(Instant, Duration)>>,
 }
 
 impl App {
@@ -111,6 +117,7 @@ impl App {
             callbacks,
             clock,
             limits: Limits::new(&config.limits),
+            scraped: tokio::sync::Mutex::default(),
             config,
             db,
             objects,

@@ -6,6 +6,7 @@ use super::jobs::{AttemptRow, JobFilter, JobRow, StepRow};
 use super::state::JobStatus;
 use super::store::PROGRAM_VERSION;
 use super::timeline::RecordRow;
+use super::traces_store::{self, Begun};
 use crate::audit::Actor;
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId};
@@ -14,7 +15,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 /// Rows of one page, at most.
 pub const PAGE_MAX: i64 = 200;
 
-const JOB_COLUMNS: &str =
+pub(super) const JOB_COLUMNS: &str =
     "select j.organization_id, j.id, j.workflow, j.workflow_version, j.source, j.status, j.resource_count, j.result,
        j.error_code, j.error_class, j.error_message, j.round, j.round_first_step, j.submitted_by,
        j.payload_sha256, j.size_bytes, j.content_type, j.created_at, j.updated_at, j.finished_at, j.progress_total, j.duplicate_of,
@@ -383,10 +384,13 @@ pub async fn retry_job(
         .bind(&actor.request_id)
         .bind(reason)
         .bind(PROGRAM_VERSION)
-        .fetch_one(connection)
+        .fetch_one(&mut *connection)
         .await?;
     Ok(match answer.as_str() {
-        "retried" => Acted::Done,
+        "retried" => {
+            traces_store::note(connection, Begun::by(organization, job, next.after + 1, actor.trace)).await?;
+            Acted::Done
+        }
         "not_terminal" => Acted::Refused,
         _ => Acted::Unknown,
     })

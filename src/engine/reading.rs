@@ -1,14 +1,49 @@
-//! Reading jobs for people: the status and the explanation of one job, for HTTP and the console alike.
+//! Reading jobs for people: the status, the whole story and the explanation of one job, for HTTP and the console alike.
 
 use super::catalog::Catalog;
-use super::chunks_store;
+use super::chunks_store::{self, ChunkProgress};
+use super::definition::WorkflowDefinition;
 use super::explain::{self, Explanation};
-use super::jobs::{self, JobView};
+use super::jobs::{self, AttemptRow, JobRow, JobView, StepRow};
 use super::jobs_store::{self, Attempts};
+use super::timeline::{RecordRow, TimelineEntry, timeline};
 use crate::db::{Db, DbError, Scope};
 use crate::ids::{JobId, OrganizationId};
+use std::sync::Arc;
 
-/// A job's status; none: the organization has no such job.
+/// Everything that is stored of a job's course.
+pub struct Story {
+    /// The job with its live queue row.
+    pub row: JobRow,
+    /// Finished steps of all rounds.
+    pub steps: Vec<StepRow>,
+    /// Attempts that did not succeed, those at chunks too; the newest thousand.
+    pub attempts: Vec<AttemptRow>,
+    /// Acts on it; none where they were not asked for.
+    pub records: Vec<RecordRow>,
+    /// Its pinned version; none if that is gone.
+    pub definition: Option<Arc<WorkflowDefinition>>,
+    /// How far its chunks are.
+    pub chunks: Option<ChunkProgress>,
+}
+
+impl Story {
+    /// The job as the API shows it.
+    #[must_use]
+    pub fn view(&self) -> JobView {
+        jobs::shape(&self.row, &self.steps, &self.attempts, self.definition.as_deref(), self.chunks.as_ref())
+    }
+
+    /// Every attempt, wait and act in order of time.
+    #[must_use]
+    pub fn timeline(&self) -> Vec<TimelineEntry> {
+        let mut entries = timeline(&self.steps, &self.attempts, &self.records, self.definition.as_deref());
+        entries.insert(0, TimelineEntry::accepted(self.row.created_at, self.row.submitted_by.clone()));
+        entries
+    }
+}
+
+/// Status of a job; none if the organization has no such job.
 ///
 /// # Errors
 /// The database's.
@@ -18,27 +53,55 @@ pub async fn find_view(
     organization: OrganizationId,
     job: JobId,
 ) -> Result<Option<JobView>, DbError> {
-    let found = db.unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-        Box::pin(async move {
-            let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
-            let steps = jobs_store::steps_of(connection, organization, job).await?;
-            let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::OfJob).await?;
-            Ok(Some((row, steps, attempts)))
+    Ok(read(db, catalog, organization, job, Attempts::OfJob).await?.map(|story| story.view()))
+}
+
+/// The whole story of a job; none if the organization has no such job.
+///
+/// # Errors
+/// The database's.
+pub async fn find_story(
+    db: &Db,
+    catalog: &Catalog,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Option<Story>, DbError> {
+    read(db, catalog, organization, job, Attempts::All).await
+}
+
+async fn read(
+    db: &Db,
+    catalog: &Catalog,
+    organization: OrganizationId,
+    job: JobId,
+    which: Attempts,
+) -> Result<Option<Story>, DbError> {
+    let found = db
+        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
+            Box::pin(async move {
+                let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
+                let steps = jobs_store::steps_of(connection, organization, job).await?;
+                let attempts = jobs_store::attempts_of(connection, organization, job, which).await?;
+                let records = match which {
+                    Attempts::OfJob => Vec::new(),
+                    Attempts::All => jobs_store::records_of(connection, organization, job).await?,
+                };
+                Ok(Some((row, steps, attempts, records)))
+            })
         })
-    });
-    let Some((row, steps, attempts)) = found.await? else { return Ok(None) };
+        .await?;
+    let Some((row, steps, attempts, records)) = found else { return Ok(None) };
     let definition = catalog.resolve(db, &row.workflow, row.workflow_version).await.ok();
     let mut chunks = None;
     if row.progress_total.is_some() {
         let step = row.queue_step.unwrap_or(i16::MAX);
-        let region = jobs::region_of(definition.as_deref(), step);
-        let (start, last) = region.into_inner();
+        let (start, last) = jobs::region_of(definition.as_deref(), step).into_inner();
         let progress = db.unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move { chunks_store::progress(connection, organization, job, start, last).await })
         });
         chunks = Some(progress.await?);
     }
-    Ok(Some(jobs::shape(&row, &steps, &attempts, definition.as_deref(), chunks.as_ref())))
+    Ok(Some(Story { row, steps, attempts, records, definition, chunks }))
 }
 
 /// A job in plain words; none: the organization has no such job.

@@ -6,10 +6,10 @@ use crate::app::App;
 use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::engine::jobs::{self, JobFilter, JobRow, JobSummary, JobView};
-use crate::engine::jobs_store::{self, Acted, Attempts, PAGE_MAX};
+use crate::engine::jobs_store::{self, Acted, PAGE_MAX};
 use crate::engine::reading;
 use crate::engine::state::JobStatus;
-use crate::engine::timeline::{TimelineEntry, timeline};
+use crate::engine::timeline::TimelineEntry;
 use crate::ids::{JobId, OrganizationId, UploadId};
 use axum::Json;
 use axum::body::Body;
@@ -287,23 +287,8 @@ pub async fn get_timeline(
 ) -> Result<Json<Timeline>, Problem> {
     caller.allow(VIEWERS)?;
     let (organization, job) = locate(&app, &caller, &job).await?;
-    let found = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
-                let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::All).await?;
-                let records = jobs_store::records_of(connection, organization, job).await?;
-                Ok(Some((row, steps, attempts, records)))
-            })
-        })
-        .await?;
-    let (row, steps, attempts, records) = found.ok_or_else(not_found)?;
-    let definition = app.catalog.resolve(&app.db, &row.workflow, row.workflow_version).await.ok();
-    let mut entries = timeline(&steps, &attempts, &records, definition.as_deref());
-    entries.insert(0, TimelineEntry::accepted(row.created_at, row.submitted_by.clone()));
-    Ok(Json(Timeline { job_id: job, entries }))
+    let story = reading::find_story(&app.db, &app.catalog, organization, job).await?.ok_or_else(not_found)?;
+    Ok(Json(Timeline { job_id: job, entries: story.timeline() }))
 }
 
 /// Body of a cancel; may be left out.

@@ -278,7 +278,7 @@ fn every_error_code_has_a_page_and_every_page_a_code() {
         .collect();
     assert_same("docs/errors", &codes, &pages);
     assert_same(
-        "src/http/error_pages.rs",
+        "src/app/error_pages.rs",
         &codes,
         &set(chartgate::http::error_pages::PAGES.iter().map(|(code, _)| *code)),
     );

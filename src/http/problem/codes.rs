@@ -53,6 +53,21 @@ pub const CODES: &[Code] = &[
         "Check the hash, and that the key belongs to the payload's organization.",
     ),
     code(
+        "payload_purged",
+        410,
+        "The payload was erased",
+        false,
+        "Its content is gone for good, and the same bytes are not taken again.",
+    ),
+    code(
+        "legal_hold",
+        409,
+        "A legal hold forbids it",
+        false,
+        "See GET /v1/admin/holds; an administrator lifts the hold when its reason has ended.",
+    ),
+    code("hold_not_found", 404, "No such legal hold", false, "See GET /v1/admin/holds."),
+    code(
         "finding_not_found",
         404,
         "No such finding",

@@ -290,6 +290,26 @@ pub async fn identify(
     Ok(())
 }
 
+/// Were these bytes erased? If not, an erasure that comes now waits for this transaction, and sees what it wrote.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn is_purged(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    sha256: &[u8; 32],
+) -> Result<bool, DbError> {
+    let query = sqlx::query_scalar(
+        "select purged_at is not null
+         from payloads
+         where organization_id = $1
+           and sha256 = $2
+         for key share",
+    );
+    let found: Option<bool> = query.bind(organization).bind(sha256.as_slice()).fetch_optional(connection).await?;
+    Ok(found == Some(true))
+}
+
 /// The job that ingested these bytes before, from the same source.
 ///
 /// # Errors
@@ -475,7 +495,8 @@ pub async fn keep_payload(
          on conflict (organization_id, sha256) do update
          set storage_key = excluded.storage_key, stored_at = excluded.stored_at, body = null
          -- The same bytes came by the webhook and wait for their copy; else nothing changes.
-         where payloads.storage_key is null",
+         where payloads.storage_key is null
+           and payloads.purged_at is null",
     )
     .bind(organization)
     .bind(sha256)

@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub const CLINICAL_TABLES: &[(&str, &str)] = &[
     ("athena_events", "events as received: patient number, type, endpoint, times as given"),
     ("clinical_events", "ids, references and demographics of resources"),
+    ("event_carriers", "keys of the subjects of events, as each job that brought them has them"),
     ("event_sightings", "times of capture, as senders gave them"),
     ("event_subjects", "keys of the subjects of events"),
     ("finding_evidence", "quotes"),

@@ -16,6 +16,7 @@ const PRINTING: &[(&str, &str, &str)] = &[
     ("ingest/athena/event.rs", "EventFault", "a fixed sentence and the place of a member that we name"),
     ("ingest/bulk/piece.rs", "Piece", "writes its cut and the number of its items"),
     ("ingest/demographics.rs", "Demographics", "writes that it is redacted"),
+    ("ingest/erasure/mod.rs", "Erasure", "a hash, a word for how far it is, and names of tables"),
     ("ingest/fhir/definitions/generate/formula.rs", "Formula", "FHIR's own definitions"),
     ("ingest/fhir/definitions/generate/formula.rs", "Token", "FHIR's own definitions"),
     ("ingest/fhir/definitions/generate/mod.rs", "GenerateError", "FHIR's own definitions"),

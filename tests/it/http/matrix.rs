@@ -9,7 +9,7 @@ use super::{Answer, call, sha256};
 use crate::support::app::{TestApp, TestOrganization, job_of};
 use chartgate::auth::{NewKey, Role};
 use chartgate::ids::{
-    CallbackId, EventId, FindingId, JobId, OperationId, OrganizationId, PatientId, ReviewId, UploadId,
+    CallbackId, EventId, FindingId, HoldId, JobId, OperationId, OrganizationId, PatientId, ReviewId, UploadId,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -84,6 +84,7 @@ fn nobodys() -> Belongings {
         key: hexadecimal(),
         rotated: hexadecimal(),
         secret: hexadecimal(),
+        hold: HoldId::new().to_string(),
         organization: OrganizationId::new().to_string(),
     }
 }

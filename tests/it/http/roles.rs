@@ -18,7 +18,7 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
             &[Role::Sender, Role::Admin]
         }
         "listJobs" | "getStats" => &[Role::Sender, Role::Reader, Role::Admin],
-        "getJob" | "getTimeline" | "explainJob" | "getIssues" | "getOutcomes" => &Role::ALL,
+        "getJob" | "getTimeline" | "explainJob" | "followJob" | "getIssues" | "getOutcomes" => &Role::ALL,
         "cancelJob" => &[Role::Sender, Role::Admin, Role::Platform],
         "getClinical" | "searchClinical" | "getEvidence" | "getPayload" | "listEvents" => &[Role::Reader],
         "listCallbacks"
@@ -39,7 +39,11 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
         | "linkEvent"
         | "listWebhookSecrets"
         | "createWebhookSecret"
-        | "revokeWebhookSecret" => &[Role::Admin],
+        | "revokeWebhookSecret"
+        | "purge"
+        | "listHolds"
+        | "placeHold"
+        | "liftHold" => &[Role::Admin],
         "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" | "verifyAudit" => {
             &[Role::Platform]
         }
@@ -47,7 +51,7 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
         | "listOperations" | "getOperation" | "listOperationJobs" | "stopOperation" | "resumeOperation"
         | "undoOperation" | "listOrganizations" | "getSettings" | "putSettings" | "pauseOrganization"
         | "resumeOrganization" | "listKeys" | "createKey" | "revokeKey" | "rotateKey" | "listWorkflows"
-        | "listAudit" | "exportAudit" => &[Role::Admin, Role::Platform],
+        | "listBlockedLanes" | "listAudit" | "exportAudit" => &[Role::Admin, Role::Platform],
         other => panic!("say in {} who may use the operation {other}", file!()),
     }
 }
@@ -70,6 +74,7 @@ pub(super) struct Belongings {
     pub(super) spare_callback: String,
     pub(super) rotated: String,
     pub(super) secret: String,
+    pub(super) hold: String,
     pub(super) organization: String,
 }
 
@@ -95,6 +100,9 @@ impl Belongings {
         let rotated = create_key(&app.app, Some(organization.id), Role::Sender).await;
         let (status, secret) = app.post(&organization.admin, "/v1/admin/webhook-secrets", &json!({})).await;
         assert_eq!(status, 201, "{secret}");
+        let hold = json!({"payload": "00".repeat(32), "reason": "x"});
+        let (status, hold) = app.post(&organization.admin, "/v1/admin/holds", &hold).await;
+        assert_eq!(status, 201, "{hold}");
         let (status, upload) = app.post(&organization.sender, "/v1/ingestion/upload-url", &json!({})).await;
         assert_eq!(status, 200, "{upload}");
         Self {
@@ -113,6 +121,7 @@ impl Belongings {
             key: key.split('_').nth(1).unwrap().to_owned(),
             rotated: rotated.split('_').nth(1).unwrap().to_owned(),
             secret: secret["id"].as_str().unwrap().to_owned(),
+            hold: hold["holdId"].as_str().unwrap().to_owned(),
             organization: organization.id.to_string(),
         }
     }
@@ -148,6 +157,7 @@ impl Belongings {
             .replace("{keyId}", &self.key)
             .replace("{callbackId}", &self.callback)
             .replace("{secretId}", &self.secret)
+            .replace("{holdId}", &self.hold)
             .replace("{organizationId}", &self.organization)
             .replace("{code}", "forbidden")
     }
@@ -164,6 +174,8 @@ impl Belongings {
             }
             "linkEvent" => json!({"patient": self.other_patient, "reason": "x"}),
             "putSettings" => json!({"mrnSystems": ["urn:x"]}),
+            "purge" => json!({"payload": self.payload, "reason": "x", "dryRun": true}),
+            "placeHold" => json!({"organization": true, "reason": "x"}),
             "createCallback" => json!({"url": "https://1.1.1.1/"}),
             "changeCallback" => json!({"description": "x"}),
             "createKey" => json!({"role": "sender", "organization": self.organization}),
@@ -172,7 +184,7 @@ impl Belongings {
     }
 
     /// What must stand in no answer to somebody else.
-    pub(super) fn secrets(&self) -> [&str; 12] {
+    pub(super) fn secrets(&self) -> [&str; 13] {
         [
             &self.callback,
             &self.job,
@@ -182,6 +194,7 @@ impl Belongings {
             &self.key,
             &self.rotated,
             &self.secret,
+            &self.hold,
             &self.organization,
             &self.review,
             &self.patient,
