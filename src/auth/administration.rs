@@ -102,8 +102,7 @@ pub async fn create_organization(db: &Db, name: &str, by: By) -> Result<Organiza
 /// # Errors
 /// [`ActError::NoOrganization`], the database's.
 pub async fn set_paused(db: &Db, id: OrganizationId, paused: bool, by: By) -> Result<Organization, ActError> {
-    let (status, event) =
-        if paused { ("paused", "organization.paused") } else { ("active", "organization.resumed") };
+    let (status, event) = if paused { ("paused", "organization.paused") } else { ("active", "organization.resumed") };
     let changed = db
         .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
             Box::pin(async move {

@@ -99,7 +99,15 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let row = |one: &Value| {
                 let handled = format!("{}/{}", handled(one), one["matched"]);
                 let failed = one["failedAgain"].to_string();
-                vec![text(one, "operationId"), text(one, "kind"), text(one, "status"), handled, failed, text(one, "createdAt"), text(one, "reason")]
+                vec![
+                    text(one, "operationId"),
+                    text(one, "kind"),
+                    text(one, "status"),
+                    handled,
+                    failed,
+                    text(one, "createdAt"),
+                    text(one, "reason"),
+                ]
             };
             if !json {
                 let header = ["OPERATION", "KIND", "STATUS", "HANDLED", "FAILED AGAIN", "CREATED", "REASON"];
@@ -115,7 +123,13 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let base = format!("{}/jobs?{state}", path(&operation));
             let rows = pages(&client, &base, "jobs", limit, json).await?;
             let row = |one: &Value| {
-                vec![one["position"].to_string(), text(one, "jobId"), text(one, "state"), text(one, "note"), text(one, "result")]
+                vec![
+                    one["position"].to_string(),
+                    text(one, "jobId"),
+                    text(one, "state"),
+                    text(one, "note"),
+                    text(one, "result"),
+                ]
             };
             if !json {
                 let header = ["POSITION", "JOB", "STATE", "NOTE", "RESULT"];
@@ -175,7 +189,13 @@ fn print(view: &Value, json: bool) -> anyhow::Result<()> {
     out::line(&format!("  {}", text(view, "message")));
     out::line(&format!(
         "  {} matched, {} done, {} left alone, {} refused, {} undone; since then {} succeeded, {} failed again",
-        view["matched"], view["done"], view["skipped"], view["refused"], view["undone"], view["succeededAgain"], view["failedAgain"]
+        view["matched"],
+        view["done"],
+        view["skipped"],
+        view["refused"],
+        view["undone"],
+        view["succeededAgain"],
+        view["failedAgain"]
     ));
     if let Some(at) = view["expectedAt"].as_str() {
         out::line(&format!("  {:.1} a second, done at about {at}", view["perSecond"].as_f64().unwrap_or(0.0)));
@@ -189,13 +209,7 @@ fn print(view: &Value, json: bool) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The server's refusal.
-pub async fn begin(
-    client: &Client,
-    act: &str,
-    request: &Value,
-    detach: bool,
-    json: bool,
-) -> anyhow::Result<ExitCode> {
+pub async fn begin(client: &Client, act: &str, request: &Value, detach: bool, json: bool) -> anyhow::Result<ExitCode> {
     let view: Value = client.post(&format!("/v1/admin/jobs/{act}"), request).await?;
     if view["status"] == json!("dry_run") {
         if json {
@@ -244,7 +258,12 @@ async fn follow(client: &Client, mut view: Value, results: bool, json: bool) -> 
     while is_under_way(&view, results) {
         bar.set_length(view["matched"].as_u64().unwrap_or(0));
         bar.set_position(handled(&view));
-        bar.set_message(format!("{}: {} ({} failed again)", text(&view, "status"), text(&view, "message"), view["failedAgain"]));
+        bar.set_message(format!(
+            "{}: {} ({} failed again)",
+            text(&view, "status"),
+            text(&view, "message"),
+            view["failedAgain"]
+        ));
         let status = text(&view, "status");
         if !is_live && !json && status != known {
             out::note(&format!("{id} {status}: {}", text(&view, "message")));

@@ -212,7 +212,10 @@ async fn jobs_are_listed_shown_explained_retried_and_cancelled() {
     assert!(shown.contains("validation_failed (sender)") && shown.contains("skipped"), "{shown}");
     let explained = desk.sender(&["jobs", "explain", &failed]).await.ok();
     assert!(explained.contains("Who must act: the sender. Correct the data"), "{explained}");
-    assert!(explained.contains("failed with validation_failed") && explained.contains("What happens next: "), "{explained}");
+    assert!(
+        explained.contains("failed with validation_failed") && explained.contains("What happens next: "),
+        "{explained}"
+    );
     assert!(desk.sender(&["jobs", "explain", &job]).await.ok().contains("Who must act: nobody."));
 
     assert_eq!(desk.sender(&["jobs", "watch", "--json", &job]).await.json()["status"], "succeeded");

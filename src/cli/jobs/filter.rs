@@ -82,7 +82,8 @@ impl Filter {
             }
             let parts: Vec<&str> = value.split('/').collect();
             let [workflow, step, code] = parts.as_slice() else {
-                let fault = format!("--fingerprint \"{value}\" must be workflow/step/code, as in `GET /v1/admin/failures`");
+                let fault =
+                    format!("--fingerprint \"{value}\" must be workflow/step/code, as in `GET /v1/admin/failures`");
                 return Err(ClientError::Settings(fault));
             };
             query.push(format!("workflow={}&step={}&errorCode={}", encode(workflow), encode(step), encode(code)));

@@ -227,7 +227,8 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Cancel { job: None, filter, bulk, reason, json } => {
-            let missing = || ClientError::Settings("give the reason: --reason \"…\"; it is kept in the audit log".to_owned());
+            let missing =
+                || ClientError::Settings("give the reason: --reason \"…\"; it is kept in the audit log".to_owned());
             let request = bulk_request(None, &filter, &bulk, &reason.ok_or_else(missing)?)?;
             begin(&client, "cancel", request, None, bulk.detach, json).await
         }

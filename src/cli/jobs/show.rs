@@ -11,20 +11,13 @@ use std::process::ExitCode;
 ///
 /// # Errors
 /// The server's refusal.
-pub async fn list(
-    client: &Client,
-    filter: &Filter,
-    all: bool,
-    limit: usize,
-    json: bool,
-) -> anyhow::Result<ExitCode> {
+pub async fn list(client: &Client, filter: &Filter, all: bool, limit: usize, json: bool) -> anyhow::Result<ExitCode> {
     let base = if all { "/v1/admin/jobs" } else { "/v1/ingestion/jobs" };
     let mut rows = Vec::new();
     let mut cursor: Option<String> = None;
     let mut left = limit;
     while left > 0 {
-        let mut query: Vec<String> =
-            filter.query()?;
+        let mut query: Vec<String> = filter.query()?;
         query.push(format!("limit={}", left.min(200)));
         query.extend(cursor.as_ref().map(|cursor| format!("cursor={cursor}")));
         let page: Value = client.get(&format!("{base}?{}", query.join("&"))).await?;

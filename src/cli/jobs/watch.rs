@@ -97,13 +97,18 @@ fn picture(view: &Value, now: OffsetDateTime) -> Vec<String> {
             "skipped" => "–",
             _ => "·",
         };
-        let attempts =
-            if step["attempts"].as_i64() > Some(1) { format!("attempt {}/{}", step["attempts"], step["maxAttempts"]) } else { String::new() };
+        let attempts = if step["attempts"].as_i64() > Some(1) {
+            format!("attempt {}/{}", step["attempts"], step["maxAttempts"])
+        } else {
+            String::new()
+        };
         let took = instant(&step["startedAt"]).filter(|_| status != "pending");
         let took = took.map(|started| span(started, instant(&step["finishedAt"]).unwrap_or(now))).unwrap_or_default();
         let again = instant(&step["nextAttemptAt"]).map(|at| format!("again in {}", span(now, at))).unwrap_or_default();
         let error = text(&step["error"], "code");
-        lines.push(format!("  {mark} {name:<18} {status:<10} {took:>12}  {attempts} {error} {again}").trim_end().to_owned());
+        lines.push(
+            format!("  {mark} {name:<18} {status:<10} {took:>12}  {attempts} {error} {again}").trim_end().to_owned(),
+        );
     }
     let progress = &view["progress"];
     if let (Some(done), Some(total @ 1..)) = (progress["done"].as_u64(), progress["total"].as_u64()) {
@@ -139,7 +144,8 @@ pub async fn newest(client: &Client, until_done: bool, json: bool) -> anyhow::Re
                 if json {
                     out::json(job)?;
                 } else {
-                    let line = format!("{id}  {status:<22} {:<14} {}", text(job, "workflow"), text(&job["error"], "code"));
+                    let line =
+                        format!("{id}  {status:<22} {:<14} {}", text(job, "workflow"), text(&job["error"], "code"));
                     out::line(line.trim_end());
                 }
             }
@@ -207,4 +213,3 @@ fn step_line(step: &Value, name: &str, status: &str) -> String {
     };
     format!("  {name:<17} {status:<10} {facts}").trim_end().to_owned()
 }
-

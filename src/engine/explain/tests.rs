@@ -92,8 +92,7 @@ fn no_case_is_without_words() {
     let mut cases = 0;
     for status in JobStatus::ALL {
         for class in [None, Some("transient"), Some("sender"), Some("ours")] {
-            let states: Vec<Option<TaskState>> =
-                TaskState::ALL.iter().copied().map(Some).chain([None]).collect();
+            let states: Vec<Option<TaskState>> = TaskState::ALL.iter().copied().map(Some).chain([None]).collect();
             for state in states {
                 for bits in 0..64_u32 {
                     let has = |bit: u32| bits & (1 << bit) != 0;
@@ -165,7 +164,10 @@ fn who_waits_behind_another_job_is_told_which_and_why() {
 #[test]
 fn backoff_lost_leases_deaths_chunks_and_uploads_have_their_times() {
     let run_at = now() + Duration::seconds(90);
-    let words = check(&view(JobStatus::Retrying, Some("transient")), &Situation { run_at: Some(run_at), ..at(TaskState::Delayed) });
+    let words = check(
+        &view(JobStatus::Retrying, Some("transient")),
+        &Situation { run_at: Some(run_at), ..at(TaskState::Delayed) },
+    );
     assert!(words.happened.contains("attempt 2 of 5") && words.happened.contains("test_transient"), "{words:?}");
     assert_eq!((words.next_at, words.who), (Some(run_at), Who::Nobody));
 

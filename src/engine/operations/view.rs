@@ -161,7 +161,9 @@ fn message(row: &OperationRow, handled: i32) -> String {
             format!("{} of {} jobs were taken back; the others had begun.", row.undone, row.done)
         }
         "stopped" => match row.stop_reason.as_deref() {
-            Some("canary_failed") => format!("Stopped: {} of the first {} jobs failed again.", row.failed_again, row.done),
+            Some("canary_failed") => {
+                format!("Stopped: {} of the first {} jobs failed again.", row.failed_again, row.done)
+            }
             Some("failures") => format!("Stopped: {} jobs failed again.", row.failed_again),
             Some("interrupted") => "Stopped: the process that ran it ended.".to_owned(),
             _ => "Stopped by an administrator.".to_owned(),

@@ -20,7 +20,8 @@ async fn many_jobs_are_retried_with_a_canary_watched_undone_and_cancelled() {
     let mut desk = Desk::open().await;
     let jobs = failed_jobs(&desk, 4).await;
     // The data are as bad as before: the canary stops it, which the exit code says.
-    let stopped = desk.admin(&["jobs", "retry", "--error-code", "validation_failed", "--canary", "2", "--reason", "try"]).await;
+    let stopped =
+        desk.admin(&["jobs", "retry", "--error-code", "validation_failed", "--canary", "2", "--reason", "try"]).await;
     assert_eq!(stopped.code, 1, "{}{}", stopped.out, stopped.err);
     assert!(stopped.out.contains("Stopped: 2 of the first 2 jobs failed again."), "{}", stopped.out);
     assert!(stopped.err.contains("goes on by itself"), "{}", stopped.err);
@@ -37,7 +38,10 @@ async fn many_jobs_are_retried_with_a_canary_watched_undone_and_cancelled() {
     desk.admin(&["operations", "resume", &id, "--reason", "all the same"]).await.ok();
     let watched = desk.admin(&["operations", "watch", &id, "--results", "--json"]).await;
     let end: Value = serde_json::from_str(&watched.out).unwrap();
-    assert_eq!((watched.code, &end["done"], &end["failedAgain"], &end["pending"]), (1, &json!(4), &json!(4), &json!(0)));
+    assert_eq!(
+        (watched.code, &end["done"], &end["failedAgain"], &end["pending"]),
+        (1, &json!(4), &json!(4), &json!(0))
+    );
 
     // Nothing runs: what is retried waits, and is taken back.
     let operations = desk.app.app.operations();
@@ -55,7 +59,8 @@ async fn many_jobs_are_retried_with_a_canary_watched_undone_and_cancelled() {
     let waiting = job_of(&desk.app.submit(good(1)).await.1);
     let counted = desk.admin(&["jobs", "cancel", "--status", "queued", "--dry-run", "--reason", "count"]).await.ok();
     assert_eq!(counted, "1 job(s) match\n");
-    let cancelled = desk.admin(&["jobs", "cancel", "--status", "queued", "--reason", "wrong export", "--json"]).await.json();
+    let cancelled =
+        desk.admin(&["jobs", "cancel", "--status", "queued", "--reason", "wrong export", "--json"]).await.json();
     assert_eq!((&cancelled["kind"], &cancelled["done"]), (&json!("cancel"), &json!(1)));
     assert_eq!(desk.app.job(&waiting).await["status"], "cancelled");
     let reprocessed = desk.admin(&["jobs", "reprocess", &waiting, "--reason", "after all", "--json"]).await.json();
@@ -80,7 +85,10 @@ async fn watching_ends_with_the_jobs_result_and_lines_stand_for_changes() {
     let mut desk = Desk::open().await;
     let job = job_of(&desk.app.submit(good(1)).await.1);
     let watched = desk.sender(&["jobs", "watch", &job]).await.ok();
-    assert!(watched.contains("  audit             succeeded") && watched.ends_with("succeeded: All steps succeeded.\n"), "{watched}");
+    assert!(
+        watched.contains("  audit             succeeded") && watched.ends_with("succeeded: All steps succeeded.\n"),
+        "{watched}"
+    );
     let lines = json_lines(&desk.sender(&["jobs", "watch", &job, "--json"]).await.ok());
     assert_eq!(lines.last().unwrap()["status"], "succeeded");
     let newest = desk.sender(&["jobs", "watch", "--until-done"]).await.ok();
@@ -92,7 +100,8 @@ async fn watching_ends_with_the_jobs_result_and_lines_stand_for_changes() {
     desk.stop().await;
     let waiting = job_of(&desk.app.submit(good(2)).await.1);
     let environment = [("CHARTGATE_URL", desk.app.url.as_str()), ("CHARTGATE_API_KEY", &desk.app.organization.sender)];
-    let watching = chartgate(&environment, &["jobs", "watch", &waiting]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let watching =
+        chartgate(&environment, &["jobs", "watch", &waiting]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     desk.sender(&["jobs", "cancel", &waiting, "--reason", "x", "--json"]).await.ok();
     let done = tokio::time::timeout(Duration::from_secs(30), watching.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(done.status.code(), Some(1), "a cancelled job is no success");
@@ -148,7 +157,9 @@ async fn shells_complete_and_every_command_shows_examples() {
     }
     // A shell reads what is made for it.
     let script = run(&[], &["completions", "bash"]).await.ok();
-    let ask = format!("{script}\nCOMP_WORDS=(chartgate operations u); COMP_CWORD=2; _chartgate chartgate u operations; echo \"${{COMPREPLY[@]}}\"");
+    let ask = format!(
+        "{script}\nCOMP_WORDS=(chartgate operations u); COMP_CWORD=2; _chartgate chartgate u operations; echo \"${{COMPREPLY[@]}}\""
+    );
     let bash = tokio::process::Command::new("bash").args(["-c", &ask]).output().await.unwrap();
     assert_eq!(String::from_utf8(bash.stdout).unwrap().trim(), "undo");
     for command in [

@@ -29,7 +29,8 @@ async fn a_killed_process_leaves_an_operation_that_others_finish_with_each_job_r
     .unwrap();
     Settings::of(&app, 1500, 1).write(directory.path());
     let admin = app.organization.admin.clone();
-    let request = json!({ "filter": { "errorCode": "test_bug" }, "ratePerSecond": 200, "canary": 5, "reason": "mended" });
+    let request =
+        json!({ "filter": { "errorCode": "test_bug" }, "ratePerSecond": 200, "canary": 5, "reason": "mended" });
     let (status, operation) = app.post(&admin, "/v1/admin/jobs/retry", &request).await;
     assert_eq!((status, &operation["matched"]), (202, &json!(count)), "{operation}");
     let path = format!("/v1/admin/operations/{}", operation["operationId"].as_str().unwrap());
@@ -58,7 +59,11 @@ async fn a_killed_process_leaves_an_operation_that_others_finish_with_each_job_r
     drop(program);
     println!("{count} jobs, {kills} kills, {hits} while it was acting, {:.1} s", started.elapsed().as_secs_f64());
     assert!(hits >= 2, "the kills hit nothing: {kills} kills, {hits} hits");
-    assert_eq!((&ended["done"], &ended["skipped"], &ended["refused"]), (&json!(count), &json!(0), &json!(0)), "{ended}");
+    assert_eq!(
+        (&ended["done"], &ended["skipped"], &ended["refused"]),
+        (&json!(count), &json!(0), &json!(0)),
+        "{ended}"
+    );
     let retries = "select count(*) from audit_records where event = 'job.retried'";
     let jobs = "select count(distinct job_id) from audit_records where event = 'job.retried'";
     assert_eq!((app.count(retries).await, app.count(jobs).await), (count as i64, count as i64), "each exactly once");

@@ -47,10 +47,11 @@ pub(super) fn allowed(operation: &str) -> &'static [Role] {
         "createOrganization" | "listWorkers" | "notifyObjects" | "listRefusedObjects" | "verifyAudit" => {
             &[Role::Platform]
         }
-        "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "cancelJobs" | "reprocessJobs" | "listOperations" | "getOperation"
-        | "listOperationJobs" | "stopOperation" | "resumeOperation" | "undoOperation" | "listOrganizations"
-        | "getSettings" | "putSettings" | "pauseOrganization" | "resumeOrganization" | "listKeys" | "createKey"
-        | "revokeKey" | "rotateKey" | "listWorkflows" | "listBlockedLanes" | "listAudit" | "exportAudit" => &[Role::Admin, Role::Platform],
+        "adminListJobs" | "listFailures" | "retryJob" | "retryJobs" | "cancelJobs" | "reprocessJobs"
+        | "listOperations" | "getOperation" | "listOperationJobs" | "stopOperation" | "resumeOperation"
+        | "undoOperation" | "listOrganizations" | "getSettings" | "putSettings" | "pauseOrganization"
+        | "resumeOrganization" | "listKeys" | "createKey" | "revokeKey" | "rotateKey" | "listWorkflows"
+        | "listBlockedLanes" | "listAudit" | "exportAudit" => &[Role::Admin, Role::Platform],
         other => panic!("say in {} who may use the operation {other}", file!()),
     }
 }
@@ -168,7 +169,9 @@ impl Belongings {
             "retryJobs" | "cancelJobs" | "reprocessJobs" => json!({"ids": [self.job], "reason": "x"}),
             "decideReview" => json!({"decision": "reject", "reason": "x"}),
             "mergePatient" => json!({"into": self.other_patient, "reason": "x"}),
-            "retryJob" | "unmergePatient" | "unlinkEvent" | "stopOperation" | "resumeOperation" | "undoOperation" => json!({"reason": "x"}),
+            "retryJob" | "unmergePatient" | "unlinkEvent" | "stopOperation" | "resumeOperation" | "undoOperation" => {
+                json!({"reason": "x"})
+            }
             "linkEvent" => json!({"patient": self.other_patient, "reason": "x"}),
             "putSettings" => json!({"mrnSystems": ["urn:x"]}),
             "purge" => json!({"payload": self.payload, "reason": "x", "dryRun": true}),
