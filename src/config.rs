@@ -9,10 +9,12 @@ mod keys;
 mod limits;
 pub mod origins;
 mod retention;
+mod traces;
 
 pub use keys::{KEYS, variable_of};
 pub use limits::{BODY_WINDOW, LimitsConfig, TlsConfig};
 pub use retention::RetentionConfig;
+pub use traces::TracesConfig;
 
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -104,6 +106,10 @@ pub struct Config {
     pub log_level: String,
     /// JSON lines instead of text.
     pub log_json: bool,
+    /// Where a process without the API answers `/metrics`.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where spans go; none: nowhere.
+    pub traces: Option<TracesConfig>,
     /// What one caller, and all of them together, may take.
     pub limits: LimitsConfig,
     /// HTTPS instead of HTTP.
@@ -304,6 +310,15 @@ impl Config {
                 "json" => Some(true),
                 _ => None,
             }),
+            metrics_listen: reader.parse(
+                "telemetry.metrics_listen",
+                None,
+                "an address such as 127.0.0.1:9464",
+                |text| {
+                    if text.is_empty() { Some(None) } else { address(text).map(Some) }
+                },
+            ),
+            traces: TracesConfig::read(reader),
         };
         if config.database.migrate_url.is_some() && config.database.url.is_none() {
             reader.faults.push("database.migrate_url: needs database.url too".to_owned());

@@ -23,6 +23,7 @@ pub mod witness;
 
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId, PatientId};
+use crate::telemetry::traces::TraceContext;
 use serde_json::Value;
 use sqlx::PgConnection;
 
@@ -86,6 +87,8 @@ pub struct Actor {
     pub address: Option<String>,
     /// The request's id.
     pub request_id: Option<String>,
+    /// Where what it causes belongs in a trace; not part of any record.
+    pub trace: Option<TraceContext>,
 }
 
 impl Actor {

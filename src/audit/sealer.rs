@@ -36,11 +36,11 @@ pub struct SealerOptions {
 }
 
 impl SealerOptions {
-    /// As it runs: a checkpoint a minute, and at most 4 % of this machine's processors while there is other work.
+    /// As it runs: a checkpoint a minute, and at most 2.5 % of this machine's processors while there is other work.
     #[must_use]
     pub fn new(key_file: PathBuf) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let duty = (0.04 * f64::from(u32::try_from(cores).unwrap_or(1))).min(0.5);
+        let duty = (0.025 * f64::from(u32::try_from(cores).unwrap_or(1))).min(0.5);
         Self { key_file, checkpoint_every: Duration::from_mins(1), batch_max: 8192, tick: Duration::from_secs(1), duty }
     }
 }

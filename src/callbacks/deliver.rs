@@ -12,6 +12,7 @@ use crate::audit::{self, Action, Actor, Record};
 use crate::db::{DbError, Scope};
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
 use crate::ids::{DeliveryId, OrganizationId};
+use crate::telemetry;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,6 +137,7 @@ impl Deliver {
             .await;
         match recorded {
             Ok(Some(reason)) => {
+                telemetry::callback_disabled(reason);
                 tracing::warn!(organization.id = %organization, callback.id = %callback, reason, "callback {callback} is disabled: {reason}");
             }
             Ok(None) => {}

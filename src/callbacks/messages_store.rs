@@ -2,6 +2,7 @@
 
 use crate::audit::Actor;
 use crate::db::DbError;
+use crate::engine::traces_store;
 use crate::ids::{CallbackId, DeliveryId, JobId, MessageId, OrganizationId};
 use sqlx::PgConnection;
 use std::time::Duration;
@@ -172,9 +173,9 @@ pub async fn dispatch(
     .bind(&actor.name)
     .bind(&actor.authentication)
     .bind(env!("CARGO_PKG_VERSION"))
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    traces_store::follow(connection, organization, &jobs).await
 }
 
 /// A message: what there is to tell.

@@ -169,6 +169,31 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "error, warn, info, debug or trace, or a tracing filter of targets below `chartgate`; libraries stay at warn.",
     ),
     ("telemetry.log_format", &[], "text", "text or json."),
+    (
+        "telemetry.metrics_listen",
+        &[],
+        "",
+        "Address at which a process without the role api answers /metrics and /health; one with it answers on its own port.",
+    ),
+    (
+        "telemetry.otlp_endpoint",
+        &["OTEL_EXPORTER_OTLP_ENDPOINT"],
+        "",
+        "Collector that takes spans as OTLP over HTTP, such as http://127.0.0.1:4318; without it there are no traces. See traces.md.",
+    ),
+    (
+        "telemetry.otlp_headers",
+        &["OTEL_EXPORTER_OTLP_HEADERS"],
+        "",
+        "Headers for the collector, such as authorization=Bearer%20…, separated by commas.",
+    ),
+    ("telemetry.service_name", &["OTEL_SERVICE_NAME"], "chartgate", "Name of this service in traces."),
+    (
+        "telemetry.sample_ratio",
+        &[],
+        "1",
+        "Share of the traces that begin here and are recorded, from 0 to 1; of traces that others began, they decide.",
+    ),
     ("limits.connections", &[], "4096", "Open connections of one process."),
     (
         "limits.connections_per_address",

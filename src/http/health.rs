@@ -1,11 +1,8 @@
-//! `/health/live`, `/health/ready`, `/ingest/health` and `/metrics`: no key is needed, and nothing here is an
-//! organization's.
+//! `/health/live`, `/health/ready` and `/ingest/health`: no key is needed, and nothing here is an organization's.
 
-use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::audit::store::{SealerStatus, sealer_status};
 use crate::db::{DbError, Scope};
-use crate::telemetry;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -16,7 +13,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// A dependency that does not answer within this time counts as away.
-const CHECK_MAX: Duration = Duration::from_secs(3);
+pub(super) const CHECK_MAX: Duration = Duration::from_secs(3);
 
 /// The process runs.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -83,7 +80,7 @@ const SILENCE_MAX_SECONDS: f64 = 60.0;
 const UNSEALED_MAX_SECONDS: f64 = 600.0;
 
 /// What the sealer last said, if it can be read now.
-async fn sealer(app: &App) -> Option<SealerStatus> {
+pub(super) async fn sealer(app: &App) -> Option<SealerStatus> {
     let read = app
         .db
         .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(async move { sealer_status(connection).await }));
@@ -164,27 +161,4 @@ pub async fn ingest_health(State(app): State<Arc<App>>) -> Response {
         timestamp: app.clock.now(),
     };
     (code, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()
-}
-
-/// Counters and histograms of this process, for Prometheus.
-///
-/// They say how much is going on, and nothing about whose: but they belong on an inner network.
-#[utoipa::path(
-    get, path = "/metrics", tag = "operations", operation_id = "metrics",
-    responses(
-        (status = 200, description = "Prometheus text format 0.0.4", body = String, content_type = "text/plain"),
-        (status = "5XX", description = "Not now", body = ProblemDocument, content_type = "application/problem+json"),
-    )
-)]
-pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
-    if let Some(status) = sealer(&app).await {
-        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-        let (records, checkpoints) = (status.unsealed_records as f64, status.unpublished as f64);
-        telemetry::audit_state(&status.state, status.unsealed_seconds, records, checkpoints);
-    }
-    let text = telemetry::metrics::render().map_err(|error| {
-        tracing::error!(%error, "the metrics cannot be rendered");
-        Problem::new("internal_error", "An internal error.")
-    })?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }

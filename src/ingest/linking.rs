@@ -16,6 +16,7 @@ mod erase_store;
 mod fold;
 mod questions;
 mod resolve;
+pub mod reviewing;
 pub mod reviews_store;
 mod score;
 mod statement;

@@ -23,6 +23,14 @@ async fn purge(app: &TestApp, payload: &str, dry_run: bool) -> (u16, Value) {
     purge_what(app, &json!({"payload": payload, "reason": "sent by mistake", "dryRun": dry_run})).await
 }
 
+/// What the sender calls the patient of a small Bundle.
+fn patient_id(seed: u64) -> String {
+    let bundle: Value = serde_json::from_slice(&small(seed)).unwrap();
+    let mut entries = bundle["entry"].as_array().unwrap().iter().map(|entry| &entry["resource"]);
+    let patient = entries.find(|resource| resource["resourceType"] == "Patient").unwrap();
+    patient["id"].as_str().unwrap().to_owned()
+}
+
 /// Work until nothing waits.
 async fn run_all(app: &TestApp) {
     let workers = app.workers();
@@ -183,9 +191,7 @@ async fn an_erased_athena_event_is_in_no_list_and_in_no_count() {
         .collect();
     assert_eq!(status, 202, "{answer}");
     assert_eq!(results, [("rejected", "payload_purged"), ("duplicate", ""), ("accepted", "")], "{answer}");
-    let workers = app.workers();
-    app.run_until_idle().await;
-    workers.stop().await;
+    run_all(&app).await;
     let vitals = get(&app, reader, "/ingest/clinical/A-1").await.json()["clinical_data"]["vitals"].clone();
     assert_eq!(vitals.as_array().map(Vec::len), Some(2), "{vitals}");
 }

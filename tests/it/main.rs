@@ -26,6 +26,7 @@ mod house;
 mod http;
 mod objects;
 mod support;
+mod telemetry;
 mod tenancy;
 mod units_of_work;
 mod uploads;

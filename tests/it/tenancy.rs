@@ -111,11 +111,20 @@ const ROWS: &[(&str, &str)] = &[
         "bulk_plans",
         "insert into bulk_plans values ($1, gen_random_uuid(), 'k', 'e', 'ndjson', null, false, 1, 1)",
     ),
+    (
+        "job_traces",
+        "insert into job_traces values ($1, gen_random_uuid(), 1, decode(repeat('01', 25), 'hex'))",
+    ),
     ("idempotency_keys", "insert into idempotency_keys values ($1, 's', 'k', sha256('x'), gen_random_uuid(), now())"),
     (
         "operations",
         "insert into operations (organization_id, id, kind, status, request, reason, actor, created_at)
          values ($1, gen_random_uuid(), 'retry', 'running', '{}', 'r', 'key:1', now())",
+    ),
+    (
+        "operation_jobs",
+        "insert into operation_jobs (organization_id, operation_id, position, job_organization_id, job_id)
+         values ($1, gen_random_uuid(), 1, $1, gen_random_uuid())",
     ),
     (
         "clinical_events",

@@ -1,10 +1,10 @@
 //! Secrets that webhooks are signed with: of an organization, by its administrators.
 
-use super::keys::OVERLAP_SECONDS_MAX;
 use super::organizations::record;
 use crate::app::App;
 use crate::audit::Action;
 use crate::auth::Role;
+use crate::auth::administration::OVERLAP_SECONDS_MAX;
 use crate::auth::webhooks::store::{self, NewSecret, SecretSummary};
 use crate::auth::webhooks::{SECRETS_MAX, Secret, SenderId, is_id, new_id, place};
 use crate::db::{DbError, Scope};

@@ -112,6 +112,13 @@ pub const CODES: &[Code] = &[
     ),
     code("operation_not_found", 404, "No such operation", false, "Check the id."),
     code(
+        "operation_not_possible",
+        409,
+        "The operation's status does not allow it",
+        false,
+        "Look at the operation's status; what can follow it is in docs/bulk-operations.md.",
+    ),
+    code(
         "unsupported_media_type",
         415,
         "The media type is not accepted here",

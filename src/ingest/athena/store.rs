@@ -2,9 +2,10 @@
 
 use super::submit::{NewEvent, Taken, TakenRow};
 use crate::db::DbError;
+use crate::engine::traces_store;
 use crate::ids::{EventId, JobId, OrganizationId, PatientId};
-use crate::ingest::submit::{Row, bind_jobs};
-use sqlx::PgConnection;
+use crate::ingest::submit::{Row, are_traced, begun, bind_jobs};
+use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
 #[derive(sqlx::FromRow)]
@@ -43,7 +44,16 @@ pub async fn submit(
         .bind(column!(|event| event.source_endpoint.as_deref()))
         .bind(column!(|event| event.captured_at.as_deref()))
         .bind(column!(|event| event.captured_key.as_deref()));
-    let mut rows: Vec<EventRow> = query.fetch_all(connection).await?;
+    let mut rows: Vec<EventRow> = if are_traced(&jobs) {
+        let mut transaction = connection.begin().await?;
+        let rows: Vec<EventRow> = query.fetch_all(&mut *transaction).await?;
+        let begun = begun(&jobs, rows.iter().map(|row| &row.job));
+        traces_store::note(&mut transaction, begun).await?;
+        transaction.commit().await?;
+        rows
+    } else {
+        query.fetch_all(connection).await?
+    };
     rows.sort_by_key(|row| row.job.ordinal);
     Ok(rows
         .into_iter()

@@ -1,6 +1,6 @@
 //! The purge of a patient over HTTP.
 
-use super::{ingested, purge_what, run_all};
+use super::{ingested, patient_id, purge_what, run_all};
 use crate::http::{BUNDLE, call, get, sha256, small};
 use crate::support::app::{TestApp, job_of};
 use chartgate::ingest::fhir::sample;
@@ -47,12 +47,12 @@ async fn a_patient_is_erased_with_all_payloads_that_tell_of_them() {
     let (mrn, other) = (sample::mrn(1, 0), sample::mrn(2, 0));
     let (job, first) = ingested(&app, 1).await;
     ingested(&app, 2).await;
-    let by_number = json!({"resourceType": "Bundle", "type": "batch", "entry": [{"resource": {
+    let afterwards = json!({"resourceType": "Bundle", "type": "batch", "entry": [{"resource": {
         "resourceType": "Observation", "id": "more", "status": "final", "code": {"text": "pulse"}, "valueString": "fast",
-        "subject": {"identifier": {"system": sample::MRN_SYSTEM, "value": mrn}},
+        "subject": {"reference": format!("Patient/{}", patient_id(1))},
     }}]})
     .to_string();
-    assert_eq!(app.submit(by_number.clone()).await.0, 202);
+    assert_eq!(app.submit(afterwards.clone()).await.0, 202);
     run_all(&app).await;
     let patient = view(&app, &mrn).await["patient"]["id"].as_str().unwrap().to_owned();
     let others = view(&app, &other).await;
@@ -90,7 +90,7 @@ async fn a_patient_is_erased_with_all_payloads_that_tell_of_them() {
         "the trail, and nothing else"
     );
     assert_eq!(app.job(&job).await["status"], "succeeded", "the job tells what it was");
-    for body in [small(1), by_number.clone().into_bytes()] {
+    for body in [small(1), afterwards.clone().into_bytes()] {
         let headers = [("content-type", "application/fhir+json")];
         call(&app, Method::POST, BUNDLE, &app.organization.sender, &headers, body.clone())
             .await

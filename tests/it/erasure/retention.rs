@@ -1,6 +1,6 @@
 //! What is over its age goes by itself.
 
-use super::{ingested, run_all};
+use super::{ingested, patient_id, run_all};
 use crate::bulk::{Bulk, Order, gzip};
 use crate::http::{BUNDLE, call, get, sha256, small};
 use crate::support::app::{TestApp, job_of};
@@ -191,7 +191,7 @@ async fn who_somebody_is_stays_known_as_long_as_anything_is_kept_of_them() {
     app.advance(20 * DAY).await;
     let later = json!({"resourceType": "Bundle", "type": "batch", "entry": [{"resource": {
         "resourceType": "Observation", "id": "later", "status": "final", "code": {"text": "pulse"}, "valueString": "fast",
-        "subject": {"identifier": {"system": sample::MRN_SYSTEM, "value": mrn}},
+        "subject": {"reference": format!("Patient/{}", patient_id(1))},
     }}]});
     assert_eq!(app.submit(later.to_string()).await.0, 202);
     run_all(&app).await;
