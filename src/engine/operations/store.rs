@@ -98,6 +98,8 @@ impl OperationRow {
             authentication: self.authentication.clone(),
             address: self.address.clone(),
             request_id: self.request_id.clone(),
+            // The operation outlives the request that asked for it.
+            trace: None,
         }
     }
 }
