@@ -1,10 +1,17 @@
 -- Erasure and legal holds (docs/erasure.md).
 
 -- A payload that was erased: its row stays without content, so that the same bytes are recognized and refused.
-alter table payloads add column purged_at timestamptz;
+alter table payloads
+  add column purged_at timestamptz,
+  -- The erasure that took its content.
+  add column erasure_id uuid,
+  -- Its bytes went because of their age (`retention.payloads_days`). They may be sent again.
+  add column expired_at timestamptz,
+  -- When a later job brought the same bytes; null: none did.
+  add column last_received_at timestamptz;
 alter table payloads drop constraint payloads_check;
 alter table payloads add constraint payloads_content check (
-  case when purged_at is null then body is not null or storage_key is not null
+  case when purged_at is null and expired_at is null then body is not null or storage_key is not null
        else body is null and storage_key is null end);
 
 -- Which jobs brought the bytes of an event, and from where: written when they come a second time, then for the first time too. When a
@@ -29,6 +36,9 @@ create index event_carriers_by_job on event_carriers (organization_id, job_id);
 -- Who says a statement.
 create index clinical_events_saying on clinical_events (organization_id, statement_id) where resource_type = 'Patient';
 
+-- Who was merged into a patient: their demographics go with what said them.
+create index patients_merged on patients (organization_id, merged_into) where merged_into is not null;
+
 -- What must not be erased, and why. A hold that was lifted stays as a row.
 create table legal_holds (
   organization_id uuid not null references organizations,
@@ -52,12 +62,18 @@ create index legal_holds_active on legal_holds (organization_id, kind) where lif
 create table erasures (
   organization_id uuid not null,
   id uuid not null,
-  kind text not null check (kind in ('payload')),
+  -- payload: one payload. patient: all that tell of a patient. retention: what is older than the configuration keeps.
+  kind text not null check (kind in ('payload', 'patient', 'retention')),
   -- rows: tables are being cleared; objects: objects are being deleted; finished: nothing is left.
   status text not null check (status in ('rows', 'objects', 'finished')),
   payload_sha256 bytea check (length(payload_sha256) = 32),
-  -- The jobs of the payload.
+  patient_id uuid,
+  -- The payloads whose content goes.
+  payloads bytea[] not null default '{}',
+  -- The jobs whose events go.
   jobs uuid[] not null default '{}',
+  -- The patient, with all who were merged into them.
+  persons uuid[] not null default '{}',
   -- Rows by table, and objects.
   counts jsonb not null default '{}',
   reason text not null,
@@ -66,9 +82,11 @@ create table erasures (
   finished_at timestamptz,
   primary key (organization_id, id),
   check ((status = 'finished') = (finished_at is not null)),
-  check ((kind = 'payload') = (payload_sha256 is not null))
+  check ((kind = 'payload') = (payload_sha256 is not null)),
+  check ((kind = 'patient') = (patient_id is not null))
 );
 create unique index erasures_of_payload on erasures (organization_id, payload_sha256) where payload_sha256 is not null;
+create index erasures_of_patient on erasures (organization_id, patient_id, id) where patient_id is not null;
 create index erasures_unfinished on erasures (organization_id, id) where status <> 'finished';
 
 -- What an erasure still has to delete from the object store: written with its decision, taken out when the object is gone.
@@ -82,11 +100,22 @@ create table erased_objects (
   primary key (organization_id, erasure_id, storage_key)
 );
 
+-- How far retention has walked through an organization's jobs, in the order of their ids, which is that of time.
+create table retention_rounds (
+  organization_id uuid not null primary key,
+  -- The last job that was looked at in this round; null: the next round begins at the first one.
+  after_job uuid,
+  -- When the last whole round ended.
+  ended_at timestamptz
+);
+-- A key goes with its job.
+create index idempotency_keys_by_job on idempotency_keys (organization_id, job_id);
+
 do $$
 declare
   t text;
 begin
-  foreach t in array array['event_carriers', 'legal_holds', 'erasures', 'erased_objects'] loop
+  foreach t in array array['event_carriers', 'legal_holds', 'erasures', 'erased_objects', 'retention_rounds'] loop
     execute format('alter table %I enable row level security', t);
     execute format('alter table %I force row level security', t);
     execute format(
@@ -98,11 +127,15 @@ end $$;
 grant select, insert, update, delete on event_carriers to chartgate_app;
 grant select, insert, update on legal_holds, erasures to chartgate_app;
 grant select, insert, delete on erased_objects to chartgate_app;
+grant select, insert, update on retention_rounds to chartgate_app;
 -- History of links is history of the events: it goes with them.
 grant delete on patient_links, event_sightings, athena_events, reviews to chartgate_app;
 grant update on athena_events to chartgate_app;
+-- What jobs leave behind goes with them.
+grant delete on job_steps, step_attempts, uploads to chartgate_app;
 
 -- Jobs of a batch whose bytes were erased. The rows are held until the transaction ends: an erasure waits, and then sees the job.
+-- In the order of hashes, and as `received_again` needs them.
 create function purged_jobs(p_one uuid, p_organization uuid[], p_job uuid[], p_sha256 bytea[]) returns uuid[]
 language plpgsql volatile as $$
 declare
@@ -115,10 +148,29 @@ begin
           where p.organization_id = p_one
             and p.sha256 = any (array(select t.sha256 from unnest(p_organization, p_sha256) t(o, sha256) where t.o = p_one))
           order by p.sha256
-          for key share) h
+          for no key update) h
     where h.purged_at is not null);
   return array(select t.job from unnest(p_organization, p_job, p_sha256) t(o, job, sha256) where t.o = p_one and t.sha256 = any (v_hashes));
 end $$;
+
+-- Bytes that were there before came with another job: they are younger now; and if they had gone because of their age, they are back.
+create function received_again(p_one uuid, p_fresh uuid[], p_organization uuid[], p_job uuid[], p_sha256 bytea[], p_body bytea[], p_now timestamptz)
+returns void
+language sql volatile as $$
+  update payloads p
+  set last_received_at = p_now,
+      body = case when p.expired_at is null then p.body else t.body end,
+      expired_at = null
+  from (select distinct on (u.sha256) u.sha256, u.body
+        from unnest(p_organization, p_job, p_sha256, p_body) u(o, job, sha256, body)
+        where u.o = p_one and u.job = any (p_fresh)
+        order by u.sha256) t
+  where p.organization_id = p_one
+    and p.sha256 = t.sha256
+    and p.purged_at is null
+    -- Not those that this batch brought first.
+    and p.created_at < p_now
+$$;
 
 -- submit_jobs as it is, with the outcome `purged`: nothing is recorded of bytes that were erased. It costs nothing where all payloads are new.
 do $$
@@ -153,6 +205,9 @@ $q$,
         where t.o = v_organization and t.job = any (v_purged) and t.job = any (v_fresh)
           and k.organization_id = t.o and k.scope = t.scope and k.key = t.key;
         v_fresh := array(select f from unnest(v_fresh) f where f <> all (v_purged));
+      end if;
+      if v_inserted < cardinality(v_fresh) + cardinality(v_purged) then
+        perform received_again(v_organization, v_fresh, p_organization, p_job, p_sha256, p_body, v_now);
       end if;
 $q$],
     [$q$      -- A fresh statement: it sees the first job$q$,

@@ -192,6 +192,41 @@ pub async fn append_for_patients(
     Ok(())
 }
 
+/// Append a record for each payload, given by its hash, that is otherwise the same: one statement, however many.
+///
+/// # Errors
+/// As [`append`].
+pub async fn append_for_payloads(
+    connection: &mut PgConnection,
+    record: Record<'_>,
+    payloads: &[Vec<u8>],
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into audit_records
+           (organization_id, at, event, action, outcome, actor, authentication, address, purpose, request_id, body_sha256,
+            program_version, detail)
+         select $1, n.now, $2, $3, $4, $5, $6, $7, $8, $9, p.sha256, $11, $12
+         from unnest($10::bytea[]) with ordinality as p (sha256, ordinal)
+         cross join (select chartgate_now() as now) n
+         order by p.ordinal",
+    )
+    .bind(record.organization)
+    .bind(record.event)
+    .bind(record.action.letter())
+    .bind(record.outcome.as_str())
+    .bind(&record.actor.name)
+    .bind(&record.actor.authentication)
+    .bind(&record.actor.address)
+    .bind(record.purpose)
+    .bind(&record.actor.request_id)
+    .bind(payloads)
+    .bind(env!("CARGO_PKG_VERSION"))
+    .bind(record.detail)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Append one record in the caller's transaction.
 ///
 /// # Errors

@@ -1,19 +1,25 @@
-//! `purge` and `holds`: erase a payload, and forbid erasure, over HTTP (role admin).
+//! `purge` and `holds`: erase a payload or a patient, and forbid erasure, over HTTP (role admin).
 
 use super::client::{Client, encode};
 use super::{orgs, out};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
-/// Erase a payload with everything that was taken from it (role admin). It cannot be undone.
+/// Erase a payload with everything that was taken from it, or all payloads that tell of a patient (role admin). It cannot be undone.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  chartgate purge --payload 9f86d0… --reason \"sent to the wrong organization, ticket 17\" --dry-run\n  chartgate purge --payload 9f86d0… --reason \"sent to the wrong organization, ticket 17\" --json\n\nThe same command again goes on where an earlier one was cut off. Exit code 0: finished, or counted; 1: refused, or it goes on by itself."
+    after_help = "Examples:\n  chartgate purge --payload 9f86d0… --reason \"sent to the wrong organization, ticket 17\" --dry-run\n  chartgate purge --payload 9f86d0… --reason \"sent to the wrong organization, ticket 17\" --json\n  chartgate purge --patient pat_… --reason \"request of the person, ticket 18\" --dry-run\n\nThe same command again goes on where an earlier one was cut off. Exit code 0: finished, or counted; 1: refused, or it goes on by itself."
 )]
 pub struct Arguments {
     /// SHA-256 of the payload's exact bytes.
-    #[arg(long, value_name = "SHA256")]
-    payload: String,
+    #[arg(long, value_name = "SHA256", required_unless_present = "patient", conflicts_with = "patient")]
+    payload: Option<String>,
+    /// A patient: all payloads that tell of them.
+    #[arg(long, value_name = "pat_…")]
+    patient: Option<String>,
+    /// With --patient: payloads that tell of others, too, go whole. Without it they refuse the purge.
+    #[arg(long, requires = "patient")]
+    shared_payloads: bool,
     /// Why; kept in the audit log.
     #[arg(long)]
     reason: String,
@@ -68,7 +74,10 @@ pub enum HoldsCommand {
 /// The server's refusal.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let client = Client::from_environment()?;
-    let request = json!({ "payload": arguments.payload, "reason": arguments.reason, "dryRun": arguments.dry_run });
+    let request = json!({
+        "payload": arguments.payload, "patient": arguments.patient, "reason": arguments.reason, "dryRun": arguments.dry_run,
+        "sharedPayloads": arguments.shared_payloads.then_some("purge"),
+    });
     let erasure: Value = client.post("/v1/admin/purge", &request).await?;
     let status = erasure["status"].as_str().unwrap_or_default();
     if arguments.json {
@@ -79,7 +88,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         out::note(match status {
             "planned" => "Nothing was changed. Without --dry-run these rows and objects go for good.",
-            "finished" => "Erased. The payload's row stays as a tombstone; the audit log keeps that it was there.",
+            "finished" => "Erased. Rows of payloads stay as tombstones; the audit log keeps that they were there.",
             _ => "Nobody can read it any more; the rest goes on by itself. The same command tells how far it is.",
         });
     }

@@ -15,6 +15,7 @@ use crate::http::server::{self, tls::Tls};
 use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
 use crate::ingest::erasure::Eraser;
+use crate::ingest::erasure::retention::Retention;
 use crate::queue::{Presence, Workers};
 use crate::telemetry::traces;
 use crate::uploads::expiry;
@@ -202,6 +203,8 @@ impl Running {
                 let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
                 tasks.push(tokio::spawn(sealing));
                 let eraser = Eraser::new(app.db.clone(), app.objects.clone());
+                let retention = Retention::new(eraser.clone(), config.retention);
+                tasks.push(tokio::spawn(retention.run(stop.clone())));
                 tasks.push(tokio::spawn(eraser.run(stop.clone())));
                 tasks.push(tokio::spawn(webhooks::run(app.db.clone(), stop.clone())));
             }

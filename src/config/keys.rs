@@ -96,6 +96,24 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "{data_dir}/secrets.key",
         "32 bytes in base64 that seal the secrets of callbacks and of webhook senders in the database; several separated by commas: the first seals, all open.",
     ),
+    (
+        "retention.jobs_days",
+        &[],
+        "0",
+        "Jobs that ended so long ago go, with steps, attempts and issues, once nothing is left of what they brought; 0: they are kept. Needs both others, neither larger.",
+    ),
+    (
+        "retention.payloads_days",
+        &[],
+        "0",
+        "Bytes that were received so long ago go, with their copies in object storage; what was taken from them stays. 0: they are kept.",
+    ),
+    (
+        "retention.findings_days",
+        &[],
+        "0",
+        "What was taken from payloads whose jobs ended so long ago goes: events, findings, evidence, links. 0: it is kept.",
+    ),
     ("lease_seconds", &[], "10", "How long a claim is good without renewal."),
     (
         "audit.signing_key_file",

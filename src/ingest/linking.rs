@@ -11,6 +11,7 @@ mod cluster;
 mod decisions_store;
 mod dependents_store;
 pub mod erase;
+mod erase_persons_store;
 mod erase_store;
 mod fold;
 mod questions;

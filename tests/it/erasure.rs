@@ -1,5 +1,8 @@
 //! Purges and legal holds over HTTP: what readers and senders are told afterwards, and what forbids it.
 
+mod patient;
+mod retention;
+
 use crate::bulk::{Bulk, Order, gzip};
 use crate::http::{BUNDLE, call, get, sha256, small};
 use crate::support::app::{TestApp, job_of};
@@ -12,9 +15,27 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
+async fn purge_what(app: &TestApp, what: &Value) -> (u16, Value) {
+    app.post(&app.organization.admin, "/v1/admin/purge", what).await
+}
+
 async fn purge(app: &TestApp, payload: &str, dry_run: bool) -> (u16, Value) {
-    let body = json!({"payload": payload, "reason": "sent by mistake", "dryRun": dry_run});
-    app.post(&app.organization.admin, "/v1/admin/purge", &body).await
+    purge_what(app, &json!({"payload": payload, "reason": "sent by mistake", "dryRun": dry_run})).await
+}
+
+/// What the sender calls the patient of a small Bundle.
+fn patient_id(seed: u64) -> String {
+    let bundle: Value = serde_json::from_slice(&small(seed)).unwrap();
+    let mut entries = bundle["entry"].as_array().unwrap().iter().map(|entry| &entry["resource"]);
+    let patient = entries.find(|resource| resource["resourceType"] == "Patient").unwrap();
+    patient["id"].as_str().unwrap().to_owned()
+}
+
+/// Work until nothing waits.
+async fn run_all(app: &TestApp) {
+    let workers = app.workers();
+    app.run_until_idle().await;
+    workers.stop().await;
 }
 
 async fn ingested(app: &TestApp, seed: u64) -> (String, String) {
@@ -159,8 +180,20 @@ async fn an_erased_athena_event_is_in_no_list_and_in_no_count() {
         let headers = [("content-type", "application/json")];
         call(&app, Method::POST, "/ingest/athena", sender, &headers, body).await.problem(410, "payload_purged");
     }
+    // In a batch it is refused by itself.
+    let batch = json!({"events": [event(60), event(61), event(62)]});
+    let (status, answer) = app.post(sender, "/ingest/athena/batch", &batch).await;
+    let results: Vec<(&str, &str)> = answer["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["status"].as_str().unwrap(), one["code"].as_str().unwrap_or_default()))
+        .collect();
+    assert_eq!(status, 202, "{answer}");
+    assert_eq!(results, [("rejected", "payload_purged"), ("duplicate", ""), ("accepted", "")], "{answer}");
+    run_all(&app).await;
     let vitals = get(&app, reader, "/ingest/clinical/A-1").await.json()["clinical_data"]["vitals"].clone();
-    assert_eq!(vitals.as_array().map(Vec::len), Some(1), "{vitals}");
+    assert_eq!(vitals.as_array().map(Vec::len), Some(2), "{vitals}");
 }
 
 #[tokio::test]
@@ -187,7 +220,7 @@ async fn an_erased_file_leaves_no_object_and_is_refused_when_it_is_uploaded_agai
     assert!(!objects.list("", None, 1000).await.unwrap().is_empty());
     let eraser = Eraser::new(bulk.clinic.db.clone(), objects.clone());
     let by = By { actor: Actor::internal("test"), reason: "a test".to_owned() };
-    let hash = Sha256::digest(&body).into();
+    let hash: [u8; 32] = Sha256::digest(&body).into();
     let done = eraser.purge(bulk.clinic.organization, hash, by, Duration::from_secs(60)).await.unwrap();
     assert_eq!((done.status.as_str(), done.counts.get("clinical_events")), ("finished", Some(&40)), "{done:?}");
     let left: Vec<String> = objects.list("", None, 1000).await.unwrap().into_iter().map(|entry| entry.key).collect();

@@ -75,6 +75,7 @@ const ROWS: &[(&str, &str)] = &[
         "insert into erasures (organization_id, id, kind, status, payload_sha256, reason, actor, created_at)
          values ($1, gen_random_uuid(), 'payload', 'rows', sha256('x'), 'r', 'key:1', now())",
     ),
+    ("retention_rounds", "insert into retention_rounds (organization_id) values ($1)"),
     ("erased_objects", "insert into erased_objects values ($1, gen_random_uuid(), 'k', false)"),
     (
         "chunk_texts",

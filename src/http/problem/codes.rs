@@ -60,6 +60,20 @@ pub const CODES: &[Code] = &[
         "Its content is gone for good, and the same bytes are not taken again.",
     ),
     code(
+        "payload_expired",
+        410,
+        "The payload's bytes are no longer kept",
+        false,
+        "They went because of their age; what was taken from them may still be there. The same bytes may be sent again.",
+    ),
+    code(
+        "payload_shared",
+        409,
+        "Payloads tell of other patients too",
+        false,
+        "Purge with `sharedPayloads: \"purge\"` if they may go whole, and have what they say of the others sent again without this patient.",
+    ),
+    code(
         "legal_hold",
         409,
         "A legal hold forbids it",

@@ -80,8 +80,11 @@ pub async fn place(
     Ok(query.bind(payload).bind(patient).bind(reason).bind(by).fetch_one(connection).await?)
 }
 
-/// Placing a hold and deciding to erase come one after the other.
-async fn lock(connection: &mut PgConnection, organization: OrganizationId) -> Result<(), DbError> {
+/// Placing a hold and deciding to erase come one after the other. Who locks payloads too takes this lock first.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn lock(connection: &mut PgConnection, organization: OrganizationId) -> Result<(), DbError> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('chartgate.holds:' || $1::uuid::text, 0))")
         .bind(organization)
         .execute(connection)
@@ -136,20 +139,7 @@ pub async fn lift(
     Ok(query.fetch_optional(connection).await?.map(|hold| (hold, false)))
 }
 
-/// Does a hold forbid to erase this payload: its own, the organization's, or that of a patient of whom it tells (or who was merged
-/// into one of whom it tells)?
-///
-/// # Errors
-/// A [`DbError`].
-pub async fn forbids(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    sha256: &[u8; 32],
-    jobs: &[JobId],
-) -> Result<bool, DbError> {
-    lock(connection, organization).await?;
-    let query = sqlx::query_scalar(
-        "with recursive held (id) as (
+const HELD: &str = "with recursive held (id) as (
            select patient_id
            from legal_holds
            where organization_id = $1
@@ -160,25 +150,74 @@ pub async fn forbids(
            from held h
            join patients p on p.organization_id = $1 and p.id = h.id
            where p.merged_into is not null
-         )
+         )";
+
+/// Of these jobs those that a hold forbids to touch. Holds that are placed wait for the end of the transaction.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn held_jobs(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    jobs: &[JobId],
+) -> Result<Vec<JobId>, DbError> {
+    lock(connection, organization).await?;
+    let sql = format!(
+        "{HELD}
+         select j.id
+         from jobs j
+         where j.organization_id = $1
+           and j.id = any ($2)
+           and (exists (select from legal_holds l
+                        where l.organization_id = $1
+                          and l.lifted_at is null
+                          and (l.kind = 'organization' or l.payload_sha256 = j.payload_sha256))
+                or exists (select from clinical_events e
+                           join held h on h.id = e.patient_id
+                           where e.organization_id = $1 and e.job_id = j.id)
+                or exists (select from event_carriers c
+                           join clinical_events e on e.organization_id = $1 and e.id = c.event_id
+                           join held h on h.id = e.patient_id
+                           where c.organization_id = $1 and c.job_id = j.id))"
+    );
+    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(organization).bind(jobs).fetch_all(connection).await?)
+}
+
+/// Does a hold forbid to erase these payloads: one of their own, the organization's, or that of a patient of whom they tell, or who is
+/// to be erased (or who was merged into one of those)?
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn forbids(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    payloads: &[Vec<u8>],
+    jobs: &[JobId],
+    persons: &[PatientId],
+) -> Result<bool, DbError> {
+    lock(connection, organization).await?;
+    let sql = format!(
+        "{HELD}
          select exists (
                   select from legal_holds
                   where organization_id = $1
                     and lifted_at is null
-                    and (kind = 'organization' or payload_sha256 = $2))
+                    and (kind = 'organization' or payload_sha256 = any ($2)))
              or exists (
                   select
                   from clinical_events e
                   join held h on h.id = e.patient_id
                   where e.organization_id = $1
                     and e.job_id = any ($3))
+             or exists (select from held h where h.id = any ($4))
              or exists (
                   select
                   from event_carriers c
                   join clinical_events e on e.organization_id = $1 and e.id = c.event_id
                   join held h on h.id = e.patient_id
                   where c.organization_id = $1
-                    and c.job_id = any ($3))",
+                    and c.job_id = any ($3))"
     );
-    Ok(query.bind(organization).bind(sha256.as_slice()).bind(jobs).fetch_one(connection).await?)
+    let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql));
+    Ok(query.bind(organization).bind(payloads).bind(jobs).bind(persons).fetch_one(connection).await?)
 }

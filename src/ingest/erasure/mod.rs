@@ -1,4 +1,4 @@
-//! Erasure of payloads with everything that was taken from them, and legal holds that keep it from being erased. The
+//! Erasure of payloads with everything that was taken from them, of all payloads that tell of a patient, and legal holds that keep it from being erased. The
 //! contract is docs/erasure.md.
 //!
 //! Data: a row of `erasures` from the decision on, and of `erased_objects` for each object that must go. States: `rows` →
@@ -6,15 +6,22 @@
 //! nobody reads it; the rest follows in batches. Failure cases: whatever stops it, the row says how far it came, and the same
 //! call again goes on there, and so does the sweeper.
 
+mod decide;
 pub mod holds_store;
+mod objects_store;
+mod person_store;
+pub mod retention;
+mod retention_store;
 mod store;
 
+use self::decide::mark;
+pub use self::objects_store::spare;
 use self::store::{Marked, Unfinished};
 use super::linking::acts::By;
-use super::linking::erase::{self, Counts};
+use super::linking::erase::{self, Counts, Extent};
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::{Db, DbError, Scope};
-use crate::ids::{ErasureId, JobId, OrganizationId};
+use crate::ids::{ErasureId, OrganizationId, PatientId};
 use crate::objects::{ObjectError, Objects};
 use serde::Serialize;
 use serde_json::json;
@@ -31,12 +38,58 @@ const PAGE: i32 = 1_000;
 /// How often the sweeper looks for erasures that somebody began and did not finish.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
+/// What is to be erased.
+#[derive(Clone, Copy)]
+pub enum Target {
+    /// The payload with this hash.
+    Payload([u8; 32]),
+    /// All payloads that tell of a patient.
+    Patient {
+        /// Whom.
+        patient: PatientId,
+        /// Also those that tell of others.
+        shared_too: bool,
+    },
+}
+
+impl From<[u8; 32]> for Target {
+    fn from(sha256: [u8; 32]) -> Self {
+        Self::Payload(sha256)
+    }
+}
+
+impl Target {
+    /// The audit record of a dry run.
+    fn planned(self, organization: OrganizationId, by: &By) -> Record<'_> {
+        let mut record = match self {
+            Self::Payload(_) => Record::new(organization, "payload.purge_planned", Action::Read, &by.actor),
+            Self::Patient { .. } => Record::new(organization, "patient.purge_planned", Action::Read, &by.actor),
+        };
+        if let Self::Patient { patient, .. } = self {
+            record.patient = Some(patient);
+        }
+        record.purpose = Some(&by.reason);
+        record
+    }
+}
+
 /// Why nothing was erased.
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
     /// The organization has no such payload.
     #[error("no such payload")]
     PayloadNotFound,
+    /// The organization has no such patient.
+    #[error("no such patient")]
+    PatientNotFound,
+    /// Some of the payloads tell of somebody else, too.
+    #[error("{shared} of {payloads} payloads tell of others too")]
+    Shared {
+        /// So many.
+        shared: i64,
+        /// Of so many.
+        payloads: usize,
+    },
     /// It must be kept.
     #[error("a legal hold forbids it")]
     Held,
@@ -62,8 +115,13 @@ pub struct Erasure {
     /// `finished`.
     #[schema(example = "finished")]
     pub status: String,
-    /// SHA-256 of the payload, in hexadecimal.
-    pub payload: String,
+    /// SHA-256 of the payload, in hexadecimal; none of a patient's.
+    pub payload: Option<String>,
+    /// The patient: of one who was merged into another the other.
+    #[schema(value_type = Option<String>, example = "pat_01h455vb4pex5vsknk084sn02q")]
+    pub patient: Option<PatientId>,
+    /// How many payloads go.
+    pub payloads: u64,
     /// Rows that went (or would), by table; `objects`: of the object store; `handed_over`: events that stay because another
     /// payload brought them as well.
     #[schema(value_type = std::collections::BTreeMap<String, u64>)]
@@ -84,16 +142,17 @@ impl Eraser {
         Self { db, objects }
     }
 
-    /// What erasing a payload would take away: it is done, counted, and taken back in the same transaction.
+    /// What erasing it would take away (of what is decided already: how far that is): it is done, counted, and taken back in the same transaction.
     ///
     /// # Errors
     /// [`EraseError`].
     pub async fn rehearse(
         &self,
         organization: OrganizationId,
-        sha256: [u8; 32],
+        target: impl Into<Target>,
         by: By,
     ) -> Result<Erasure, EraseError> {
+        let target = target.into();
         for _ in 0..RUNS_MAX {
             let acting = by.clone();
             let done = self
@@ -101,44 +160,30 @@ impl Eraser {
                 .unit::<(), Rehearsed, _>(Scope::Organization(organization), move |connection| {
                     let by = acting;
                     Box::pin(async move {
-                        let marked = mark(connection, organization, &sha256, &by).await?;
-                        let mut counts = marked.counts;
-                        while erase::erase_some(connection, organization, &marked.jobs, BATCH, &by, &mut counts).await?
-                        {
+                        let mut marked = mark(connection, organization, target, &by).await?;
+                        if !marked.is_new {
+                            return Err(Rehearsed::Decided(marked.id));
                         }
-                        for (table, rows) in store::clear_jobs(connection, organization, &marked.jobs).await? {
+                        let (jobs, counts) = (marked.jobs.clone(), &mut marked.counts.0);
+                        while erase::erase_some(connection, organization, &jobs, (Extent::Whole, BATCH), &by, counts)
+                            .await?
+                        {}
+                        for (table, rows) in store::clear_jobs(connection, organization, &jobs).await? {
                             *counts.entry(table.to_owned()).or_default() += rows;
                         }
-                        let objects = store::objects(connection, organization, marked.id, PAGE).await?;
+                        *counts.entry("patients".to_owned()).or_default() +=
+                            person_store::forget(connection, organization, &marked.persons).await?;
+                        let objects = objects_store::objects(connection, organization, marked.id, i32::MAX).await?;
                         // The transaction ends here, and leaves nothing.
-                        Err(Rehearsed::Done(counts, objects))
+                        Err(Rehearsed::Done(Box::new(marked), objects))
                     })
                 })
                 .await;
             match done {
-                Err(Rehearsed::Done(mut counts, objects)) => {
-                    let mut there = 0;
-                    for object in objects {
-                        there += self.count_objects(&object.storage_key, object.is_prefix).await?;
-                    }
-                    counts.insert("objects".to_owned(), there);
-                    counts.retain(|_, rows| *rows > 0);
-                    let detail = json!({ "counts": &counts });
-                    self.again(organization, move |connection| {
-                        let (by, detail) = (by.clone(), detail.clone());
-                        Box::pin(async move {
-                            let mut record =
-                                Record::new(organization, "payload.purge_planned", Action::Read, &by.actor);
-                            record.body_sha256 = Some(&sha256);
-                            record.purpose = Some(&by.reason);
-                            record.detail = Some(detail);
-                            Ok(audit::append(connection, record).await?)
-                        })
-                    })
-                    .await?;
-                    let (payload, status) = (hex::encode(sha256), "planned".to_owned());
-                    return Ok(Erasure { erasure_id: None, status, payload, counts });
+                Err(Rehearsed::Done(marked, objects)) => {
+                    return self.planned(organization, target, *marked, objects, by).await;
                 }
+                Err(Rehearsed::Decided(id)) => return self.state(organization, id).await,
                 Err(Rehearsed::Failed(EraseError::Db(DbError::Conflict(_)))) => {}
                 Err(Rehearsed::Failed(error)) => return Err(error),
                 Ok(()) => break,
@@ -147,7 +192,45 @@ impl Eraser {
         Err(DbError::stale().into())
     }
 
-    /// Erase a payload. The decision is durable when the first transaction commits; then this works until it is done or
+    /// The answer of a rehearsal, with its audit record.
+    async fn planned(
+        &self,
+        organization: OrganizationId,
+        target: Target,
+        marked: Marked,
+        objects: Vec<objects_store::Doomed>,
+        by: By,
+    ) -> Result<Erasure, EraseError> {
+        let mut counts = marked.counts.0;
+        let mut there = 0;
+        for object in objects {
+            there += self.count_objects(&object.storage_key, object.is_prefix).await?;
+        }
+        counts.insert("objects".to_owned(), there);
+        counts.retain(|_, rows| *rows > 0);
+        let detail = json!({ "counts": &counts });
+        self.again(organization, move |connection| {
+            let (by, detail) = (by.clone(), detail.clone());
+            Box::pin(async move {
+                let mut record = target.planned(organization, &by);
+                if let Target::Payload(sha256) = &target {
+                    record.body_sha256 = Some(sha256);
+                }
+                record.detail = Some(detail);
+                Ok(audit::append(connection, record).await?)
+            })
+        })
+        .await?;
+        let payload = match target {
+            Target::Payload(sha256) => Some(hex::encode(sha256)),
+            Target::Patient { .. } => None,
+        };
+        let payloads = u64::try_from(marked.payload_count).unwrap_or_default();
+        let status = "planned".to_owned();
+        Ok(Erasure { erasure_id: None, status, payload, patient: marked.patient_id, payloads, counts })
+    }
+
+    /// Erase it. The decision is durable when the first transaction commits; then this works until it is done or
     /// `within` is over. The same call again goes on, or tells how it ended.
     ///
     /// # Errors
@@ -155,16 +238,17 @@ impl Eraser {
     pub async fn purge(
         &self,
         organization: OrganizationId,
-        sha256: [u8; 32],
+        target: impl Into<Target>,
         by: By,
         within: Duration,
     ) -> Result<Erasure, EraseError> {
+        let target = target.into();
         let until = Instant::now() + within;
         let decided = by.clone();
         let id = self
             .again(organization, move |connection| {
                 let by = decided.clone();
-                Box::pin(async move { Ok(mark(connection, organization, &sha256, &by).await?.id) })
+                Box::pin(async move { Ok(mark(connection, organization, target, &by).await?.id) })
             })
             .await?;
         let mut state = self.state(organization, id).await?;
@@ -187,34 +271,31 @@ impl Eraser {
         if left {
             return Ok(());
         }
-        let objects = self
+        let (is_retention, objects) = self
             .again(organization, move |connection| {
-                Box::pin(async move { Ok(store::objects(connection, organization, id, PAGE).await?) })
+                Box::pin(async move {
+                    let row = store::erasure(connection, organization, id, false).await?;
+                    let objects = objects_store::objects(connection, organization, id, PAGE).await?;
+                    Ok((row.kind == "retention", objects))
+                })
             })
             .await?;
         for object in objects {
+            if is_retention && !object.is_prefix {
+                self.delete_if_unwanted(organization, id, object.storage_key).await?;
+                continue;
+            }
             let deleted = self.delete_objects(&object.storage_key, object.is_prefix).await?;
             let key = object.storage_key;
             self.again(organization, move |connection| {
                 let key = key.clone();
-                Box::pin(async move { Ok(store::object_gone(connection, organization, id, &key, deleted).await?) })
+                Box::pin(
+                    async move { Ok(objects_store::object_gone(connection, organization, id, &key, deleted).await?) },
+                )
             })
             .await?;
         }
-        self.again(organization, move |connection| {
-            Box::pin(async move {
-                if let Some(ended) = store::finish(connection, organization, id).await? {
-                    let actor = Actor { name: ended.actor, ..Actor::internal("erasure") };
-                    let mut record = Record::new(organization, "payload.purged", Action::Delete, &actor);
-                    record.body_sha256 = ended.payload_sha256.as_deref();
-                    record.purpose = Some(&ended.reason);
-                    record.detail = Some(json!({ "counts": ended.counts.0 }));
-                    audit::append(connection, record).await?;
-                }
-                Ok(())
-            })
-        })
-        .await
+        self.again(organization, move |connection| Box::pin(finish(connection, organization, id))).await
     }
 
     async fn state(&self, organization: OrganizationId, id: ErasureId) -> Result<Erasure, EraseError> {
@@ -224,7 +305,9 @@ impl Eraser {
                 Ok(Erasure {
                     erasure_id: Some(id),
                     status: row.status,
-                    payload: row.payload_sha256.map(hex::encode).unwrap_or_default(),
+                    payload: row.payload_sha256.map(hex::encode),
+                    patient: row.patient_id,
+                    payloads: row.payloads.len() as u64,
                     counts: row.counts.0,
                 })
             })
@@ -250,6 +333,29 @@ impl Eraser {
                 other => return other,
             }
         }
+    }
+
+    /// Delete an object that went because of its age, unless the same bytes came again. That is decided and done under the lock of their
+    /// row, although that is work on the network in a transaction: whoever brings them again must not find a copy that is about to go.
+    async fn delete_if_unwanted(
+        &self,
+        organization: OrganizationId,
+        id: ErasureId,
+        key: String,
+    ) -> Result<(), EraseError> {
+        let eraser = self.clone();
+        self.again(organization, move |connection| {
+            let (eraser, key) = (eraser.clone(), key.clone());
+            Box::pin(async move {
+                let deleted = if objects_store::may_delete(connection, organization, id, &key).await? {
+                    eraser.delete_objects(&key, false).await?
+                } else {
+                    0
+                };
+                Ok(objects_store::object_gone(connection, organization, id, &key, deleted).await?)
+            })
+        })
+        .await
     }
 
     async fn count_objects(&self, key: &str, is_prefix: bool) -> Result<u64, EraseError> {
@@ -294,11 +400,16 @@ impl Eraser {
         let count = unfinished.len();
         for Unfinished { organization_id, id, actor, reason } in unfinished {
             let by = By { actor: Actor { name: actor, ..Actor::internal("erasure") }, reason };
-            while self.state(organization_id, id).await?.status != "finished" {
-                self.go_on(organization_id, id, &by).await?;
-            }
+            self.finish_one(organization_id, id, &by).await?;
         }
         Ok(count)
+    }
+
+    async fn finish_one(&self, organization: OrganizationId, id: ErasureId, by: &By) -> Result<(), EraseError> {
+        while self.state(organization, id).await?.status != "finished" {
+            self.go_on(organization, id, by).await?;
+        }
+        Ok(())
     }
 
     /// Finish what was left, from time to time, until cancelled.
@@ -320,7 +431,9 @@ impl Eraser {
 
 /// The end of a rehearsal: its transaction must not commit.
 enum Rehearsed {
-    Done(Counts, Vec<store::Doomed>),
+    Done(Box<Marked>, Vec<objects_store::Doomed>),
+    /// Nothing is to be rehearsed: it was decided before.
+    Decided(ErasureId),
     Failed(EraseError),
 }
 
@@ -336,39 +449,25 @@ impl From<DbError> for Rehearsed {
     }
 }
 
-/// The decision: under the payload's lock nothing holds it and no job of it is at work; then its content goes, and what else must go
-/// is written down. If it was decided before: that decision.
-async fn mark(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    sha256: &[u8; 32],
-    by: &By,
-) -> Result<Marked, EraseError> {
-    let payload = store::lock_payload(connection, organization, sha256).await?.ok_or(EraseError::PayloadNotFound)?;
-    if payload.is_purged {
-        let known = store::of_payload(connection, organization, sha256).await?;
-        return known.ok_or(EraseError::PayloadNotFound);
+/// Nothing is left: that is told, once.
+async fn finish(connection: &mut PgConnection, organization: OrganizationId, id: ErasureId) -> Result<(), EraseError> {
+    let Some(ended) = store::finish(connection, organization, id).await? else { return Ok(()) };
+    let actor = Actor { name: ended.actor, ..Actor::internal("erasure") };
+    let mut record = Record::new(organization, "payload.purged", Action::Delete, &actor);
+    record.purpose = Some(&ended.reason);
+    if ended.kind == "retention" {
+        record.event = "retention.applied";
     }
-    let jobs = store::jobs_of(connection, organization, sha256).await?;
-    if jobs.iter().any(|job| job.is_live) {
-        return Err(EraseError::JobNotFinished);
+    if ended.kind == "patient" {
+        // Each of its payloads by itself, too: whoever restores a backup looks for them.
+        record.detail = Some(json!({ "erasure": id }));
+        audit::append_for_payloads(connection, record.clone(), &ended.payloads).await?;
+        record.event = "patient.purged";
+        record.patient = ended.patient_id;
     }
-    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
-    if holds_store::forbids(connection, organization, sha256, &ids).await? {
-        return Err(EraseError::Held);
-    }
-    let id = ErasureId::new();
-    store::begin(connection, organization, id, sha256, &ids, by).await?;
-    store::doom_objects(connection, organization, id, sha256, &jobs).await?;
-    store::empty_payload(connection, organization, sha256).await?;
-    let mut record = Record::new(organization, "payload.purge_begun", Action::Delete, &by.actor);
-    record.body_sha256 = Some(sha256);
-    record.purpose = Some(&by.reason);
-    record.detail = Some(json!({ "erasure": id, "jobs": ids.len() }));
-    audit::append(connection, record).await?;
-    let counts = Counts::from([("payloads".to_owned(), 1)]);
-    store::set_counts(connection, organization, id, &counts).await?;
-    Ok(Marked { id, jobs: ids, counts })
+    record.body_sha256 = ended.payload_sha256.as_deref();
+    record.detail = Some(json!({ "erasure": id, "counts": ended.counts.0 }));
+    Ok(audit::append(connection, record).await?)
 }
 
 /// One batch of rows; false when no rows are left.
@@ -385,13 +484,24 @@ async fn clear(
     }
     let mut counts = row.counts.0;
     let by = By { reason: row.reason, ..by.clone() };
-    if erase::erase_some(connection, organization, &row.jobs, BATCH, &by, &mut counts).await? {
+    let is_retention = row.kind == "retention";
+    let extent = if is_retention { Extent::SparePersons } else { Extent::Whole };
+    if erase::erase_some(connection, organization, &row.jobs, (extent, BATCH), &by, &mut counts).await? {
         store::set_counts(connection, organization, id, &counts).await?;
         return Ok(true);
     }
-    for (table, rows) in store::clear_jobs(connection, organization, &row.jobs).await? {
+    let cleared = if is_retention {
+        let cleared = store::clear_athena(connection, organization, &row.jobs).await?;
+        retention_store::free(connection, organization, &row.jobs).await?;
+        cleared
+    } else {
+        store::clear_jobs(connection, organization, &row.jobs).await?
+    };
+    for (table, rows) in cleared {
         *counts.entry(table.to_owned()).or_default() += rows;
     }
+    *counts.entry("patients".to_owned()).or_default() +=
+        person_store::forget(connection, organization, &row.persons).await?;
     counts.retain(|_, rows| *rows > 0);
     store::set_counts(connection, organization, id, &counts).await?;
     store::rows_gone(connection, organization, id).await?;

@@ -1,10 +1,9 @@
 //! SQL of erasures.
 
 use crate::db::{DbError, ensure_one_row};
-use crate::ids::{ErasureId, JobId, OrganizationId};
+use crate::ids::{ErasureId, JobId, OrganizationId, PatientId};
 use crate::ingest::linking::acts::By;
 use crate::ingest::linking::erase::Counts;
-use crate::ingest::steps::bulk::outcomes_key;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
@@ -26,25 +25,59 @@ pub struct PayloadJob {
     pub is_upload: bool,
 }
 
+/// What is decided.
+pub struct Decision<'a> {
+    /// payload, patient, retention
+    pub kind: &'static str,
+    /// The payload, if it is one.
+    pub payload: Option<&'a [u8]>,
+    /// The patient, if it is one.
+    pub patient: Option<PatientId>,
+    /// The payloads whose content goes.
+    pub payloads: &'a [Vec<u8>],
+    /// The jobs whose events go.
+    pub jobs: &'a [JobId],
+    /// The patient, with all who were merged into them.
+    pub persons: &'a [PatientId],
+}
+
 /// What was decided.
+#[derive(sqlx::FromRow)]
 pub struct Marked {
     /// The erasure.
     pub id: ErasureId,
-    /// The payload's jobs.
+    /// The jobs whose events go.
     pub jobs: Vec<JobId>,
+    /// The patient, with all who were merged into them.
+    pub persons: Vec<PatientId>,
+    /// The patient.
+    pub patient_id: Option<PatientId>,
+    /// How many payloads go.
+    pub payload_count: i64,
     /// So far.
-    pub counts: Counts,
+    pub counts: Json<Counts>,
+    /// It was decided just now, not before.
+    #[sqlx(skip)]
+    pub is_new: bool,
 }
 
 /// An erasure.
 #[derive(sqlx::FromRow)]
 pub struct ErasureRow {
+    /// payload, patient, retention
+    pub kind: String,
     /// rows, objects, finished
     pub status: String,
-    /// What is erased.
+    /// The payload, if it is one.
     pub payload_sha256: Option<Vec<u8>>,
-    /// Its jobs.
+    /// The patient, if it is one.
+    pub patient_id: Option<PatientId>,
+    /// The payloads whose content goes.
+    pub payloads: Vec<Vec<u8>>,
+    /// The jobs whose events go.
     pub jobs: Vec<JobId>,
+    /// The patient, with all who were merged into them.
+    pub persons: Vec<PatientId>,
     /// So far.
     pub counts: Json<Counts>,
     /// Why.
@@ -66,15 +99,6 @@ pub struct Unfinished {
     pub reason: String,
 }
 
-/// An object, or all below a prefix, to be deleted.
-#[derive(sqlx::FromRow)]
-pub struct Doomed {
-    /// Its key.
-    pub storage_key: String,
-    /// All whose keys begin so.
-    pub is_prefix: bool,
-}
-
 /// Lock a payload: intake of the same bytes waits, and so does another erasure.
 pub async fn lock_payload(
     connection: &mut PgConnection,
@@ -91,21 +115,21 @@ pub async fn lock_payload(
     Ok(query.bind(organization).bind(sha256.as_slice()).fetch_optional(connection).await?)
 }
 
-/// All jobs of a payload. Reads the organization's jobs: there is no index for what is asked so rarely.
+/// All jobs of these payloads. Reads the organization's jobs: there is no index for what is asked so rarely.
 pub async fn jobs_of(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    sha256: &[u8; 32],
+    payloads: &[Vec<u8>],
 ) -> Result<Vec<PayloadJob>, DbError> {
     sqlx::query("set local statement_timeout = '10min'").execute(&mut *connection).await?;
     let query = sqlx::query_as(
         "select id, status in ('queued', 'awaiting_upload') as is_live, source = 'upload' as is_upload
          from jobs
          where organization_id = $1
-           and payload_sha256 = $2
+           and payload_sha256 = any ($2)
          order by id",
     );
-    Ok(query.bind(organization).bind(sha256.as_slice()).fetch_all(connection).await?)
+    Ok(query.bind(organization).bind(payloads).fetch_all(connection).await?)
 }
 
 /// Write the decision down.
@@ -113,18 +137,22 @@ pub async fn begin(
     connection: &mut PgConnection,
     organization: OrganizationId,
     id: ErasureId,
-    sha256: &[u8; 32],
-    jobs: &[JobId],
+    decision: &Decision<'_>,
     by: &By,
 ) -> Result<(), DbError> {
     sqlx::query(
-        "insert into erasures (organization_id, id, kind, status, payload_sha256, jobs, reason, actor, created_at)
-         values ($1, $2, 'payload', 'rows', $3, $4, $5, $6, chartgate_now())",
+        "insert into erasures (organization_id, id, kind, status, payload_sha256, patient_id, payloads, jobs, persons, reason, actor,
+                               created_at)
+         values ($1, $2, $3, 'rows', $4, $5, $6, $7, $8, $9, $10, chartgate_now())",
     )
     .bind(organization)
     .bind(id)
-    .bind(sha256.as_slice())
-    .bind(jobs)
+    .bind(decision.kind)
+    .bind(decision.payload)
+    .bind(decision.patient)
+    .bind(decision.payloads)
+    .bind(decision.jobs)
+    .bind(decision.persons)
     .bind(&by.reason)
     .bind(&by.actor.name)
     .execute(connection)
@@ -132,80 +160,70 @@ pub async fn begin(
     Ok(())
 }
 
-/// Write down which objects must go: the raw copy, also one that was put and never recorded; of uploads the outcome files, the texts of
-/// chunks, and the object itself.
-pub async fn doom_objects(
+/// The rows stay without their content; how many.
+pub async fn empty_payloads(
     connection: &mut PgConnection,
     organization: OrganizationId,
     id: ErasureId,
-    sha256: &[u8; 32],
-    jobs: &[PayloadJob],
-) -> Result<(), DbError> {
-    let mut objects = vec![(format!("raw/{organization}/{}", hex::encode(sha256)), false)];
-    for job in jobs.iter().filter(|job| job.is_upload) {
-        objects.push((outcomes_key(organization, job.id), false));
-        objects.push((format!("chunks/{organization}/{}/", job.id), true));
-    }
-    let uploads: Vec<JobId> = jobs.iter().filter(|job| job.is_upload).map(|job| job.id).collect();
-    let query = sqlx::query_scalar(
-        "select storage_key
-         from ingested_objects
+    payloads: &[Vec<u8>],
+) -> Result<u64, DbError> {
+    let done = sqlx::query(
+        "update payloads
+         set body = null, storage_key = null, stored_at = null, expired_at = null, purged_at = chartgate_now(), erasure_id = $2
          where organization_id = $1
-           and job_id = any ($2)
-           and removed_at is null",
-    );
-    let incoming: Vec<String> = query.bind(organization).bind(&uploads).fetch_all(&mut *connection).await?;
-    objects.extend(incoming.into_iter().map(|key| (key, false)));
-    sqlx::query(
-        "insert into erased_objects (organization_id, erasure_id, storage_key, is_prefix)
-         select $1, $2, k.storage_key, k.is_prefix
-         from unnest($3::text[], $4::boolean[]) as k (storage_key, is_prefix)
-         on conflict do nothing",
+           and sha256 = any ($3)",
     )
     .bind(organization)
     .bind(id)
-    .bind(objects.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>())
-    .bind(objects.iter().map(|(_, is_prefix)| *is_prefix).collect::<Vec<_>>())
+    .bind(payloads)
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(done.rows_affected())
 }
 
-/// The row stays without its content.
-pub async fn empty_payload(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    sha256: &[u8; 32],
-) -> Result<(), DbError> {
-    let done = sqlx::query(
-        "update payloads
-         set body = null, storage_key = null, stored_at = null, purged_at = chartgate_now()
-         where organization_id = $1
-           and sha256 = $2",
-    )
-    .bind(organization)
-    .bind(sha256.as_slice())
-    .execute(connection)
-    .await?;
-    ensure_one_row(&done)
-}
+/// What a [`Marked`] is read from.
+const MARKED: &str =
+    "e.id, e.jobs, e.persons, e.patient_id, cardinality(e.payloads)::bigint as payload_count, e.counts";
 
-/// The erasure of a payload.
+/// The erasure that took a payload's content.
 pub async fn of_payload(
     connection: &mut PgConnection,
     organization: OrganizationId,
     sha256: &[u8; 32],
 ) -> Result<Option<Marked>, DbError> {
-    let query = sqlx::query_as(
-        "select id, jobs, counts
-         from erasures
-         where organization_id = $1
-           and payload_sha256 = $2",
+    let sql = format!(
+        "select {MARKED}
+         from payloads p
+         join erasures e on e.organization_id = p.organization_id and e.id = p.erasure_id
+         where p.organization_id = $1
+           and p.sha256 = $2"
     );
-    let found: Option<(ErasureId, Vec<JobId>, Json<Counts>)> =
-        query.bind(organization).bind(sha256.as_slice()).fetch_optional(connection).await?;
-    Ok(found.map(|(id, jobs, counts)| Marked { id, jobs, counts: counts.0 }))
+    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+    Ok(query.bind(organization).bind(sha256.as_slice()).fetch_optional(connection).await?)
 }
+
+/// The newest erasure of a patient; only one that goes on, if `unfinished`.
+pub async fn of_patient(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    patient: PatientId,
+    unfinished: bool,
+) -> Result<Option<Marked>, DbError> {
+    let sql = format!(
+        "select {MARKED}
+         from erasures e
+         where e.organization_id = $1
+           and e.patient_id = $2
+           and (e.status <> 'finished' or not $3)
+         order by e.id desc
+         limit 1"
+    );
+    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+    Ok(query.bind(organization).bind(patient).bind(unfinished).fetch_optional(connection).await?)
+}
+
+/// What an [`ErasureRow`] is read from.
+const COLUMNS: &str = "kind, status, payload_sha256, patient_id, payloads, jobs, persons, counts, reason, actor";
 
 /// One erasure; locked until the transaction ends, if `for_update`.
 pub async fn erasure(
@@ -216,7 +234,7 @@ pub async fn erasure(
 ) -> Result<ErasureRow, DbError> {
     let lock = if for_update { "for update" } else { "" };
     let sql = format!(
-        "select status, payload_sha256, jobs, counts, reason, actor
+        "select {COLUMNS}
          from erasures
          where organization_id = $1
            and id = $2
@@ -242,11 +260,9 @@ pub async fn set_counts(
 }
 
 /// What jobs say of a payload beside its events: `(table, statement)`; `$1` organization, `$2` jobs. The jobs stay.
-const OF_JOBS: [(&str, &str); 3] = [
+const OF_JOBS: [(&str, &str); 2] = [
     ("issues", "delete from issues where organization_id = $1 and job_id = any ($2)"),
     ("bulk_plans", "delete from bulk_plans where organization_id = $1 and job_id = any ($2)"),
-    // Sightings of events that others brought first; the others went with their events.
-    ("event_sightings", "delete from event_sightings where organization_id = $1 and job_id = any ($2)"),
 ];
 
 /// Delete what jobs say beside the events: rows by table; with Athena events that were never processed.
@@ -255,29 +271,51 @@ pub async fn clear_jobs(
     organization: OrganizationId,
     jobs: &[JobId],
 ) -> Result<Vec<(&'static str, u64)>, DbError> {
-    let mut counts = Vec::with_capacity(OF_JOBS.len() + 1);
+    let mut counts = clear_athena(connection, organization, jobs).await?;
     for (table, sql) in OF_JOBS {
         let done = sqlx::query(sql).bind(organization).bind(jobs).execute(&mut *connection).await?;
         counts.push((table, done.rows_affected()));
     }
+    Ok(counts)
+}
+
+/// What is left of Athena events when their clinical events are gone: rows by table.
+pub async fn clear_athena(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    jobs: &[JobId],
+) -> Result<Vec<(&'static str, u64)>, DbError> {
+    // Sightings of events that others brought first; the others went with their events. The key of an event's job knows its content.
+    let sightings = sqlx::query(
+        "delete from event_sightings s
+         using idempotency_keys k, athena_events a
+         where k.organization_id = $1
+           and k.job_id = any ($2)
+           and a.organization_id = $1
+           and a.idempotency_sha256 = k.fingerprint
+           and s.organization_id = $1
+           and s.event_id = a.id
+           and s.job_id = k.job_id",
+    );
+    let sightings = sightings.bind(organization).bind(jobs).execute(&mut *connection).await?;
     // Of an event whose job failed there is no clinical event.
     let unprocessed = sqlx::query(
         "with gone as (
            delete from athena_events a
-           using jobs j
-           where j.organization_id = $1
-             and j.id = any ($2)
+           using idempotency_keys k
+           where k.organization_id = $1
+             and k.job_id = any ($2)
              and a.organization_id = $1
-             and a.job_id = j.id
-             and a.payload_sha256 = j.payload_sha256
+             and a.idempotency_sha256 = k.fingerprint
+             and a.job_id = k.job_id
+             and not exists (select from clinical_events e where e.organization_id = $1 and e.id = a.id)
            returning a.received_at, a.kind
          )
          insert into athena_counts (organization_id, minute, measure, name, n)
          select $1, date_trunc('minute', received_at), 'received', kind, -1 from gone",
     );
-    let done = unprocessed.bind(organization).bind(jobs).execute(connection).await?;
-    counts.push(("athena_events", done.rows_affected()));
-    Ok(counts)
+    let unprocessed = unprocessed.bind(organization).bind(jobs).execute(connection).await?;
+    Ok(vec![("event_sightings", sightings.rows_affected()), ("athena_events", unprocessed.rows_affected())])
 }
 
 /// No row is left; now the objects.
@@ -296,89 +334,33 @@ pub async fn rows_gone(
     ensure_one_row(&done)
 }
 
-/// Objects that must go, at most so many.
-pub async fn objects(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    id: ErasureId,
-    limit: i32,
-) -> Result<Vec<Doomed>, DbError> {
-    let query = sqlx::query_as(
-        "select storage_key, is_prefix
-         from erased_objects
-         where organization_id = $1
-           and erasure_id = $2
-         order by storage_key
-         limit $3",
-    );
-    Ok(query.bind(organization).bind(id).bind(limit).fetch_all(connection).await?)
-}
-
-/// It is gone (somebody else may have been faster): `deleted` objects.
-pub async fn object_gone(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    id: ErasureId,
-    storage_key: &str,
-    deleted: u64,
-) -> Result<(), DbError> {
-    let done =
-        sqlx::query("delete from erased_objects where organization_id = $1 and erasure_id = $2 and storage_key = $3")
-            .bind(organization)
-            .bind(id)
-            .bind(storage_key)
-            .execute(&mut *connection)
-            .await?;
-    sqlx::query(
-        "update ingested_objects
-         set removed_at = chartgate_now()
-         where organization_id = $1
-           and storage_key = $2
-           and removed_at is null",
-    )
-    .bind(organization)
-    .bind(storage_key)
-    .execute(&mut *connection)
-    .await?;
-    if done.rows_affected() == 0 || deleted == 0 {
-        return Ok(());
-    }
-    sqlx::query(
-        "update erasures
-         set counts = jsonb_set(counts, '{objects}', to_jsonb(coalesce((counts ->> 'objects')::bigint, 0) + $3))
-         where organization_id = $1
-           and id = $2",
-    )
-    .bind(organization)
-    .bind(id)
-    .bind(i64::try_from(deleted).unwrap_or(i64::MAX))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
 /// Nothing is left to delete: the erasure is finished. Nothing, if something is left, or somebody else finished it.
 pub async fn finish(
     connection: &mut PgConnection,
     organization: OrganizationId,
     id: ErasureId,
 ) -> Result<Option<ErasureRow>, DbError> {
-    let query = sqlx::query_as(
+    let sql = format!(
         "update erasures
          set status = 'finished', finished_at = chartgate_now()
          where organization_id = $1
            and id = $2
            and status = 'objects'
            and not exists (select from erased_objects o where o.organization_id = $1 and o.erasure_id = $2)
-         returning status, payload_sha256, jobs, counts, reason, actor",
+         returning {COLUMNS}"
     );
+    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql));
     Ok(query.bind(organization).bind(id).fetch_optional(connection).await?)
+}
+
+/// All organizations.
+pub async fn organizations(connection: &mut PgConnection) -> Result<Vec<OrganizationId>, DbError> {
+    Ok(sqlx::query_scalar("select id from organizations order by id").fetch_all(connection).await?)
 }
 
 /// Erasures of all organizations that go on, oldest first, at most a hundred.
 pub async fn unfinished(connection: &mut PgConnection) -> Result<Vec<Unfinished>, DbError> {
-    let organizations: Vec<OrganizationId> =
-        sqlx::query_scalar("select id from organizations order by id").fetch_all(&mut *connection).await?;
+    let organizations = organizations(connection).await?;
     let mut found = Vec::new();
     for organization in organizations {
         sqlx::query("select set_config('app.organization', array[$1::uuid]::text, true)")

@@ -5,7 +5,9 @@
 
 use super::acts::{self, ActError, By};
 use super::cluster::{Cluster, Seeds};
+use super::erase_persons_store as persons_store;
 use super::erase_store::{self as store, Carrier, Touched};
+use super::statement::keys_fingerprint;
 use crate::db::DbError;
 use crate::ids::{EventId, JobId, OrganizationId, PatientId, StatementId};
 use crate::ingest::events;
@@ -13,8 +15,19 @@ use crate::ingest::subject::Mrn;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+pub use super::erase_store::SPEAKS_OF_NOBODY_KEPT;
+
 /// Rows that went, by table.
 pub type Counts = BTreeMap<String, u64>;
+
+/// Which of the events that jobs brought go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All.
+    Whole,
+    /// All but Patient resources of persons of whom anything else is kept: who is meant by it must stay known.
+    SparePersons,
+}
 
 /// Erase what these jobs brought, at most `limit` events. Nothing is left to do when it answers false.
 ///
@@ -24,11 +37,11 @@ pub async fn erase_some(
     connection: &mut PgConnection,
     organization: OrganizationId,
     jobs: &[JobId],
-    limit: i64,
+    (extent, limit): (Extent, i64),
     by: &By,
     counts: &mut Counts,
 ) -> Result<bool, DbError> {
-    let events = store::next(connection, organization, jobs, limit).await?;
+    let events = store::next(connection, organization, jobs, limit, extent == Extent::SparePersons).await?;
     if events.is_empty() {
         return Ok(false);
     }
@@ -48,6 +61,7 @@ pub async fn erase_some(
     let by_event: HashMap<EventId, &Carrier> = carriers.iter().map(|one| (one.event_id, one)).collect();
     let (stay, gone): (Vec<&Touched>, Vec<&Touched>) =
         touched.iter().partition(|one| by_event.contains_key(&one.id) || !jobs.contains(&one.job_id));
+    let asked: Vec<Vec<u8>> = touched.iter().map(|one| keys_fingerprint(&one.all_keys())).collect();
     let gone_ids: Vec<EventId> = gone.iter().map(|one| one.id).collect();
 
     let moves: Vec<(&Touched, &Carrier)> =
@@ -74,7 +88,7 @@ pub async fn erase_some(
     events::set_current(connection, organization, &up, true).await?;
 
     let ids: Vec<StatementId> = statements.iter().copied().collect();
-    let sayers = store::sayers(connection, organization, &ids).await?;
+    let sayers = persons_store::sayers(connection, organization, &ids).await?;
     let said: BTreeSet<StatementId> = sayers.iter().map(|(statement, ..)| *statement).collect();
     // Only what is there: the subject of an event may be a statement that went in an earlier batch.
     let unsaid: BTreeSet<StatementId> = statements
@@ -90,17 +104,18 @@ pub async fn erase_some(
     for (statement, event, seq, entry) in &sayers {
         cluster.move_to(*statement, (*seq, *entry), *event);
     }
-    let (gone_statements, mut gone_reviews) = store::delete_statements(connection, organization, &unsaid_ids).await?;
-    store::name_sayers(connection, organization, &sayers).await?;
+    let (gone_statements, mut gone_reviews) =
+        persons_store::delete_statements(connection, organization, &unsaid_ids).await?;
+    persons_store::name_sayers(connection, organization, &sayers).await?;
     let mut refolded = cluster.refold(connection).await?;
     let came_apart = !refolded.changes.created.is_empty();
     refolded.affected.events.extend(moves.iter().map(|(from, _)| from.id));
     refolded.changes.touched.extend(patients.iter().copied());
     acts::finish(connection, organization, refolded, by).await.map_err(of_act)?;
-    gone_reviews += store::settle_reviews(connection, organization, &gone_ids).await?;
+    gone_reviews += persons_store::settle_reviews(connection, organization, &gone_ids, &asked).await?;
     let patients: Vec<PatientId> = patients.into_iter().collect();
-    let cleared = store::clear_patients(connection, organization, &patients, &gone_ids, came_apart).await?;
-    store::count_anew(connection, organization, &patients).await?;
+    let cleared = persons_store::clear_patients(connection, organization, &patients, &gone_ids, came_apart).await?;
+    persons_store::count_anew(connection, organization, &patients).await?;
     *counts.entry("patient_statements".to_owned()).or_default() += gone_statements;
     *counts.entry("reviews".to_owned()).or_default() += gone_reviews;
     *counts.entry("patients".to_owned()).or_default() += u64::try_from(cleared.len()).unwrap_or(u64::MAX);

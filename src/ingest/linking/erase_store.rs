@@ -3,6 +3,7 @@
 use crate::db::DbError;
 use crate::ids::{EventId, JobId, OrganizationId, PatientId, StatementId};
 use sqlx::PgConnection;
+use std::collections::BTreeSet;
 
 /// An event that a payload brought.
 #[derive(Clone, sqlx::FromRow)]
@@ -29,6 +30,13 @@ pub struct Touched {
     pub payload_sha256: Vec<u8>,
     /// Where it stands there.
     pub byte_start: i64,
+}
+
+impl Touched {
+    /// Where its subject points, by all its names.
+    pub fn all_keys(&self) -> BTreeSet<String> {
+        self.keys.iter().chain(&self.subject_key).cloned().collect()
+    }
 }
 
 /// The first of the other jobs that brought an event.
@@ -58,28 +66,41 @@ pub struct Carrier {
     pub subject_keys: Vec<String>,
 }
 
-/// Events that these jobs brought, first or again, at most so many.
+/// Of an event `e`, with `$1` the organization: it does not say who somebody is of whom anything else is kept.
+pub const SPEAKS_OF_NOBODY_KEPT: &str = "not (e.resource_type = 'Patient'
+           and e.patient_id is not null
+           and exists (select from clinical_events o
+                       where o.organization_id = $1 and o.patient_id = e.patient_id and o.resource_type <> 'Patient'))";
+
+/// Events that these jobs brought, first or again, at most so many; if `spare_persons`, without Patient resources of whom anything else is
+/// kept.
 pub async fn next(
     connection: &mut PgConnection,
     organization: OrganizationId,
     jobs: &[JobId],
     limit: i64,
+    spare_persons: bool,
 ) -> Result<Vec<EventId>, DbError> {
-    let query = sqlx::query_scalar(
-        "(select id
-          from clinical_events
-          where organization_id = $1
-            and job_id = any ($2)
+    let may_go = if spare_persons { SPEAKS_OF_NOBODY_KEPT } else { "true" };
+    let sql = format!(
+        "(select e.id
+          from clinical_events e
+          where e.organization_id = $1
+            and e.job_id = any ($2)
+            and {may_go}
           limit $3)
          union
-         (select event_id
-          from event_carriers
-          where organization_id = $1
-            and job_id = any ($2)
+         (select c.event_id
+          from event_carriers c
+          join clinical_events e on e.organization_id = $1 and e.id = c.event_id
+          where c.organization_id = $1
+            and c.job_id = any ($2)
+            and {may_go}
           limit $3)
          order by 1
-         limit $3",
+         limit $3"
     );
+    let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql));
     Ok(query.bind(organization).bind(jobs).bind(limit).fetch_all(connection).await?)
 }
 
@@ -340,222 +361,6 @@ pub async fn rank(
         .await?;
     let (down, up): (Vec<_>, Vec<_>) = versions.into_iter().partition(|(_, is_current, _)| *is_current);
     Ok((down.into_iter().map(|(id, ..)| id).collect(), up.into_iter().map(|(id, ..)| id).collect()))
-}
-
-/// Who says these statements first, of those events that are there.
-pub async fn sayers(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    statements: &[StatementId],
-) -> Result<Vec<(StatementId, EventId, i64, i32)>, DbError> {
-    let query = sqlx::query_as(
-        "select distinct on (statement_id) statement_id, id, coalesce(first_seq, job_seq), coalesce(entry, 2147483647)
-         from clinical_events
-         where organization_id = $1
-           and resource_type = 'Patient'
-           and statement_id = any ($2)
-         order by statement_id, 3, 4, id",
-    );
-    Ok(query.bind(organization).bind(statements).fetch_all(connection).await?)
-}
-
-/// Statements that nobody says any more, with their keys and the questions about them. How many statements and reviews.
-pub async fn delete_statements(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    statements: &[StatementId],
-) -> Result<(u64, u64), DbError> {
-    sqlx::query("delete from patient_statement_keys where organization_id = $1 and statement_id = any ($2)")
-        .bind(organization)
-        .bind(statements)
-        .execute(&mut *connection)
-        .await?;
-    let reviews = sqlx::query("delete from reviews where organization_id = $1 and statement_id = any ($2)")
-        .bind(organization)
-        .bind(statements)
-        .execute(&mut *connection)
-        .await?;
-    let done = sqlx::query("delete from patient_statements where organization_id = $1 and id = any ($2)")
-        .bind(organization)
-        .bind(statements)
-        .execute(connection)
-        .await?;
-    Ok((done.rows_affected(), reviews.rows_affected()))
-}
-
-/// The event that a statement names is the one that says it first.
-pub async fn name_sayers(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    sayers: &[(StatementId, EventId, i64, i32)],
-) -> Result<(), DbError> {
-    sqlx::query(
-        "update patient_statements s
-         set event_id = k.event_id
-         from unnest($2::uuid[], $3::uuid[]) as k (id, event_id)
-         where s.organization_id = $1
-           and s.id = k.id
-           and s.event_id <> k.event_id",
-    )
-    .bind(organization)
-    .bind(sayers.iter().map(|(statement, ..)| *statement).collect::<Vec<_>>())
-    .bind(sayers.iter().map(|(_, event, ..)| *event).collect::<Vec<_>>())
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query(
-        "update reviews r
-         set event_id = s.event_id
-         from patient_statements s
-         where s.organization_id = $1
-           and s.id = any ($2)
-           and r.organization_id = $1
-           and r.statement_id = s.id
-           and r.event_id <> s.event_id",
-    )
-    .bind(organization)
-    .bind(sayers.iter().map(|(statement, ..)| *statement).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Questions that events asked which are gone: another event that waits for the answer asks them now, or nobody.
-pub async fn settle_reviews(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    gone: &[EventId],
-) -> Result<u64, DbError> {
-    sqlx::query(
-        "update reviews r
-         set event_id = other.id
-         from reviews q
-         cross join lateral (
-           select id
-           from clinical_events
-           where organization_id = $1
-             and link_status = 'review'
-             and subject_key = any (q.subject_keys)
-           order by id
-           limit 1
-         ) other
-         where q.organization_id = $1
-           and q.event_id = any ($2)
-           and r.organization_id = $1
-           and r.id = q.id",
-    )
-    .bind(organization)
-    .bind(gone)
-    .execute(&mut *connection)
-    .await?;
-    let done = sqlx::query("delete from reviews where organization_id = $1 and event_id = any ($2)")
-        .bind(organization)
-        .bind(gone)
-        .execute(connection)
-        .await?;
-    Ok(done.rows_affected())
-}
-
-/// Patients of whom nothing is left: no statement, no event, nobody who was merged into them. A patient who stays without anything that
-/// speaks of them shows no demographics of events that are gone. `came_apart`: what had joined patients went, so that ids which led to the
-/// joined one, but by no person's decision, lead nowhere any more. Who was deleted.
-pub async fn clear_patients(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    patients: &[PatientId],
-    gone: &[EventId],
-    came_apart: bool,
-) -> Result<Vec<PatientId>, DbError> {
-    if came_apart {
-        sqlx::query(
-            "delete from patients p
-             where p.organization_id = $1
-               and p.merged_into = any ($2)
-               and not exists (select from patient_statements s where s.organization_id = $1 and s.patient_id = p.id)
-               and not exists (select from clinical_events e where e.organization_id = $1 and e.patient_id = p.id)
-               and not exists (select from patients m where m.organization_id = $1 and m.merged_into = p.id)
-               and not exists (select from link_decisions d
-                               where d.organization_id = $1 and d.patient_id = p.id and d.kind = 'merge')",
-        )
-        .bind(organization)
-        .bind(patients)
-        .execute(&mut *connection)
-        .await?;
-    }
-    let query = sqlx::query_scalar(
-        "delete from patients p
-         where p.organization_id = $1
-           and p.id = any ($2)
-           and not exists (select from patient_statements s where s.organization_id = $1 and s.patient_id = p.id)
-           and not exists (select from clinical_events e where e.organization_id = $1 and e.patient_id = p.id)
-           and not exists (select from patients m where m.organization_id = $1 and m.merged_into = p.id)
-         returning p.id",
-    );
-    let deleted: Vec<PatientId> = query.bind(organization).bind(patients).fetch_all(&mut *connection).await?;
-    sqlx::query(
-        "update patients
-         set event_id = null, event_last_updated = null, family = null, given = '{}', birth_date = null, gender = null,
-             deceased = null, telecom = null, address = null, updated_at = chartgate_now()
-         where organization_id = $1
-           and id = any ($2)
-           and event_id = any ($3)",
-    )
-    .bind(organization)
-    .bind(patients)
-    .bind(gone)
-    .execute(&mut *connection)
-    .await?;
-    // Questions whether somebody is one of those who are gone.
-    let texts: Vec<String> = deleted.iter().map(ToString::to_string).collect();
-    sqlx::query(
-        "update reviews r
-         set candidates = (select coalesce(jsonb_agg(c), '[]')
-                           from jsonb_array_elements(r.candidates) c
-                           where c ->> 'patient' <> all ($2))
-         where r.organization_id = $1
-           and r.status = 'open'
-           and exists (select from jsonb_array_elements(r.candidates) c where c ->> 'patient' = any ($2))",
-    )
-    .bind(organization)
-    .bind(&texts)
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query(
-        "delete from reviews
-         where organization_id = $1
-           and status = 'open'
-           and reason in ('possible_duplicate', 'no_identity')
-           and candidates = '[]'",
-    )
-    .bind(organization)
-    .execute(connection)
-    .await?;
-    Ok(deleted)
-}
-
-/// Count anew what these patients have.
-pub async fn count_anew(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    patients: &[PatientId],
-) -> Result<(), DbError> {
-    sqlx::query("delete from patient_event_counts where organization_id = $1 and patient_id = any ($2)")
-        .bind(organization)
-        .bind(patients)
-        .execute(&mut *connection)
-        .await?;
-    sqlx::query(
-        "insert into patient_event_counts (organization_id, patient_id, source_label, events, last_event_at)
-         select $1, k.id, e.source_label, count(*) filter (where e.is_current and e.part_of is null), max(e.created_at)
-         from unnest($2::uuid[]) as k (id)
-         join clinical_events e on e.organization_id = $1 and e.patient_id = k.id
-         group by k.id, e.source_label
-         order by k.id, e.source_label",
-    )
-    .bind(organization)
-    .bind(patients)
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// Athena events that another job brought too are that job's.

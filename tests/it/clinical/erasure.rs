@@ -11,20 +11,20 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-fn by() -> By {
+pub fn by() -> By {
     By { actor: Actor::internal("test"), reason: "a test".to_owned() }
 }
 
-fn hash(body: &str) -> [u8; 32] {
+pub fn hash(body: &str) -> [u8; 32] {
     Sha256::digest(body).into()
 }
 
-async fn purge(clinic: &Clinic, body: &str) -> Result<Erasure, EraseError> {
+pub async fn purge(clinic: &Clinic, body: &str) -> Result<Erasure, EraseError> {
     let eraser = Eraser::new(clinic.db.clone(), clinic.objects.objects.clone());
     eraser.purge(clinic.organization, hash(body), by(), Duration::from_secs(60)).await
 }
 
-async fn end_jobs(clinic: &Clinic) {
+pub async fn end_jobs(clinic: &Clinic) {
     clinic
         .unit(|connection| {
             Box::pin(async move {
@@ -37,7 +37,7 @@ async fn end_jobs(clinic: &Clinic) {
         .await;
 }
 
-async fn ingest_all(clinic: &Clinic, bodies: &[&(String, &'static str)]) {
+pub async fn ingest_all(clinic: &Clinic, bodies: &[&(String, &'static str)]) {
     let mut accepted: Vec<Accepted> = Vec::new();
     for (body, source) in bodies {
         accepted.push(clinic.accept(body.as_bytes(), source).await);
@@ -51,7 +51,7 @@ async fn ingest_all(clinic: &Clinic, bodies: &[&(String, &'static str)]) {
 }
 
 /// What stands in the tables, without ids and times: versions and where they come from, evidence, statements, counts.
-async fn rows(clinic: &Clinic) -> Vec<String> {
+pub async fn rows(clinic: &Clinic) -> Vec<String> {
     clinic
         .unit(|connection| {
             Box::pin(async move {
