@@ -46,6 +46,10 @@ struct Finding {
 /// `GET /admin/workers`
 pub(super) async fn list(State(app): State<Arc<App>>, visitor: Visitor) -> Result<Response, Refused> {
     let organization = visitor.organization;
+    let queues = app.db.unit::<_, DbError, _>(visitor.scope(), move |connection| {
+        Box::pin(async move { figures_list_store::queue_now(connection, organization, QUEUES).await })
+    });
+    let queues = queues.await?;
     let facts = app
         .db
         .unit::<_, DbError, _>(Scope::Global, move |connection| {
@@ -54,7 +58,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, visitor: Visitor) -> Resul
                     now: crate::audit::store::now(connection).await?,
                     workers: workers_store::list_workers(connection).await?,
                     leases: workers_store::list_leases(connection, organization, LEASES).await?,
-                    queues: figures_list_store::queue_now(connection, organization, QUEUES).await?,
+                    queues,
                     versions: workflows_store::jobs_in_flight(connection, organization).await?,
                     sealer: sealer_status(connection).await?,
                 })

@@ -37,5 +37,6 @@ pub mod timeline;
 pub mod traces_store;
 pub mod wake;
 pub mod workers_store;
+pub mod workflows_store;
 
 pub use executor::{Engine, EngineOptions};
