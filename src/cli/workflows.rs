@@ -1,7 +1,7 @@
 //! `workflows list|check` and `doctor`.
 
 use super::out;
-use crate::app::{App, Servers};
+use crate::app::{App, Servers, missing_secret_keys};
 use crate::audit::store::sealer_status;
 use crate::auth::store::list_key_concerns;
 use crate::callbacks::Callbacks;
@@ -157,6 +157,32 @@ async fn check_keys(app: &App, add: &mut impl FnMut(bool, &'static str, String, 
     Ok(())
 }
 
+/// The key that seals stored secrets: this host has it, and so have the others.
+async fn check_sealing(
+    app: &App,
+    processes: i64,
+    add: &mut impl FnMut(bool, &'static str, String, &str),
+) -> Result<(), DbError> {
+    const REMEDY: &str = "set secrets.key to the same on every host (`openssl rand -base64 32`; or copy the file's content)";
+    for key in missing_secret_keys(&app.db, &app.secrets).await? {
+        let what = format!("stored secrets are sealed with key {key}, which this host does not have");
+        add(false, "secrets", what, REMEDY);
+    }
+    let file = app.config.data_dir.join("secrets.key");
+    match (app.secrets.is_configured(), app.config.database.url.is_some()) {
+        (true, _) => add(true, "secrets", "secrets.key is set".to_owned(), ""),
+        (false, false) => add(true, "secrets", format!("sealed with {}", file.display()), ""),
+        (false, true) => {
+            let what = format!(
+                "no secrets.key: what seals secrets of callbacks and webhook senders is {} of one host, and {processes} process(es) work",
+                file.display()
+            );
+            add(processes <= 1, "secrets", what, REMEDY);
+        }
+    }
+    Ok(())
+}
+
 /// Run the checks; exit 1 if one found a fault.
 ///
 /// # Errors
@@ -185,14 +211,6 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
             "callbacks.allow_http or callbacks.allow_private opens what is closed to callbacks by default".to_owned(),
             "unset callbacks.allow_http outside development, and keep callbacks.allow_private as narrow as the receivers need",
         );
-    }
-    if config.secrets_key.is_none() && config.database.url.is_some() {
-        let file = config.data_dir.join("secrets.key");
-        let what = format!(
-            "no secrets.key: secrets of callbacks and webhook senders are sealed with {}, which every host needs",
-            file.display()
-        );
-        add(true, "secrets", what, "");
     }
     let is_private = config.listen.ip().is_loopback();
     add(
@@ -262,6 +280,7 @@ pub async fn doctor(config: &Config, arguments: &DoctorArguments) -> anyhow::Res
                     .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(doctor_facts(connection)))
                     .await?;
                 check_keys(&app, &mut add).await?;
+                check_sealing(&app, facts.workers_seen, &mut add).await?;
                 add(
                     facts.workers_seen > 0,
                     "workers",
