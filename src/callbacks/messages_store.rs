@@ -27,6 +27,30 @@ pub async fn organizations_with_waiting(connection: &mut PgConnection) -> Result
     .await?)
 }
 
+/// For how long the oldest message has been waiting of those that an active callback could be told, in seconds; 0 when none
+/// waits. Scope `Platform` reads messages of all organizations, but no callbacks: those that are disabled count, too.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn oldest_waiting_seconds(connection: &mut PgConnection) -> Result<f64, DbError> {
+    // The first of each callback by the index: one of them may have very many.
+    Ok(sqlx::query_scalar(
+        "with recursive waiting as (
+           (select organization_id, callback_id, created_at from callback_messages
+            where status = 'waiting' order by organization_id, callback_id, created_at limit 1)
+           union all
+           select n.organization_id, n.callback_id, n.created_at
+           from waiting w
+           cross join lateral (
+             select organization_id, callback_id, created_at from callback_messages n
+             where n.status = 'waiting' and (n.organization_id, n.callback_id) > (w.organization_id, w.callback_id)
+             order by n.organization_id, n.callback_id, n.created_at limit 1) n)
+         select coalesce(extract(epoch from chartgate_now() - min(created_at)), 0)::float8 from waiting",
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
 /// A callback with messages that wait, and how many more jobs it may have now.
 #[derive(Debug, sqlx::FromRow)]
 pub struct Ready {
@@ -474,7 +498,8 @@ pub async fn resend(
     .await?)
 }
 
-/// Forget what ended before, at most `limit` rows each. Answers how many rows went.
+/// Forget what ended before, at most `limit` rows each, and give up what waits for a callback that is gone (its job ended
+/// while the callback was being removed). Answers how many rows went.
 ///
 /// # Errors
 /// [`DbError`].
@@ -484,6 +509,15 @@ pub async fn forget(
     keep: Duration,
     limit: i64,
 ) -> Result<u64, DbError> {
+    sqlx::query(
+        "update callback_messages m
+         set status = 'failed', ended_at = chartgate_now()
+         where m.organization_id = $1 and m.status = 'waiting'
+           and not exists (select from callbacks c where c.organization_id = m.organization_id and c.id = m.callback_id)",
+    )
+    .bind(organization)
+    .execute(&mut *connection)
+    .await?;
     let messages = sqlx::query(
         "delete from callback_messages
          where ctid = any (array(
