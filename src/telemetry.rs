@@ -11,7 +11,7 @@
 pub mod metrics;
 
 pub use metrics::{
-    audit_published, audit_sealed, audit_state, auth_refused, clinical_fetch, connection_refused, http_request,
+    audit_published, audit_sealed, audit_state, auth_refused, callbacks_waiting, clinical_fetch, connection_refused, http_request,
     intake_accepted, intake_duplicate, intake_duration, intake_rejected, intake_sighting, job_ended, jwks_fetched,
     request_limited, step_failed, step_ran, upload_refused, upload_taken_up, watcher_hint, watcher_swept,
 };

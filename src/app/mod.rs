@@ -2,10 +2,11 @@
 //! [`App`] holds what requests and workers share.
 
 mod checks;
+mod health;
 mod servers;
 pub(crate) use servers::write_private;
 
-pub use checks::StartError;
+pub use checks::{StartError, missing_secret_keys};
 pub use servers::{Endpoints, Servers};
 
 use crate::audit::keys::SigningKey;
@@ -65,6 +66,8 @@ pub struct App {
     pub callbacks: Callbacks,
     /// What callers may take of this process.
     pub limits: Arc<Limits>,
+    /// What was found of the dependencies lately.
+    health: health::Health,
 }
 
 impl App {
@@ -89,6 +92,12 @@ impl App {
         let db = Db::connect(database, config.database.connections_max);
         checks::check_database(&db, config.database.allow_unsafe).await?;
         let secrets = Secrets::new(config.secrets_key.clone(), &config.data_dir);
+        for key in missing_secret_keys(&db, &secrets).await? {
+            tracing::error!(
+                key,
+                "secrets of callbacks or webhook senders are sealed with key {key}, which this process does not have: all processes need the same secrets.key"
+            );
+        }
         let callbacks = Callbacks::new(&config, db.clone(), secrets.clone())
             .map_err(|_| StartError::Server("TLS for callbacks cannot be set up".to_owned()))?;
         let registry = Registry::default()
@@ -110,6 +119,7 @@ impl App {
             callbacks,
             clock,
             limits: Limits::new(&config.limits),
+            health: health::Health::default(),
             config,
             db,
             objects,

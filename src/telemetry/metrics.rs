@@ -166,6 +166,12 @@ const AUDIT_UNPUBLISHED: Metric = metric(
     &[],
     "Signed checkpoints that are not in the object store yet.",
 );
+const CALLBACKS_WAITING: Metric = metric(
+    "chartgate_callback_oldest_message_seconds",
+    Gauge,
+    &[],
+    "For how long the oldest message that waits for its callback has been waiting.",
+);
 const AUDIT_STATE: Metric = metric(
     "chartgate_audit_sealer_state",
     Gauge,
@@ -208,6 +214,7 @@ pub const METRICS: &[Metric] = &[
     AUDIT_UNSEALED,
     AUDIT_UNPUBLISHED,
     AUDIT_STATE,
+    CALLBACKS_WAITING,
     CONNECTIONS_REFUSED,
     REQUESTS_LIMITED,
 ];
@@ -239,6 +246,7 @@ struct Meters {
     audit_unsealed: Option<GaugeVec>,
     audit_unpublished: Option<GaugeVec>,
     audit_state: Option<GaugeVec>,
+    callbacks_waiting: Option<GaugeVec>,
     connections_refused: Option<IntCounterVec>,
     requests_limited: Option<IntCounterVec>,
 }
@@ -271,6 +279,7 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         audit_unsealed: gauge(&registry, AUDIT_UNSEALED),
         audit_unpublished: gauge(&registry, AUDIT_UNPUBLISHED),
         audit_state: gauge(&registry, AUDIT_STATE),
+        callbacks_waiting: gauge(&registry, CALLBACKS_WAITING),
         connections_refused: counter(&registry, CONNECTIONS_REFUSED),
         requests_limited: counter(&registry, REQUESTS_LIMITED),
         registry,
@@ -453,6 +462,11 @@ pub fn audit_state(state: &str, unsealed_seconds: f64, unsealed_records: f64, un
         gauge.reset();
     }
     set(METERS.audit_state.as_ref(), &[state], 1.0);
+}
+
+/// For how long the oldest message of a callback has been waiting; before the answer to whoever asks for the metrics.
+pub fn callbacks_waiting(oldest_seconds: f64) {
+    set(METERS.callbacks_waiting.as_ref(), &[], oldest_seconds);
 }
 
 /// A connection was closed to make or keep room: address, idle or tls.
