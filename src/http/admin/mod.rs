@@ -8,6 +8,7 @@ pub mod keys;
 pub mod links;
 pub mod objects;
 pub mod organizations;
+pub mod pages;
 pub mod reviews;
 pub mod settings;
 pub mod system;
