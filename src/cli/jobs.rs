@@ -148,7 +148,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
             if json {
                 out::json(&ended)?;
             }
-            Ok(if ended["status"] == json!("failed") { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+            Ok(if has_succeeded(&ended) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Retry { job, filter, from, latest, dry_run, canary, rate, reason, json } => {
             let version = if latest { "latest" } else { "pinned" };
@@ -181,6 +181,11 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Did an ended job do what it was for? One that was cancelled or expired did not.
+pub(super) fn has_succeeded(view: &Value) -> bool {
+    ["succeeded", "succeeded_with_issues"].contains(&view["status"].as_str().unwrap_or_default())
 }
 
 fn path(job: &str) -> String {
