@@ -6,7 +6,7 @@
 //! | row | modules | for |
 //! |---|---|---|
 //! | 1 | `cli` | the commands of the binary |
-//! | 2 | `http`, `queue` | the thin HTTP edge; apalis workers over the queue table |
+//! | 2 | `http`, `console`, `queue` | the thin HTTP edge; the administrators' web pages; apalis workers over the queue table |
 //! | 3 | `app` | builds everything once, for `serve`, workers and tests alike |
 //! | 4 | `ingest` | the clinical domain: FHIR, patients, findings, submitting, the steps' handlers |
 //! | 5 | `uploads`, `callbacks` | presigned uploads and their watcher; signed outbound webhooks |
@@ -22,6 +22,7 @@ pub mod callbacks;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod db;
 pub mod engine;
 #[expect(clippy::missing_errors_doc, reason = "the `responses` of each route list its errors")]

@@ -2,7 +2,6 @@
 
 use super::App;
 use crate::audit::store::{SealerStatus, sealer_status};
-use crate::callbacks::messages_store::oldest_waiting_seconds;
 use crate::db::{DbError, Scope};
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use tokio::sync::Mutex;
 /// What was found is believed for so long.
 const FRESH: Duration = Duration::from_secs(1);
 /// A dependency that does not answer within this time counts as away.
-const CHECK_MAX: Duration = Duration::from_secs(3);
+pub const CHECK_MAX: Duration = Duration::from_secs(3);
 
 /// Something that is found out by one caller at a time, and told to all others until it is old.
 #[derive(Debug)]
@@ -42,7 +41,6 @@ impl<T: Clone> Recent<T> {
 pub struct Health {
     dependencies: Recent<[Option<String>; 2]>,
     sealer: Recent<Option<SealerStatus>>,
-    oldest_message: Recent<Option<f64>>,
 }
 
 impl App {
@@ -58,15 +56,6 @@ impl App {
         });
         let read = async { tokio::time::timeout(CHECK_MAX, read).await.ok()?.ok()? };
         self.health.sealer.get(read).await
-    }
-
-    /// For how long the oldest message of a callback has been waiting, in seconds; 0 when none waits. `None`: not now.
-    pub async fn oldest_callback_message(&self) -> Option<f64> {
-        let read = self
-            .db
-            .unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(oldest_waiting_seconds(connection)));
-        let read = async { tokio::time::timeout(CHECK_MAX, read).await.ok()?.ok() };
-        self.health.oldest_message.get(read).await
     }
 }
 

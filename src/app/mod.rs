@@ -1,9 +1,12 @@
 //! Builds everything once, for `serve`, `demo`, benches and tests alike: [`Servers`] finds or starts PostgreSQL and S3,
 //! [`App`] holds what requests and workers share.
 
+mod audit;
 mod checks;
-mod health;
+pub mod error_pages;
+pub mod health;
 mod servers;
+pub mod settings;
 pub(crate) use servers::write_private;
 
 pub use checks::{StartError, missing_secret_keys};
@@ -22,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::Catalog;
+use crate::engine::operations::Operations;
 use crate::engine::registry::Registry;
 use crate::engine::wake::Wake;
 use crate::engine::{Engine, EngineOptions};
@@ -33,6 +37,7 @@ use crate::secrets::Secrets;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
 use sqlx::postgres::PgConnectOptions;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What requests and workers of one process share.
 pub struct App {
@@ -68,6 +73,8 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// What was found of the dependencies lately.
     health: health::Health,
+    /// When the database was last looked at for the metrics, and how long that took.
+    pub scraped: tokio::sync::Mutex<Option<(Instant, Duration)>>,
 }
 
 impl App {
@@ -120,12 +127,19 @@ impl App {
             clock,
             limits: Limits::new(&config.limits),
             health: health::Health::default(),
+            scraped: tokio::sync::Mutex::default(),
             config,
             db,
             objects,
             wake,
             catalog,
         }))
+    }
+
+    /// Acts of administrators on jobs: retry, cancel, bulk operations.
+    #[must_use]
+    pub fn operations(&self) -> Operations {
+        Operations::new(self.db.clone(), self.catalog.clone(), self.wake.clone())
     }
 
     /// How this process seals the audit log.

@@ -196,7 +196,15 @@ mod tests {
     fn made_up_ids_do_not_push_known_keys_out_of_the_cache() {
         let row = |id: &str| {
             let (id, role, source) = (id.to_owned(), "sender".to_owned(), "default".to_owned());
-            store::KeyRow { id, organization_id: None, role, source, secret_sha256: vec![0; 32], is_valid: true, use_is_due: false }
+            store::KeyRow {
+                id,
+                organization_id: None,
+                role,
+                source,
+                secret_sha256: vec![0; 32],
+                is_valid: true,
+                use_is_due: false,
+            }
         };
         let mut cache = Cache::default();
         cache.put("known".to_owned(), Some(Arc::new(row("known"))), Instant::now());

@@ -13,6 +13,7 @@ use crate::db::{DbError, Scope};
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
 use crate::ids::{CallbackId, DeliveryId, OrganizationId};
 use crate::secrets::SecretsError;
+use crate::telemetry;
 use serde_json::json;
 use std::time::Duration;
 
@@ -139,6 +140,7 @@ impl Deliver {
             .await;
         match recorded {
             Ok(Some(reason)) => {
+                telemetry::callback_disabled(reason);
                 tracing::warn!(organization.id = %organization, callback.id = %callback, reason, "callback {callback} is disabled: {reason}");
             }
             Ok(None) => {}

@@ -2,6 +2,7 @@
 
 use crate::audit::Actor;
 use crate::db::DbError;
+use crate::engine::traces_store;
 use crate::ids::{CallbackId, DeliveryId, JobId, MessageId, OrganizationId};
 use sqlx::PgConnection;
 use std::time::Duration;
@@ -24,30 +25,6 @@ pub async fn organizations_with_waiting(connection: &mut PgConnection) -> Result
          select organization_id from waiting where organization_id is not null",
     )
     .fetch_all(connection)
-    .await?)
-}
-
-/// For how long the oldest message has been waiting of those that an active callback could be told, in seconds; 0 when none
-/// waits. Scope `Platform` reads messages of all organizations, but no callbacks: those that are disabled count, too.
-///
-/// # Errors
-/// [`DbError`].
-pub async fn oldest_waiting_seconds(connection: &mut PgConnection) -> Result<f64, DbError> {
-    // The first of each callback by the index: one of them may have very many.
-    Ok(sqlx::query_scalar(
-        "with recursive waiting as (
-           (select organization_id, callback_id, created_at from callback_messages
-            where status = 'waiting' order by organization_id, callback_id, created_at limit 1)
-           union all
-           select n.organization_id, n.callback_id, n.created_at
-           from waiting w
-           cross join lateral (
-             select organization_id, callback_id, created_at from callback_messages n
-             where n.status = 'waiting' and (n.organization_id, n.callback_id) > (w.organization_id, w.callback_id)
-             order by n.organization_id, n.callback_id, n.created_at limit 1) n)
-         select coalesce(extract(epoch from chartgate_now() - min(created_at)), 0)::float8 from waiting",
-    )
-    .fetch_one(connection)
     .await?)
 }
 
@@ -196,9 +173,9 @@ pub async fn dispatch(
     .bind(&actor.name)
     .bind(&actor.authentication)
     .bind(env!("CARGO_PKG_VERSION"))
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    traces_store::follow(connection, organization, &jobs).await
 }
 
 /// A message: what there is to tell.

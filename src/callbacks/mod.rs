@@ -11,6 +11,7 @@ pub mod deliver;
 pub mod dispatch;
 pub mod message;
 pub mod messages_store;
+pub mod resend;
 pub mod send;
 pub mod signature;
 pub mod slots;

@@ -43,6 +43,24 @@ pub fn json<T: serde::Serialize>(value: &T) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Lines that are drawn anew in their place; for terminals only.
+#[derive(Default)]
+pub struct Screen {
+    drawn: usize,
+}
+
+impl Screen {
+    /// Replace what was drawn before.
+    pub fn draw(&mut self, lines: &[String]) {
+        // Up to the first of the old lines, and clear to the end of the screen; lines are cut, not wrapped, so that the count holds.
+        let up = if self.drawn > 0 { format!("\u{1b}[{}A", self.drawn) } else { String::new() };
+        let body: String = lines.iter().map(|line| format!("\u{1b}[2K{line}\n")).collect();
+        let _ = write!(std::io::stdout(), "\u{1b}[?7l{up}\r{body}\u{1b}[J\u{1b}[?7h");
+        let _ = std::io::stdout().flush();
+        self.drawn = lines.len();
+    }
+}
+
 /// Rows under a header, in columns as wide as their widest cell.
 pub fn table(header: &[&str], rows: &[Vec<String>]) {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();

@@ -12,6 +12,7 @@ use super::definition::{StepDefinition, WorkflowDefinition};
 use super::handler::{ErrorClass, Facts, StepContext, StepError, StepOutcome};
 use super::region::{self, AtRegion};
 use super::retry::{FailedAttempt, NextMove, decide};
+use super::spans::{Ended, trace_id};
 use super::store::{self, FailedStep, Lease, TaskKey};
 use super::wake::Wake;
 use crate::db::{Db, DbError, Scope};
@@ -237,6 +238,7 @@ impl Engine {
 
     async fn run_job(self: &Arc<Self>, mut lease: Lease, hand_off: bool) -> Option<Lease> {
         let claimed = Instant::now();
+        self.find_trace(&mut lease).await;
         let definition = match self.catalog.resolve(&self.db, &lease.workflow, lease.workflow_version).await {
             Ok(definition) => definition,
             Err(error) => {
@@ -255,8 +257,7 @@ impl Engine {
                 return None;
             };
             let started = Instant::now();
-            let span =
-                tracing::debug_span!("step", job.id = %lease.job, step = step.name.as_str(), attempt = lease.attempts);
+            let span = tracing::debug_span!("step", job.id = %lease.job, step = step.name.as_str(), attempt = lease.attempts, trace.id = trace_id(&lease));
             let with_issues = Arc::new(AtomicBool::new(false));
             let run = async {
                 let (elapsed, result) = if step.each_chunk && lease.chunk == 0 {
@@ -294,7 +295,7 @@ impl Engine {
             let (elapsed, outcome) = run.instrument(span).await;
             lease.step = match outcome {
                 Ok(CommitReply::Passed { next, freed }) => {
-                    telemetry::step_ran(&definition.name, &step.name, "succeeded", started.elapsed());
+                    self.tell(&lease, &definition, &step.name, Ended::without_error("succeeded", started.elapsed()));
                     count(&self.counters.steps_committed);
                     if freed {
                         self.wake.signal();
@@ -317,9 +318,13 @@ impl Engine {
                     };
                     following
                 }
-                Ok(CommitReply::FannedOut) => return None,
+                Ok(CommitReply::FannedOut) => {
+                    self.tell(&lease, &definition, &step.name, Ended::without_error("fanned_out", started.elapsed()));
+                    return None;
+                }
                 Ok(CommitReply::RegionFailed { follows }) => {
-                    telemetry::step_ran(&definition.name, &step.name, "failed", elapsed);
+                    // Which chunk failed, and with what, its own spans say.
+                    self.tell(&lease, &definition, &step.name, Ended::without_error("failed", elapsed));
                     count(&self.counters.steps_failed);
                     if !follows {
                         telemetry::job_ended(&definition.name, "failed", Some(age_of(&lease, claimed)));
@@ -331,7 +336,7 @@ impl Engine {
                     definition.next_step(index, true)?
                 }
                 Ok(CommitReply::Stale | CommitReply::Refused(_)) => {
-                    telemetry::step_ran(&definition.name, &step.name, "stale", started.elapsed());
+                    self.tell(&lease, &definition, &step.name, Ended::without_error("stale", started.elapsed()));
                     self.note_stale(&lease, &step.name);
                     return None;
                 }
@@ -475,7 +480,8 @@ impl Engine {
             (true, Some(_)) => "retried",
             (true, None) => "failed",
         };
-        telemetry::step_ran(&definition.name, name, outcome, elapsed);
+        let told = Some((error.class.as_str(), error.code));
+        self.tell(lease, definition, name, Ended { outcome, error: told, elapsed });
         if passed {
             telemetry::step_failed(&definition.name, name, error.class.as_str(), error.code);
         }
@@ -592,13 +598,13 @@ impl Engine {
         match (delay, error.class) {
             (Some(delay), _) => {
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-                tracing::warn!(job.id = %job, step, code, class, delay_ms, cause, worker.id = %self.worker, "step `{step}` of job {job} failed and is tried again");
+                tracing::warn!(job.id = %job, step, code, class, delay_ms, cause, worker.id = %self.worker, trace.id = trace_id(lease), "step `{step}` of job {job} failed and is tried again");
             }
             (None, ErrorClass::Sender) => {
-                tracing::info!(job.id = %job, step, code, class, "step `{step}` of job {job} refused the sender's data");
+                tracing::info!(job.id = %job, step, code, class, trace.id = trace_id(lease), "step `{step}` of job {job} refused the sender's data");
             }
             (None, _) => {
-                tracing::error!(job.id = %job, step, code, class, cause, "step `{step}` of job {job} failed for good");
+                tracing::error!(job.id = %job, step, code, class, cause, trace.id = trace_id(lease), "step `{step}` of job {job} failed for good");
             }
         }
     }

@@ -4,6 +4,7 @@
 use crate::db::DbError;
 use crate::engine::handler::{ErrorClass, Facts};
 use crate::ids::{JobId, OrganizationId, WorkerId};
+use crate::telemetry::traces::JobTrace;
 use serde_json::Value;
 use sqlx::PgConnection;
 use std::borrow::Cow;
@@ -45,6 +46,19 @@ pub struct Lease {
     pub lane: Option<i64>,
     /// Time since the round entered the queue, in milliseconds.
     pub age_ms: i64,
+    /// Where its spans belong.
+    #[sqlx(skip)]
+    pub trace: LeaseTrace,
+}
+
+/// What is known of the trace of a leased job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LeaseTrace {
+    /// Nobody asked yet.
+    #[default]
+    Unknown,
+    /// It has one, or none.
+    Known(Option<JobTrace>),
 }
 
 impl Lease {
@@ -206,6 +220,7 @@ impl CommitRow {
             epoch: self.lease_epoch,
             lane: self.lane,
             age_ms: self.age_ms,
+            trace: LeaseTrace::Unknown,
         })
     }
 }

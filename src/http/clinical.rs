@@ -259,6 +259,8 @@ pub async fn get_payload(
     })?;
     let (content_type, found) = found.ok_or_else(missing)?;
     let (body, size) = match found {
+        Opened::Purged => return Err(Problem::new("payload_purged", "The payload was erased.")),
+        Opened::Expired => return Err(Problem::new("payload_expired", "The payload's bytes are no longer kept.")),
         Opened::Whole(bytes) => {
             let size = bytes.len() as u64;
             let bytes = if size > WHOLE_BYTES_MAX { cover_answer(bytes).await? } else { bytes };

@@ -9,6 +9,7 @@ use crate::ids::OrganizationId;
 use crate::ingest::fhir::envelope::unsafe_text;
 use crate::limits::budget::{Budget, Exhausted, Share};
 use crate::limits::rates::{Allowance, Taken};
+use crate::telemetry::traces::TraceContext;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -75,6 +76,8 @@ pub struct RequestContext {
     pub received: Instant,
     /// The peer's address.
     pub peer: Option<SocketAddr>,
+    /// The request's span, while traces are on.
+    pub trace: Option<TraceContext>,
     /// The caller's organization (none for the platform role), once a key was good.
     pub caller: Arc<OnceLock<Option<OrganizationId>>>,
     /// What is left of its rate, if it has a limit.
@@ -100,10 +103,11 @@ impl Authenticated {
             // Extracted once a request.
             let _ = context.caller.set(caller.organization);
         }
-        let actor = caller.actor(
+        let mut actor = caller.actor(
             context.and_then(|context| context.peer).map(|peer| peer.ip().to_string()),
             context.map(|context| context.request_id.clone()),
         );
+        actor.trace = context.and_then(|context| context.trace);
         let received = context.map_or_else(Instant::now, |context| context.received);
         Self { caller, actor, received }
     }
@@ -170,7 +174,7 @@ impl FromRequestParts<Arc<App>> for Authenticated {
 }
 
 /// What stands behind `Authorization: Bearer`; nowhere else is a key or token looked for.
-fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let header = values.next().and_then(|value| value.to_str().ok()).ok_or(Refusal::NoCredentials)?;
     // Two of them: one that we check, and one that somebody before us may have checked.

@@ -1,10 +1,8 @@
-//! `/health/live`, `/health/ready`, `/ingest/health` and `/metrics`: no key is needed, and nothing here is an
-//! organization's. What they say is found out once a second, however many ask.
+//! `/health/live`, `/health/ready` and `/ingest/health`: no key is needed, and nothing here is an organization's. What they say
+//! is found out once a second, however many ask.
 
-use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::audit::store::SealerStatus;
-use crate::telemetry;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -139,30 +137,4 @@ pub async fn ingest_health(State(app): State<Arc<App>>) -> Response {
         timestamp: app.clock.now(),
     };
     (code, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()
-}
-
-/// Counters and histograms of this process, for Prometheus.
-///
-/// They say how much is going on, and nothing about whose: but they belong on an inner network.
-#[utoipa::path(
-    get, path = "/metrics", tag = "operations", operation_id = "metrics",
-    responses(
-        (status = 200, description = "Prometheus text format 0.0.4", body = String, content_type = "text/plain"),
-        (status = "5XX", description = "Not now", body = ProblemDocument, content_type = "application/problem+json"),
-    )
-)]
-pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
-    if let Some(seconds) = app.oldest_callback_message().await {
-        telemetry::callbacks_waiting(seconds);
-    }
-    if let Some(status) = app.sealer().await {
-        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-        let (records, checkpoints) = (status.unsealed_records as f64, status.unpublished as f64);
-        telemetry::audit_state(&status.state, status.unsealed_seconds, records, checkpoints);
-    }
-    let text = telemetry::metrics::render().map_err(|error| {
-        tracing::error!(%error, "the metrics cannot be rendered");
-        Problem::new("internal_error", "An internal error.")
-    })?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }

@@ -27,7 +27,6 @@ const SQL_PLACES: &[(&str, &str)] = &[
     ("audit/mod.rs", "the audit log's one insert"),
     ("cli/bench/", "sets its own tables up and counts them"),
     ("engine/catalog.rs", "registers workflow definitions"),
-    ("engine/operations.rs", "bulk operations"),
     ("engine/wake.rs", "NOTIFY"),
     ("ingest/events.rs", "store of its subject"),
     ("ingest/issues.rs", "store of its subject"),
@@ -282,7 +281,7 @@ fn every_error_code_has_a_page_and_every_page_a_code() {
         .collect();
     assert_same("docs/errors", &codes, &pages);
     assert_same(
-        "src/http/error_pages.rs",
+        "src/app/error_pages.rs",
         &codes,
         &set(chartgate::http::error_pages::PAGES.iter().map(|(code, _)| *code)),
     );

@@ -343,7 +343,8 @@ pub async fn forget_old(db: &Db) -> Result<i64, DbError> {
     let mut all = 0;
     loop {
         // Some of each organization at a time.
-        let some = db.unit(Scope::Global, |connection| Box::pin(store::forget_webhooks(connection, REMEMBERED))).await?;
+        let some =
+            db.unit(Scope::Global, |connection| Box::pin(store::forget_webhooks(connection, REMEMBERED))).await?;
         all += some;
         if some < i64::from(store::FORGET_MAX) {
             return Ok(all);

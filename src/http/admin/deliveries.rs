@@ -4,11 +4,10 @@ use super::callbacks::{ADMIN, not_found, parse_id};
 use crate::app::App;
 use crate::audit::{self, Action, Record};
 use crate::callbacks::messages_store::{self as messages, Attempt, DeliveryView, ResentView};
+use crate::callbacks::resend::{Resend, resend};
 use crate::callbacks::send::{Fault, Outgoing, Sent};
 use crate::callbacks::{message, store};
 use crate::db::{DbError, Scope};
-use crate::engine::jobs_store;
-use crate::engine::state::JobStatus;
 use crate::http::extract::{Authenticated, Parameters, Segment, read_optional_json};
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::{CallbackId, DeliveryId, MessageId, OrganizationId};
@@ -198,13 +197,6 @@ pub struct Resent {
     pub messages: Vec<ResentView>,
 }
 
-enum Found {
-    Nothing,
-    NotEnded,
-    NoCallback,
-    Resent(Vec<ResentView>),
-}
-
 /// Tell callbacks of a job's end again, or for the first time.
 ///
 /// A message that was sent before keeps its `webhook-id`.
@@ -228,36 +220,12 @@ pub async fn resend_callbacks(
     let organization = caller.organization(ADMIN)?;
     let request: ResendRequest = read_optional_json(&headers, body).await?;
     let (_, job) = crate::http::jobs::locate(&app, &caller, &job).await?;
-    let found = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                let Some(row) = jobs_store::find_job(connection, organization, job).await? else {
-                    return Ok(Found::Nothing);
-                };
-                if !JobStatus::parse(&row.status).is_some_and(JobStatus::is_terminal) {
-                    return Ok(Found::NotEnded);
-                }
-                if let Some(callback) = request.callback_id
-                    && store::receiver(connection, organization, callback).await?.is_none()
-                {
-                    return Ok(Found::NoCallback);
-                }
-                let resent = messages::resend(connection, organization, job, request.callback_id).await?;
-                let mut record = Record::new(organization, "callback.resent", Action::Execute, &caller.actor);
-                record.job = Some(job);
-                record.detail = Some(json!({ "messages": resent.len() }));
-                audit::append(connection, record).await?;
-                Ok(Found::Resent(resent))
-            })
-        })
-        .await?;
-    match found {
-        Found::Nothing => Err(Problem::new("job_not_found", "There is no such job.")),
-        Found::NotEnded => {
+    match resend(&app.db, organization, job, request.callback_id, &caller.actor, None).await? {
+        Resend::NoJob => Err(Problem::new("job_not_found", "There is no such job.")),
+        Resend::NotEnded => {
             Err(Problem::new("job_not_finished", "The job has not ended; there is nothing to tell yet."))
         }
-        Found::NoCallback => Err(not_found()),
-        Found::Resent(messages) => Ok((StatusCode::ACCEPTED, Json(Resent { messages })).into_response()),
+        Resend::NoCallback => Err(not_found()),
+        Resend::Done(messages) => Ok((StatusCode::ACCEPTED, Json(Resent { messages })).into_response()),
     }
 }

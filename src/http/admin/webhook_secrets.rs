@@ -1,10 +1,10 @@
 //! Secrets that webhooks are signed with: of an organization, by its administrators.
 
-use super::keys::OVERLAP_SECONDS_MAX;
 use super::organizations::record;
 use crate::app::App;
 use crate::audit::Action;
 use crate::auth::Role;
+use crate::auth::administration::OVERLAP_SECONDS_MAX;
 use crate::auth::webhooks::store::{self, NewSecret, SecretSummary};
 use crate::auth::webhooks::{SECRETS_MAX, Secret, SenderId, is_id, new_id, place};
 use crate::db::{DbError, Scope};
@@ -91,9 +91,9 @@ pub async fn list_secrets(
     let rows = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                store::list_secrets(connection, organization, page.cursor.as_deref(), limit + 1).await
-            })
+            Box::pin(
+                async move { store::list_secrets(connection, organization, page.cursor.as_deref(), limit + 1).await },
+            )
         })
         .await?;
     let (rows, next_cursor) = cut(rows, limit, |row| &row.id);
@@ -115,7 +115,7 @@ pub struct NewWebhookSecret {
     secret: Option<String>,
     /// For people. With `sender`, that of the sender unless given.
     #[serde(default)]
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     name: Option<String>,
     /// Label of the sending system; resource ids of two systems are told apart by it. With `sender`, it is the sender's.
     #[serde(default)]
@@ -169,8 +169,8 @@ pub async fn create_secret(
     let organization = caller.organization(&[Role::Admin])?;
     let request: NewWebhookSecret = read_json(&headers, body).await?;
     let name = request.name.as_deref();
-    if name.is_some_and(|name| name.chars().count() > 200 || name.contains('\0')) {
-        return Err(invalid("`name` must have at most 200 characters."));
+    if name.is_some_and(|name| name.chars().count() > 200 || name.chars().any(char::is_control)) {
+        return Err(invalid("`name` must have at most 200 characters, none of them a control character."));
     }
     let source = request.source.as_deref();
     if source.is_some_and(|source| !(1..=100).contains(&source.chars().count()) || source.chars().any(char::is_control))

@@ -180,3 +180,29 @@ async fn a_key_is_used_by_whoever_has_its_secret_and_lists_come_newest_first_in_
     }
     assert_eq!((ids.len(), &ids[0], &ids[1]), (5, &newest, &id));
 }
+
+#[tokio::test]
+async fn the_end_of_a_key_stands_in_its_organizations_own_log_whoever_ended_it() {
+    let app = TestApp::start().await;
+    let (one, _) = make(&app, &json!({"role": "sender"})).await;
+    let (two, _) = make(&app, &json!({"role": "sender"})).await;
+    assert_eq!(rotate(&app, &app.platform, &one, &json!({})).await.status, 201);
+    let path = format!("/v1/admin/keys/{two}");
+    assert_eq!(call(&app, Method::DELETE, &path, &app.platform, &[], "").await.status, 204);
+    let (_, log) = app.get(&app.organization.admin, "/v1/admin/audit?limit=200").await;
+    for (event, id) in [("key.rotated", &one), ("key.revoked", &two)] {
+        assert!(
+            log["records"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|record| { record["event"] == json!(event) && record["resource"] == json!(format!("key:{id}")) }),
+            "{event} of {id}: {log:#}"
+        );
+    }
+    // A name is what people see in terminals and lists: no control characters, and not the form of an id.
+    let name = json!({"role": "sender", "name": "lab\u{1b}]52;c;aGk=\u{7}"});
+    assert_eq!(app.post(&app.organization.admin, "/v1/admin/keys", &name).await.0, 400);
+    let name = json!({ "name": app.organization.id.to_string() });
+    assert_eq!(app.post(&app.platform, "/v1/admin/organizations", &name).await.0, 400);
+}

@@ -332,7 +332,10 @@ async fn secrets_are_shown_once_stored_sealed_and_kept_to_their_organization() {
     let listed = get(&app, &admin, "/v1/admin/webhook-secrets").await.json();
     assert_eq!((&listed["secrets"][0]["sender"], &listed["secrets"][0]["name"]), (&json!(one.name), &json!("lab")));
     assert!(!listed.to_string().contains(&one.secret["whsec_".len()..]));
-    assert_eq!(get(&app, &other.admin, "/v1/admin/webhook-secrets").await.json(), json!({"secrets": [], "nextCursor": null}));
+    assert_eq!(
+        get(&app, &other.admin, "/v1/admin/webhook-secrets").await.json(),
+        json!({"secrets": [], "nextCursor": null})
+    );
     let plain = "select count(*) from webhook_secrets s where position($1 in s.sealed_secret) > 0";
     let found: i64 = sqlx::query_scalar(plain).bind(&raw).fetch_one(&mut app.owner().await).await.unwrap();
     assert_eq!(found, 0, "no plain secret in the database");

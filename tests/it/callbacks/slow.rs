@@ -162,8 +162,5 @@ async fn what_is_wrong_with_one_organization_holds_up_the_dispatch_of_no_other()
     assert_eq!(dispatch(&app).await, 1);
     wait_until(&app, "select count(*) from callback_messages where status = 'delivered'", 1).await;
     assert_eq!(receiver.received().len(), 1);
-    app.advance(Duration::from_mins(2)).await;
-    let waited = app.app.oldest_callback_message().await.unwrap();
-    assert!((120.0..600.0).contains(&waited), "the metric shows who waits: {waited}");
     workers.stop().await;
 }

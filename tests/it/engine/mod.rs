@@ -5,4 +5,5 @@ mod failures;
 mod fanout;
 mod generated;
 mod lanes;
+mod operations;
 pub mod scripted;
