@@ -336,6 +336,34 @@ pub async fn list_organizations(
     .await?)
 }
 
+/// A page of organizations by name, behind one of them; those whose name holds the words, without regard to case.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn page_organizations(
+    connection: &mut PgConnection,
+    only: Option<OrganizationId>,
+    words: Option<&str>,
+    after: Option<OrganizationId>,
+    limit: i64,
+) -> Result<Vec<Organization>, DbError> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {ORGANIZATION_COLUMNS}
+         from organizations
+         where ($1::uuid is null or id = $1)
+           and ($2::text is null or position(lower($2) in lower(name)) > 0)
+           and ($3::uuid is null or name > (select name from organizations where id = $3))
+         order by name
+         limit $4"
+    )))
+    .bind(only)
+    .bind(words)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}
+
 /// Pause or resume: a paused organization's jobs are accepted and wait.
 ///
 /// # Errors

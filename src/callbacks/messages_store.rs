@@ -527,3 +527,46 @@ pub async fn forget(
 pub async fn organizations(connection: &mut PgConnection) -> Result<Vec<OrganizationId>, DbError> {
     Ok(sqlx::query_scalar("select id from organizations order by id").fetch_all(connection).await?)
 }
+
+/// What a callback was or will be told of a job.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct JobMessage {
+    /// `msg_…`
+    pub id: MessageId,
+    /// Whom.
+    pub callback_id: CallbackId,
+    /// Of which round.
+    pub round: i32,
+    /// The job's status at its end.
+    pub event: String,
+    /// waiting, sending, delivered or failed.
+    pub status: String,
+    /// Attempts so far.
+    pub attempts: i32,
+    /// Made.
+    pub created_at: OffsetDateTime,
+    /// Delivered, or given up.
+    pub ended_at: Option<OffsetDateTime>,
+}
+
+/// Messages about a job, the newest rounds first; at most a hundred.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn of_job(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Vec<JobMessage>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, callback_id, round, event, status, attempts, created_at, ended_at
+         from callback_messages
+         where organization_id = $1 and job_id = $2
+         order by round desc, created_at desc
+         limit 100",
+    )
+    .bind(organization)
+    .bind(job)
+    .fetch_all(connection)
+    .await?)
+}

@@ -13,17 +13,22 @@
 //! | `page.rs`, `parts.rs` | the layout; parts that pages are composed of |
 //! | `form.rs` | what is posted: origin, size, fields, the reason |
 //! | `live.rs` | server-sent events |
+//! | `overview.rs`, `overview_store.rs`, `chart.rs` | is all well? charts drawn as SVG |
 //! | `assets.rs`, `assets/` | style sheet and script |
 
 mod answer;
 mod assets;
+mod chart;
 mod form;
 mod live;
+mod overview;
+mod overview_store;
 mod page;
 mod parts;
 mod session;
 mod session_store;
 
+pub use session::forget_ended_sessions;
 pub use session_store::forget_sessions;
 
 use crate::app::App;
@@ -40,6 +45,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/admin/login"),
     ("POST", "/admin/login"),
     ("POST", "/admin/logout"),
+    ("GET", "/admin/overview"),
 ];
 
 /// The console's routes.
@@ -50,4 +56,5 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/admin/live", get(live::watch))
         .route("/admin/login", get(session::login_page).post(session::login))
         .route("/admin/logout", post(session::logout))
+        .route("/admin/overview", get(overview::overview))
 }
