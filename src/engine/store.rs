@@ -385,6 +385,29 @@ pub async fn failed_before(connection: &mut PgConnection, lease: &Lease) -> Resu
     .await?)
 }
 
+/// Give a lease back for a while, without counting the attempt and without a row of its history: nothing was done. False: the
+/// fence refused.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn put_off(connection: &mut PgConnection, lease: &Lease, after: Duration) -> Result<bool, DbError> {
+    let put_off = sqlx::query(
+        "update queue
+         set state = 'delayed', run_at = chartgate_now() + $6 * interval '1 second', held_since = coalesce(held_since, chartgate_now()),
+             attempts = greatest(attempts - 1, 0), lease_epoch = null, lease_until = null, worker_id = null
+         where organization_id = $1 and seq = $2 and chunk = $3 and lease_epoch = $4 and step = $5",
+    )
+    .bind(lease.organization)
+    .bind(lease.seq)
+    .bind(lease.chunk)
+    .bind(lease.epoch)
+    .bind(lease.step)
+    .bind(after.as_secs_f64())
+    .execute(connection)
+    .await?;
+    Ok(put_off.rows_affected() == 1)
+}
+
 fn keys(leases: &[(TaskKey, i64)]) -> (Vec<Uuid>, Vec<i64>, Vec<i32>, Vec<i64>) {
     let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for ((organization, seq, chunk), epoch) in leases {

@@ -238,3 +238,14 @@ fn every_control_names_tests_that_exist() {
         assert!(gone.is_empty(), "docs/security.md names tests that are gone: {gone:?}");
     }
 }
+
+#[test]
+fn compose_gives_every_process_one_key_and_the_example_names_all_that_it_asks_for() {
+    let (compose, example) = (read("compose.yaml"), read(".env.example"));
+    let asked: BTreeSet<&str> =
+        compose.split("${").skip(1).filter_map(|rest| rest.split_once(":?")).map(|(name, _)| name).collect();
+    let given: BTreeSet<&str> = example.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    assert!(asked.contains("CHARTGATE_SECRETS_KEY"), "what one container seals, another one opens: {asked:?}");
+    let missing: Vec<_> = asked.difference(&given).collect();
+    assert!(missing.is_empty(), ".env.example lacks {missing:?}");
+}
