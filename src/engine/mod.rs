@@ -9,6 +9,7 @@ mod commit;
 pub mod committer;
 pub mod definition;
 pub mod executor;
+mod failing;
 pub mod handler;
 pub mod jobs;
 pub mod jobs_store;

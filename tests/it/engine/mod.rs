@@ -5,4 +5,6 @@ mod failures;
 mod fanout;
 mod generated;
 mod lanes;
+mod leases;
+mod lost_answers;
 pub mod scripted;
