@@ -322,7 +322,7 @@ pub async fn retry_job(
     })
 }
 
-/// How many jobs a filter meets, and the newest of them, up to `limit`.
+/// The jobs that a filter meets, oldest first, up to `limit`. Without an organization all that it meets are sorted.
 ///
 /// # Errors
 /// [`DbError`].
