@@ -12,7 +12,7 @@ pub(crate) use servers::write_private;
 pub use checks::{StartError, missing_secret_keys};
 pub use servers::{Endpoints, Servers};
 
-use crate::audit::keys::SigningKey;
+use crate::audit::keys::{KeyFileError, SigningKey};
 use crate::audit::note::PublicKey;
 use crate::audit::sealer::SealerOptions;
 use crate::audit::source::SourceError;
@@ -162,7 +162,10 @@ impl App {
             .await?;
         let trusted = self.config.audit_trusted_keys.iter().filter_map(|key| PublicKey::from_verifier(key));
         // Readable only where this process may sign; elsewhere its public half is configured, or unknown.
-        let own = SigningKey::load(&self.config.audit_key())?.map(|key| key.key(log));
+        let own = match SigningKey::load(&self.config.audit_key()) {
+            Err(KeyFileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => None,
+            loaded => loaded?.map(|key| key.key(log)),
+        };
         Ok(trusted.chain(own).collect())
     }
 

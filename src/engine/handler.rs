@@ -222,6 +222,7 @@ impl From<crate::db::DbError> for StepError {
         match &error {
             DbError::Unavailable(_) => Self::transient("database_unavailable", "The database is not available."),
             DbError::Conflict(_) => Self::transient("database_conflict", "Lost against a concurrent transaction."),
+            DbError::TimedOut(_) => Self::transient("database_timeout", "The database took too long for this step."),
             DbError::Refused { .. } | DbError::Driver(_) | DbError::NotOneRow(_) | DbError::Panicked => {
                 Self::ours("database_refused", "The database refused what this step wrote.")
             }

@@ -11,6 +11,7 @@ pub mod definition;
 pub mod events_store;
 pub mod executor;
 pub mod explain;
+mod failing;
 pub mod failures_store;
 pub mod figures;
 pub mod figures_list_store;

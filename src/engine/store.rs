@@ -344,10 +344,15 @@ pub struct FailedStep {
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn fail_step(connection: &mut PgConnection, failed: &FailedStep, worker: WorkerId) -> Result<bool, DbError> {
+pub async fn fail_step(
+    connection: &mut PgConnection,
+    failed: &FailedStep,
+    worker: WorkerId,
+    lease: Duration,
+) -> Result<bool, DbError> {
     let (steps, names): (Vec<i16>, Vec<String>) = failed.skipped.iter().cloned().unzip();
     Ok(sqlx::query_scalar(
-        "select fail_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+        "select fail_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
     )
     .bind(failed.lease.organization)
     .bind(failed.lease.seq)
@@ -367,6 +372,7 @@ pub async fn fail_step(connection: &mut PgConnection, failed: &FailedStep, worke
     .bind(failed.lease.lane)
     .bind(worker)
     .bind(PROGRAM_VERSION)
+    .bind(lease.as_secs_f64())
     .fetch_one(connection)
     .await?)
 }
@@ -437,6 +443,30 @@ pub async fn release_tasks(
         .bind(begun)
         .fetch_one(connection)
         .await?)
+}
+
+/// The row that heads a lane, if it is leased to this worker: its key and epoch. What was handed to a worker that did not get
+/// the answer.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn head_of_lane(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    lane: i64,
+    worker: WorkerId,
+) -> Result<Option<(TaskKey, i64)>, DbError> {
+    let head: Option<(i64, i32, i64)> = sqlx::query_as(
+        "select seq, chunk, lease_epoch
+         from queue
+         where organization_id = $1 and lane = $2 and state <> 'blocked' and worker_id = $3 and lease_epoch is not null",
+    )
+    .bind(organization)
+    .bind(lane)
+    .bind(worker)
+    .fetch_optional(connection)
+    .await?;
+    Ok(head.map(|(seq, chunk, epoch)| ((organization.0, seq, chunk), epoch)))
 }
 
 /// Extend leases; answers the keys that are still ours.

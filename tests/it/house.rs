@@ -1,6 +1,7 @@
 //! The rules of the house, read from the sources: directions between modules, where SQL stands, codes that exist, and
 //! docs that list what the code lists. No database.
 
+mod audit_events;
 mod security;
 
 use chartgate::engine::catalog;
