@@ -153,3 +153,6 @@ end $$;
 
 -- For the timeline, as audit_records_of_job of 0006 for the other acts on a job.
 create index audit_records_undone on audit_records (organization_id, job_id) where event = 'job.retry_undone';
+
+-- The sweepers ask over all organizations what is due; time comes from chartgate_now().
+grant select on clock_offset to chartgate_platform;

@@ -81,15 +81,18 @@ impl App {
         let mut source = Live::new(self.db.clone(), self.objects.clone(), behind);
         let report = verify(&mut source, &anchors).await?;
         if !report.ok {
-            tracing::error!(faults = report.faults_total, record = report.first_bad_record, "the audit log was changed");
+            tracing::error!(
+                faults = report.faults_total,
+                record = report.first_bad_record,
+                "the audit log was changed"
+            );
         }
         let (is_ok, faults) = (report.ok, report.faults_total);
         let (actor, reason) = (actor.clone(), reason.map(str::to_owned));
         self.db
             .unit::<_, DbError, _>(Scope::Organization(OrganizationId::PLATFORM), move |connection| {
                 Box::pin(async move {
-                    let mut record =
-                        Record::new(OrganizationId::PLATFORM, "audit.verified", Action::Read, &actor);
+                    let mut record = Record::new(OrganizationId::PLATFORM, "audit.verified", Action::Read, &actor);
                     record.purpose = reason.as_deref();
                     record.detail = Some(serde_json::json!({ "ok": is_ok, "faults": faults }));
                     audit::append(connection, record).await

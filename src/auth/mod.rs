@@ -94,7 +94,8 @@ impl Caller {
     /// This caller in audit records.
     #[must_use]
     pub fn actor(&self, address: Option<String>, request_id: Option<String>) -> Actor {
-        Actor { name: self.name.clone(), authentication: Some(self.authentication.to_owned()), address, request_id }
+        let authentication = Some(self.authentication.to_owned());
+        Actor { name: self.name.clone(), authentication, address, request_id, trace: None }
     }
 }
 

@@ -7,14 +7,17 @@ use crate::audit;
 use crate::auth::store::{self, KeyGrant};
 use crate::auth::{AuthError, NewKey, Role, webhooks};
 use crate::callbacks;
-use crate::config::Config;
+use crate::config::{Config, TracesConfig};
 use crate::console;
 use crate::db::{DbError, Scope};
 use crate::engine::{figures, sweeper};
 use crate::http::server::{self, tls::Tls};
 use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
+use crate::ingest::erasure::Eraser;
+use crate::ingest::erasure::retention::Retention;
 use crate::queue::{Presence, Workers};
+use crate::telemetry::traces;
 use crate::uploads::expiry;
 use crate::uploads::watcher::Sources;
 use anyhow::Context as _;
@@ -24,10 +27,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// Connections that the kernel keeps until they are accepted.
+const ACCEPT_BACKLOG: u32 = 4096;
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -76,6 +82,7 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
     if let Some(listen) = arguments.listen {
         config.listen = listen;
     }
+    let traces = start_traces(&config)?;
     // Before anything can be interrupted.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let running = tokio::select! {
@@ -102,7 +109,25 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
         hurry.cancel();
     });
     running.stop().await;
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Switch traces on if a collector is configured. One that is away keeps nothing from starting.
+fn start_traces(config: &Config) -> anyhow::Result<Option<traces::Exporter>> {
+    config.traces.as_ref().map(|config| Ok(traces::start(trace_settings(config))?)).transpose()
+}
+
+/// The configuration in the words of telemetry.
+pub(super) fn trace_settings(config: &TracesConfig) -> traces::Settings {
+    traces::Settings {
+        endpoint: config.endpoint.clone(),
+        headers: config.headers.clone(),
+        service_name: config.service_name.clone(),
+        sample_ratio: config.sample_ratio,
+    }
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
@@ -177,6 +202,10 @@ impl Running {
                 )));
                 let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
                 tasks.push(tokio::spawn(sealing));
+                let eraser = Eraser::new(app.db.clone(), app.objects.clone());
+                let retention = Retention::new(eraser.clone(), config.retention);
+                tasks.push(tokio::spawn(retention.run(stop.clone())));
+                tasks.push(tokio::spawn(eraser.run(stop.clone())));
                 tasks.push(tokio::spawn(webhooks::run(app.db.clone(), stop.clone())));
                 tasks.push(tokio::spawn(console::forget_ended_sessions(app.db.clone(), stop.clone())));
                 tasks.push(tokio::spawn(figures::run(app.db.clone(), stop.clone())));
@@ -197,7 +226,7 @@ impl Running {
         let mut address = None;
         let mut credentials = None;
         if has(ProcessRole::Api) {
-            let listener = TcpListener::bind(config.listen).await.with_context(|| {
+            let listener = listen(config.listen).with_context(|| {
                 format!("cannot listen on {}: is another process there? Choose another with --listen", config.listen)
             })?;
             let bound = listener.local_addr()?;
@@ -206,6 +235,15 @@ impl Running {
                 credentials = Some(create_demo(&app, bound, scheme_of(tls.is_some())).await?);
             }
             tasks.push(tokio::spawn(server::serve(listener, tls, Arc::clone(&app), console::routes(), stop.clone())));
+        }
+        if let Some(listen) = config.metrics_listen.filter(|_| !has(ProcessRole::Api)) {
+            let listener = TcpListener::bind(listen).await.with_context(|| {
+                format!(
+                    "cannot listen on {listen}: is another process there? Choose another as telemetry.metrics_listen"
+                )
+            })?;
+            tracing::info!("metrics are at http://{}/metrics", listener.local_addr()?);
+            tasks.push(tokio::spawn(server::serve_metrics(listener, Arc::clone(&app), stop.clone())));
         }
         Ok(Self { app, address, credentials, servers, workers, presence, stop, tasks })
     }
@@ -241,6 +279,16 @@ impl Running {
         self.app.db.pool().close().await;
         self.servers.stop().await;
     }
+}
+
+/// Listen, with room for a burst of connections that nobody has accepted yet: the runtime's own 1,024 would make the kernel drop
+/// the rest, which then neither are answered nor closed. The kernel bounds it by `net.core.somaxconn`.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As after a restart: connections of the process before may still be closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_BACKLOG)
 }
 
 fn scheme_of(is_tls: bool) -> &'static str {

@@ -305,7 +305,8 @@ pub async fn forget_ended_sessions(db: Db, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_mins(5)) => {}
         }
-        let forgotten = db.unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(session_store::forget_sessions(connection)));
+        let forgotten =
+            db.unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(session_store::forget_sessions(connection)));
         if let Err(error) = forgotten.await {
             tracing::warn!(error = ?error, "sessions that have ended could not be forgotten");
         }

@@ -103,7 +103,9 @@ async fn findings(app: &App, facts: &Facts) -> Vec<Finding> {
         });
     }
     for queue in facts.queues.iter().filter(|queue| queue.status == "active") {
-        let Some(waits) = queue.oldest_ready_at.map(|at| facts.now - at).filter(|waits| *waits > READY) else { continue };
+        let Some(waits) = queue.oldest_ready_at.map(|at| facts.now - at).filter(|waits| *waits > READY) else {
+            continue;
+        };
         found.push(Finding {
             what: format!(
                 "The oldest ready job of {} waits for {}.",
@@ -180,8 +182,17 @@ fn processes(facts: &Facts) -> Markup {
         return parts::nothing("No process was seen during the last day.");
     }
     let head = [
-        "Process", "State", "Host", "Roles", "Version", "In flight", "Steps committed", "Stale commits refused", "Leases taken back",
-        "Started", "Last seen",
+        "Process",
+        "State",
+        "Host",
+        "Roles",
+        "Version",
+        "In flight",
+        "Steps committed",
+        "Stale commits refused",
+        "Leases taken back",
+        "Started",
+        "Last seen",
     ];
     parts::table("Worker processes of the last day", &head, &rows)
 }

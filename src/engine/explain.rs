@@ -137,7 +137,9 @@ fn told(at: OffsetDateTime) -> String {
 fn awaiting(situation: &Situation) -> Words {
     let is_over = situation.upload_until.zip(situation.now).is_some_and(|(until, now)| until <= now);
     let happened = match situation.upload_until {
-        Some(until) if is_over => format!("An upload URL was given out; it ended at {}, and no file has come.", told(until)),
+        Some(until) if is_over => {
+            format!("An upload URL was given out; it ended at {}, and no file has come.", told(until))
+        }
         Some(until) => format!("An upload URL was given out, which works until {}. No file has come yet.", told(until)),
         None => "An upload URL was given out. No file has come yet.".to_owned(),
     };
@@ -197,11 +199,12 @@ fn queued(situation: &Situation) -> Words {
         count if count >= 1000 => " A thousand jobs or more are before it.".to_owned(),
         count => format!(" {count} jobs are before it."),
     };
-    let happened = format!("It was accepted and waits in its lane, whose jobs run one after another, behind job {head}.{ahead}");
+    let happened =
+        format!("It was accepted and waits in its lane, whose jobs run one after another, behind job {head}.{ahead}");
     if situation.is_paused {
         return waiting(&happened, situation);
     }
-    let words = match situation.head_state.as_deref().and_then(TaskState::parse) {
+    match situation.head_state.as_deref().and_then(TaskState::parse) {
         Some(TaskState::Delayed) => {
             let at = situation.head_run_at.map(|at| format!(" at {}", told(at))).unwrap_or_default();
             let next = format!(
@@ -213,24 +216,24 @@ fn queued(situation: &Situation) -> Words {
             let next = format!("A worker died with job {head}: it runs again, alone, and this job follows.");
             Words::new(happened, Who::Nobody, BY_ITSELF, next)
         }
-        Some(TaskState::Ready) if situation.workers == 0 => return waiting(&happened, situation),
+        Some(TaskState::Ready) if situation.workers == 0 => waiting(&happened, situation),
         _ => {
             let next = format!("When job {head} ends, the next of the lane runs.");
             Words::new(happened, Who::Nobody, BY_ITSELF, next)
         }
-    };
-    words
+    }
 }
 
 fn step_words(view: &JobView) -> String {
-    view.current_step.clone().map_or_else(|| "its next step".to_owned(), |step| format!("step {step}"))
+    view.current_step.clone().map_or_else(|| "next step".to_owned(), |step| format!("step {step}"))
 }
 
 fn running(view: &JobView, situation: &Situation) -> Words {
     let step = step_words(view);
     let already = view.error.as_ref().map(|error| format!("It has failed with {}: {} ", error.code, error.message));
     let already = already.unwrap_or_default();
-    let closing = if already.is_empty() { "" } else { "The steps that always run still do; then the job ends as failed. " };
+    let closing =
+        if already.is_empty() { "" } else { "The steps that always run still do; then the job ends as failed. " };
     let state = situation.queue_state.as_deref().and_then(TaskState::parse);
     match state {
         Some(TaskState::Waiting) => {
@@ -239,27 +242,32 @@ fn running(view: &JobView, situation: &Situation) -> Words {
                 0 => String::new(),
                 failed => format!(" {failed} of them failed for good; the others go on."),
             };
-            let happened = format!("{already}It was cut into {total} chunks, which are worked on side by side; {done} are done.{failed}");
+            let happened = format!(
+                "{already}It was cut into {total} chunks, which are worked on side by side; {done} are done.{failed}"
+            );
             if situation.is_paused || situation.workers == 0 {
                 return waiting(&happened, situation);
             }
-            let end = view.progress.expected_at.map(|at| format!(" That is expected at {}.", told(at))).unwrap_or_default();
+            let end =
+                view.progress.expected_at.map(|at| format!(" That is expected at {}.", told(at))).unwrap_or_default();
             let next = format!("When the last chunk is done, the job goes on.{end}");
             Words::new(happened, Who::Nobody, BY_ITSELF, next).at(view.progress.expected_at)
         }
         Some(TaskState::Leased) => {
             let is_lost = situation.lease_until.zip(situation.now).is_some_and(|(until, now)| until < now);
             if is_lost {
-                let happened = format!("{already}A worker ran {step} and has stopped renewing its lease: it has probably died.");
+                let happened = format!(
+                    "{already}A worker ran its {step} and has stopped renewing its lease: it has probably died."
+                );
                 let next = "Within seconds the lease is taken back, and another worker goes on with the same step.";
                 return Words::new(happened, Who::Nobody, BY_ITSELF, next);
             }
-            let happened = format!("{already}A worker runs {step} now.");
+            let happened = format!("{already}A worker runs its {step} now.");
             let next = format!("{closing}When the step is committed, the next one follows at once.");
             Words::new(happened, Who::Nobody, BY_ITSELF, next)
         }
         _ => {
-            let words = waiting(&format!("{already}It is between two steps, before {step}."), situation);
+            let words = waiting(&format!("{already}It is between two steps, before its {step}."), situation);
             Words { next: format!("{closing}{}", words.next), ..words }
         }
     }
@@ -297,7 +305,14 @@ fn retrying(view: &JobView, situation: &Situation) -> Words {
         _ if situation.deaths > 0 => suspect(&name, situation),
         Some(TaskState::Blocked) => {
             let words = queued(situation);
-            Words { happened: format!("The {name} failed for now{}. {}", cause(error).trim_end_matches('.'), words.happened), ..words }
+            Words {
+                happened: format!(
+                    "The {name} failed for now{}. {}",
+                    cause(error).trim_end_matches('.'),
+                    words.happened
+                ),
+                ..words
+            }
         }
         _ => {
             let failed = format!("The {name} failed for now{}; its pause is over.", cause(error).trim_end_matches('.'));
@@ -319,12 +334,15 @@ fn suspect(step: &str, situation: &Situation) -> Words {
 fn succeeded(view: &JobView) -> Words {
     let when = view.finished_at.map(|at| format!(" at {}", told(at))).unwrap_or_default();
     if let Some(first) = view.duplicate_of {
-        let happened = format!("The same bytes had come before, as job {first}: this one changed nothing and ended{when}.");
+        let happened =
+            format!("The same bytes had come before, as job {first}: this one changed nothing and ended{when}.");
         return Words::new(happened, Who::Nobody, NOTHING_TO_DO, "Nothing further happens.");
     }
     if view.status == JobStatus::SucceededWithIssues {
         return Words::new(
-            format!("All steps succeeded{when}; some entries have errors, and those were left out or kept as they came."),
+            format!(
+                "All steps succeeded{when}; some entries have errors, and those were left out or kept as they came."
+            ),
             Who::Sender,
             "Look at the job's issues, correct those entries and send them again.",
             "Nothing further happens by itself.",

@@ -100,7 +100,12 @@ impl News {
 
     /// The events, each with the position behind it: by time, but never against the order of their source.
     #[must_use]
-    pub fn told(mut self, job: &JobView, from: &Position, definition: Option<&WorkflowDefinition>) -> Vec<(Position, TimelineEntry)> {
+    pub fn told(
+        mut self,
+        job: &JobView,
+        from: &Position,
+        definition: Option<&WorkflowDefinition>,
+    ) -> Vec<(Position, TimelineEntry)> {
         let mut position = from.clone();
         let mut events = Vec::with_capacity(self.steps.len() + self.attempts.len() + self.records.len() + 1);
         if position.round == 0 {
@@ -161,7 +166,16 @@ mod tests {
         for position in [position, Position::START, Position { steps: u128::MAX, ..Position::START }] {
             assert_eq!(position.to_string().parse(), Ok(position));
         }
-        for bad in ["", "x", "1.2.3", "-1.0.0.0.0.00000000", "+1.0.0.0.0.00000000", "01.0.0.0.0.00000000", "1.0.0.0.0.0", "1.0.0.0.0.00000000.1"] {
+        for bad in [
+            "",
+            "x",
+            "1.2.3",
+            "-1.0.0.0.0.00000000",
+            "+1.0.0.0.0.00000000",
+            "01.0.0.0.0.00000000",
+            "1.0.0.0.0.0",
+            "1.0.0.0.0.00000000.1",
+        ] {
             assert_eq!(bad.parse::<Position>(), Err(NoPosition), "{bad}");
         }
     }

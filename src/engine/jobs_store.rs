@@ -6,6 +6,7 @@ use super::jobs::{AttemptRow, JobFilter, JobRow, StepRow};
 use super::state::JobStatus;
 use super::store::PROGRAM_VERSION;
 use super::timeline::RecordRow;
+use super::traces_store::{self, Begun};
 use crate::audit::Actor;
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId};
@@ -383,10 +384,13 @@ pub async fn retry_job(
         .bind(&actor.request_id)
         .bind(reason)
         .bind(PROGRAM_VERSION)
-        .fetch_one(connection)
+        .fetch_one(&mut *connection)
         .await?;
     Ok(match answer.as_str() {
-        "retried" => Acted::Done,
+        "retried" => {
+            traces_store::note(connection, Begun::by(organization, job, next.after + 1, actor.trace)).await?;
+            Acted::Done
+        }
         "not_terminal" => Acted::Refused,
         _ => Acted::Unknown,
     })

@@ -180,7 +180,14 @@ mod tests {
         for lane in [0, 1, -1, i64::MIN, i64::MAX] {
             assert_eq!(parse_cursor(&format!("{organization}.{lane:016x}")), Some((organization, lane)));
         }
-        for bad in ["", "x", "org_1.00", ".0000000000000000", &format!("{organization}.1"), &format!("{organization}.+000000000000001")] {
+        for bad in [
+            "",
+            "x",
+            "org_1.00",
+            ".0000000000000000",
+            &format!("{organization}.1"),
+            &format!("{organization}.+000000000000001"),
+        ] {
             assert_eq!(parse_cursor(bad), None, "{bad}");
         }
     }

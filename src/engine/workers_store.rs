@@ -1,4 +1,4 @@
-//! SQL on worker processes: what they report of themselves, and what `doctor` reads of them and of the queue.
+//! SQL on worker processes: what they report of themselves, and which workflow versions they must know.
 
 use super::store::PROGRAM_VERSION;
 use crate::db::DbError;
@@ -181,37 +181,12 @@ pub async fn list_leases(
     .await?)
 }
 
-/// What `doctor` looks at.
-#[derive(Debug, Default)]
-pub struct DoctorFacts {
-    /// Worker processes that reported within a minute.
-    pub workers_seen: i64,
-    /// Leases that ran out longer ago than any sweep.
-    pub expired_leases: i64,
-    /// Live rows that no worker holds.
-    pub waiting: i64,
-    /// Age of the oldest ready row.
-    pub oldest_ready_seconds: f64,
-    /// Open jobs by workflow and version.
-    pub versions: Vec<(String, i32, i64)>,
-}
-
-/// Figures of the queue for `doctor`.
+/// Open jobs by workflow and version.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn doctor_facts(connection: &mut PgConnection) -> Result<DoctorFacts, DbError> {
-    let (workers_seen, expired_leases, waiting, oldest_ready_seconds) = sqlx::query_as(
-        "select (select count(*) from workers where last_seen_at > chartgate_now() - interval '1 minute' and stopped_at is null),
-                count(*) filter (where state = 'leased' and lease_until < chartgate_now() - interval '30 seconds'),
-                count(*) filter (where state <> 'leased'),
-                coalesce(extract(epoch from chartgate_now() - min(enqueued_at) filter (where state in ('ready', 'suspect'))), 0)::float8
-         from queue",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    let versions = sqlx::query_as("select workflow, workflow_version, count(*) from queue group by 1, 2 order by 1, 2")
+pub async fn versions_in_flight(connection: &mut PgConnection) -> Result<Vec<(String, i32, i64)>, DbError> {
+    Ok(sqlx::query_as("select workflow, workflow_version, count(*) from queue group by 1, 2 order by 1, 2")
         .fetch_all(connection)
-        .await?;
-    Ok(DoctorFacts { workers_seen, expired_leases, waiting, oldest_ready_seconds, versions })
+        .await?)
 }

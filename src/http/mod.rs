@@ -17,10 +17,12 @@ pub mod intake;
 mod issues;
 pub mod jobs;
 mod jobs_events;
+pub mod metrics;
 pub mod problem;
 mod quotas;
 pub mod server;
 mod signed;
+mod trace;
 pub mod uploads;
 
 pub use crate::app::error_pages;
@@ -120,6 +122,9 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::deliveries::test_callback))
         .routes(routes!(admin::deliveries::list_deliveries))
         .routes(routes!(admin::deliveries::resend_callbacks))
+        .routes(routes!(admin::purge::purge))
+        .routes(routes!(admin::holds::list_holds, admin::holds::place_hold))
+        .routes(routes!(admin::holds::lift_hold))
         .routes(routes!(admin::system::list_workflows))
         .routes(routes!(admin::system::list_workers))
         .routes(routes!(admin::lanes::list_blocked))
@@ -129,9 +134,11 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::audit::export_audit))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
-        .routes(routes!(health::metrics))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(health::ingest_health))
         .routes(routes!(docs::openapi))
+        .routes(routes!(docs::docs))
+        .routes(routes!(docs::style))
         .routes(routes!(docs::error_page))
 }
 
@@ -140,6 +147,19 @@ pub fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
     let (router, _) = routes().split_for_parts();
     router
         .merge(pages)
+        .fallback(|| async { Problem::new("not_found", "There is no such route.") })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), edge))
+        .with_state(app)
+}
+
+/// What a process without the API answers where `telemetry.metrics_listen` says.
+fn watching_router(app: Arc<App>) -> Router {
+    let routes = OpenApiRouter::<Arc<App>>::new()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(metrics::metrics));
+    let (router, _) = routes.split_for_parts();
+    router
         .fallback(|| async { Problem::new("not_found", "There is no such route.") })
         .layer(middleware::from_fn_with_state(Arc::clone(&app), edge))
         .with_state(app)
@@ -160,16 +180,19 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|accept| accept.contains("application/fhir+json"));
+    let traced = trace::begin(&request, &route);
     let context = RequestContext {
         request_id: request_id.clone(),
         received: started,
         peer,
+        trace: traced.map(|traced| traced.context()),
         caller: Arc::default(),
         allowance: Arc::default(),
     };
     request.extensions_mut().insert(context.clone());
     request.extensions_mut().insert(telemetry::RequestTag(request_id.clone()));
-    let span = tracing::info_span!("request", request.id = %request_id, %method, route);
+    let trace_id = traced.map(|traced| traced.context().trace_id());
+    let span = tracing::info_span!("request", request.id = %request_id, %method, route, trace.id = trace_id);
     let page = cors::Page::of(&request, if is_known { &route } else { request.uri().path() });
     let preflight = match &page {
         Some(page) => page.preflight(&app).await,
@@ -187,11 +210,13 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
             .extensions_mut()
             .insert(Problem::new("method_not_allowed", "The route does not know this method.").allow(allow));
     }
+    let mut code = None;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let problem = quotas::of_strangers(&app, problem, peer);
         if matches!(problem.code(), "unauthenticated" | "forbidden") {
             record_denial(&app, &problem, &context, method.as_str(), &route).await;
         }
+        code = Some(problem.code());
         quotas::count(problem.code());
         response = problem.render(&request_id, wants_fhir);
     }
@@ -208,8 +233,12 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let duration = started.elapsed();
     telemetry::http_request(&route, method.as_str(), response.status().as_u16(), duration);
+    if let Some(traced) = traced {
+        let (method, status) = (telemetry::metrics::known_method(method.as_str()), response.status().as_u16());
+        traced.end(telemetry::traces::Answer { route: &route, method, status, request_id: &request_id, code });
+    }
     let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    tracing::debug!(request.id = %request_id, %method, route, status = response.status().as_u16(), duration_us, "{method} {route}");
+    tracing::debug!(request.id = %request_id, %method, route, status = response.status().as_u16(), duration_us, trace.id = trace_id, "{method} {route}");
     response
 }
 

@@ -2,6 +2,7 @@
 
 use crate::audit::Actor;
 use crate::db::DbError;
+use crate::engine::traces_store::{self, Begun};
 use crate::ids::{JobId, OrganizationId, UploadId};
 use sqlx::PgConnection;
 use std::time::Duration;
@@ -65,6 +66,7 @@ pub async fn insert_upload(
     .bind(&actor.request_id)
     .execute(&mut *connection)
     .await?;
+    traces_store::note(connection, Begun::by(row.organization, row.job, 1, actor.trace)).await?;
     Ok(sqlx::query_scalar(
         "insert into uploads (organization_id, id, job_id, bucket, storage_key, content_type, declared_size_bytes,
                               declared_sha256, uploaded_by, expires_at, created_at)

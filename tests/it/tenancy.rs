@@ -66,6 +66,22 @@ const ROWS: &[(&str, &str)] = &[
     ),
     ("athena_counts", "insert into athena_counts (organization_id, minute, measure, name, n) values ($1, now(), 'received', 'lab', 1)"),
     (
+        "event_carriers",
+        "insert into event_carriers values ($1, gen_random_uuid(), gen_random_uuid(), 1, sha256('x'), 0, 0, 1, null, null, '{}')",
+    ),
+    (
+        "legal_holds",
+        "insert into legal_holds (organization_id, id, kind, reason, placed_by, placed_at)
+         values ($1, gen_random_uuid(), 'organization', 'r', 'key:1', now())",
+    ),
+    (
+        "erasures",
+        "insert into erasures (organization_id, id, kind, status, payload_sha256, reason, actor, created_at)
+         values ($1, gen_random_uuid(), 'payload', 'rows', sha256('x'), 'r', 'key:1', now())",
+    ),
+    ("retention_rounds", "insert into retention_rounds (organization_id) values ($1)"),
+    ("erased_objects", "insert into erased_objects values ($1, gen_random_uuid(), 'k', false)"),
+    (
         "chunk_texts",
         "insert into chunk_texts (organization_id, plan_id, job_id, begun_at) values ($1, gen_random_uuid(), gen_random_uuid(), now())",
     ),
@@ -99,11 +115,20 @@ const ROWS: &[(&str, &str)] = &[
         "bulk_plans",
         "insert into bulk_plans values ($1, gen_random_uuid(), 'k', 'e', 'ndjson', null, false, 1, 1)",
     ),
+    (
+        "job_traces",
+        "insert into job_traces values ($1, gen_random_uuid(), 1, decode(repeat('01', 25), 'hex'))",
+    ),
     ("idempotency_keys", "insert into idempotency_keys values ($1, 's', 'k', sha256('x'), gen_random_uuid(), now())"),
     (
         "operations",
         "insert into operations (organization_id, id, kind, status, request, reason, actor, created_at)
          values ($1, gen_random_uuid(), 'retry', 'running', '{}', 'r', 'key:1', now())",
+    ),
+    (
+        "operation_jobs",
+        "insert into operation_jobs (organization_id, operation_id, position, job_organization_id, job_id)
+         values ($1, gen_random_uuid(), 1, $1, gen_random_uuid())",
     ),
     (
         "clinical_events",

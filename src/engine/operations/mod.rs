@@ -237,9 +237,9 @@ impl Operations {
         let next = next_round(&definition, ended.ended(), &ended.steps.0, from)?;
         let (actor, reason) = (actor.clone(), reason.to_owned());
         let act = self.db.unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                jobs_store::retry_job(connection, organization, job, next, &actor, Some(&reason)).await
-            })
+            Box::pin(
+                async move { jobs_store::retry_job(connection, organization, job, next, &actor, Some(&reason)).await },
+            )
         });
         let acted = act.await?;
         self.wake.signal();
@@ -332,11 +332,7 @@ impl Operations {
         found.await.map(Some)
     }
 
-    async fn count(
-        &self,
-        organization: Option<OrganizationId>,
-        request: &BulkRequest,
-    ) -> Result<(i64, bool), DbError> {
+    async fn count(&self, organization: Option<OrganizationId>, request: &BulkRequest) -> Result<(i64, bool), DbError> {
         let filter = request.filter.clone().unwrap_or_default();
         let scope = organization.map_or(Scope::Platform, Scope::Organization);
         let counted = self.db.unit::<_, DbError, _>(scope, move |connection| {

@@ -32,6 +32,8 @@ const LOOK_MAX: i64 = 500;
 const LOOK_EVERY_SECONDS: f64 = 0.5;
 /// The longest pause, of an operation that ended long ago.
 const LOOK_EVERY_SECONDS_MAX: f64 = 60.0;
+/// While another sweeper holds all that is due.
+const YIELD: Duration = Duration::from_millis(20);
 /// After a batch that failed.
 const RETRY_SECONDS: f64 = 2.0;
 
@@ -68,9 +70,10 @@ impl Operations {
                 pause = pause.min(Duration::from_secs_f64(due.wait));
                 continue;
             }
-            pause = Duration::ZERO;
             let (home, id) = (due.organization_id, due.id);
-            if let Err(error) = self.turn(home, id).await {
+            let turn = self.turn(home, id).await;
+            pause = pause.min(if matches!(turn, Ok(true)) { Duration::ZERO } else { YIELD });
+            if let Err(error) = turn {
                 tracing::warn!(operation.id = %id, error = ?error, "a piece of operation {id} failed; it is tried again");
                 let put_off = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
                     Box::pin(async move { store::put_off(connection, home, id, Some(RETRY_SECONDS)).await })
@@ -81,41 +84,41 @@ impl Operations {
         Ok(pause)
     }
 
-    /// One piece of one operation.
-    async fn turn(&self, home: OrganizationId, id: OperationId) -> Result<(), OperationError> {
+    /// One piece of one operation; false: there was none to be done, or another sweeper is at it.
+    async fn turn(&self, home: OrganizationId, id: OperationId) -> Result<bool, OperationError> {
         let read = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move { store::find(connection, home, id).await })
         });
-        let Some(row) = read.await? else { return Ok(()) };
+        let Some(row) = read.await? else { return Ok(false) };
         let request: BulkRequest = serde_json::from_value(row.request.clone())
             .map_err(|_| OperationError::Invalid("a stored request cannot be read".to_owned()))?;
-        match row.status.as_str() {
+        let done = match row.status.as_str() {
             "undoing" => self.take_back(home, id).await?,
             "running" if row.selected_at.is_none() => self.select(home, id, request).await?,
             // Results first: they may say that it must stop.
             "running" if row.is_look_due && row.settled + row.undone < row.done => self.look(home, id).await?,
-            "running" => self.act(home, row, request).await?,
+            "running" => self.act(home, &row, &request).await?,
             _ => self.look(home, id).await?,
-        }
-        Ok(())
+        };
+        Ok(done)
     }
 
     /// The next jobs that meet the filter become targets.
-    async fn select(&self, home: OrganizationId, id: OperationId, request: BulkRequest) -> Result<(), DbError> {
+    async fn select(&self, home: OrganizationId, id: OperationId, request: BulkRequest) -> Result<bool, DbError> {
         let selected = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(()) };
+                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
                 if row.status == "running" && row.selected_at.is_none() {
                     select_piece(connection, home, &row, &request).await?;
                 }
-                Ok(())
+                Ok(true)
             })
         });
         selected.await
     }
 
     /// Act on the next targets, as many as the pace and the canary allow.
-    async fn act(&self, home: OrganizationId, row: OperationRow, request: BulkRequest) -> Result<(), DbError> {
+    async fn act(&self, home: OrganizationId, row: &OperationRow, request: &BulkRequest) -> Result<bool, DbError> {
         let id = row.id;
         let most = if request.kind == OperationKind::Cancel { 1 } else { ACT_MAX };
         let is_canary = row.canary > 0 && !row.canary_passed;
@@ -125,7 +128,7 @@ impl Operations {
         }
         let limit = row.allowed.min(most).min(canaries);
         if limit <= 0 {
-            return Ok(());
+            return Ok(false);
         }
         let read = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
@@ -148,60 +151,67 @@ impl Operations {
         let mut batch = Batch::default();
         for target in targets {
             let job = jobs.iter().find(|job| job.id == target.job_id);
-            batch.plan(self, &request, &target, job).await?;
+            batch.plan(self, request, &target, job).await?;
         }
         let (actor, reason, kind) = (row.acts_for(), row.reason.clone(), request.kind);
         let acted = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move { batch.commit(connection, home, id, kind, (&actor, &reason)).await })
         });
-        if acted.await? {
+        let acted = acted.await?;
+        if acted == Some(true) {
             self.wake.signal();
         }
-        Ok(())
+        Ok(acted.is_some())
     }
 
     /// Another status, unless somebody was faster; an end is recorded.
-    async fn change(&self, home: OrganizationId, id: OperationId, status: &'static str) -> Result<(), DbError> {
+    async fn change(&self, home: OrganizationId, id: OperationId, status: &'static str) -> Result<bool, DbError> {
         let changed = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(()) };
+                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
                 if row.status != "running" {
-                    return Ok(());
+                    return Ok(true);
                 }
                 if status == "succeeded" {
                     store::end(connection, home, id, status).await?;
-                    return record_end(connection, home, &row, status, None).await;
+                    record_end(connection, home, &row, status, None).await?;
+                } else {
+                    store::become_status(connection, home, id, status).await?;
                 }
-                store::become_status(connection, home, id, status).await
+                Ok(true)
             })
         });
         changed.await
     }
 
     /// Look for results, and decide on them: has the canary passed, did too many fail again, is nothing open any more?
-    async fn look(&self, home: OrganizationId, id: OperationId) -> Result<(), DbError> {
+    async fn look(&self, home: OrganizationId, id: OperationId) -> Result<bool, DbError> {
         let looked = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(()) };
+                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
                 let open = targets_store::open(connection, home, id, row.look_after, LOOK_MAX).await?;
                 let is_round = i64::try_from(open.len()).unwrap_or(0) < LOOK_MAX;
                 let after = open.last().filter(|_| !is_round).map_or(0, |target| target.position);
                 targets_store::enter(connection, home, open.iter().map(|target| target.job_organization_id)).await?;
                 let found = results_store::settle(connection, home, id, &open).await?;
                 results_store::count(connection, home, id, found, after).await?;
-                let Some(row) = store::find(connection, home, id).await? else { return Ok(()) };
-                decide(connection, home, &row).await
+                let Some(row) = store::find(connection, home, id).await? else { return Ok(false) };
+                decide(connection, home, &row).await?;
+                Ok(true)
             })
         });
         looked.await
     }
 
     /// Take back the next targets that have not begun.
-    async fn take_back(&self, home: OrganizationId, id: OperationId) -> Result<(), DbError> {
+    async fn take_back(&self, home: OrganizationId, id: OperationId) -> Result<bool, DbError> {
         let taken = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(()) };
-                if row.status == "undoing" { undo_piece(connection, home, &row).await } else { Ok(()) }
+                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
+                if row.status == "undoing" {
+                    undo_piece(connection, home, &row).await?;
+                }
+                Ok(true)
             })
         });
         taken.await
@@ -251,7 +261,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Act, mark, count, in one transaction. False: somebody else works on the operation, or it is no longer running.
+    /// Act, mark, count, in one transaction: was any job acted on? None: somebody else works on the operation.
     async fn commit(
         mut self,
         connection: &mut PgConnection,
@@ -259,10 +269,10 @@ impl Batch {
         id: OperationId,
         kind: OperationKind,
         (actor, reason): (&Actor, &str),
-    ) -> Result<bool, DbError> {
-        let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
+    ) -> Result<Option<bool>, DbError> {
+        let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(None) };
         if row.status != "running" {
-            return Ok(false);
+            return Ok(Some(false));
         }
         // Another sweeper may have been here between the plan and the lock.
         let positions = self.planned.iter().map(|one| one.position);
@@ -279,9 +289,7 @@ impl Batch {
         targets_store::enter(connection, home, organizations).await?;
         targets_store::lock_lanes(connection, self.planned.iter().map(|one| one.lane)).await?;
         if !self.planned.is_empty() {
-            for (position, answer, before) in
-                targets_store::retry(connection, &self.planned, actor, reason).await?
-            {
+            for (position, answer, before) in targets_store::retry(connection, &self.planned, actor, reason).await? {
                 let round = self.planned.iter().find(|one| one.position == position).map(|one| one.next.after + 1);
                 self.marks.push(match answer.as_str() {
                     "retried" => Mark { position, state: "acted", note: None, round, before, result: None },
@@ -310,7 +318,7 @@ impl Batch {
         let settled = if kind == OperationKind::Cancel { done } else { 0 };
         let handled = Handled { done, skipped: count("skipped"), refused: count("refused"), settled };
         store::advance(connection, home, id, handled).await?;
-        Ok(done > 0)
+        Ok(Some(done > 0))
     }
 }
 
@@ -352,8 +360,7 @@ async fn select_piece(
         Some(only) => Some(only),
         None => targets_store::organization_from(connection, row.select_organization, false).await?,
     };
-    let mut place =
-        Place { selected: row.selected, cut: false, organization, after: row.select_after, is_end: true };
+    let mut place = Place { selected: row.selected, cut: false, organization, after: row.select_after, is_end: true };
     if let Some(organization) = organization {
         targets_store::enter(connection, home, [organization]).await?;
         let room = TARGETS_MAX - i64::from(row.selected);

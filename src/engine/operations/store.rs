@@ -98,6 +98,8 @@ impl OperationRow {
             authentication: self.authentication.clone(),
             address: self.address.clone(),
             request_id: self.request_id.clone(),
+            // The operation outlives the request that asked for it.
+            trace: None,
         }
     }
 }
@@ -295,9 +297,9 @@ pub async fn advance(
         "update operations
          set done = done + $3, skipped = skipped + $4, refused = refused + $5, settled = settled + $6,
              begun_at = coalesce(begun_at, chartgate_now()), acted_at = chartgate_now(),
-             due_at = paced.at, next_at = paced.at
+             due_at = paced.due, next_at = paced.due
          from (select greatest(coalesce(o.due_at, chartgate_now()), chartgate_now() - interval '1 second')
-                      + ($3 + $4 + $5) * interval '1 second' / o.rate at
+                      + ($3 + $4 + $5) * interval '1 second' / o.rate as due
                from operations o where o.organization_id = $1 and o.id = $2) paced
          where organization_id = $1 and id = $2",
     )

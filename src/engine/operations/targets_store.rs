@@ -283,10 +283,7 @@ impl EndedJob {
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn jobs(
-    connection: &mut PgConnection,
-    wanted: &[(OrganizationId, JobId)],
-) -> Result<Vec<EndedJob>, DbError> {
+pub async fn jobs(connection: &mut PgConnection, wanted: &[(OrganizationId, JobId)]) -> Result<Vec<EndedJob>, DbError> {
     let (organizations, ids): (Vec<OrganizationId>, Vec<JobId>) = wanted.iter().copied().unzip();
     Ok(sqlx::query_as(
         "select j.organization_id, j.id, j.workflow, j.workflow_version, j.round, j.round_first_step, j.lane,

@@ -34,6 +34,8 @@ pub struct OperationView {
     pub failed_again: i32,
     /// Of `done`: succeeded since.
     pub succeeded_again: i32,
+    /// Of `done`: not ended since, and not undone.
+    pub pending: i32,
     /// Jobs a second, at most.
     pub rate_per_second: i32,
     /// Jobs that are tried first; 0: none.
@@ -85,6 +87,7 @@ impl OperationView {
             undone: 0,
             failed_again: 0,
             succeeded_again: 0,
+            pending: 0,
             rate_per_second: i32::try_from(request.rate_per_second.unwrap_or(super::RATE)).unwrap_or(i32::MAX),
             canary: i32::try_from(request.canary.unwrap_or(0)).unwrap_or(i32::MAX),
             stop_after_failures: request.stop_after_failures.and_then(|failures| i32::try_from(failures).ok()),
@@ -129,6 +132,7 @@ impl OperationView {
             undone: row.undone,
             failed_again: row.failed_again,
             succeeded_again: row.succeeded_again,
+            pending: row.done - row.undone - row.settled,
             rate_per_second: row.rate,
             canary: row.canary,
             stop_after_failures: row.stop_after,
@@ -157,7 +161,9 @@ fn message(row: &OperationRow, handled: i32) -> String {
             format!("{} of {} jobs were taken back; the others had begun.", row.undone, row.done)
         }
         "stopped" => match row.stop_reason.as_deref() {
-            Some("canary_failed") => format!("Stopped: {} of the first {} jobs failed again.", row.failed_again, row.done),
+            Some("canary_failed") => {
+                format!("Stopped: {} of the first {} jobs failed again.", row.failed_again, row.done)
+            }
             Some("failures") => format!("Stopped: {} jobs failed again.", row.failed_again),
             Some("interrupted") => "Stopped: the process that ran it ended.".to_owned(),
             _ => "Stopped by an administrator.".to_owned(),

@@ -51,7 +51,6 @@ pub async fn list_blocked(
     }
     let bad = || Problem::parameter("cursor", "the nextCursor of an earlier page");
     let after = parameters.cursor.as_deref().map(|text| lanes::parse_cursor(text).ok_or_else(bad)).transpose()?;
-    let (lanes, next_cursor) =
-        lanes::blocked(&app.db, &app.catalog, caller.caller.organization, after, limit).await?;
+    let (lanes, next_cursor) = lanes::blocked(&app.db, &app.catalog, caller.caller.organization, after, limit).await?;
     Ok(Json(BlockedLanes { lanes, next_cursor }))
 }

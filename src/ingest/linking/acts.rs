@@ -137,7 +137,7 @@ async fn open(
 }
 
 /// Link anew what depends on it, and write history and audit.
-async fn finish(
+pub(super) async fn finish(
     connection: &mut PgConnection,
     organization: OrganizationId,
     mut refolded: Refolded,
@@ -244,6 +244,11 @@ pub async fn decide(
     let seen = reviews::find(connection, organization, review, true).await?.ok_or(ActError::ReviewNotFound)?;
     if let Some(answer) = closed(&seen) {
         return answer.map(|()| seen);
+    }
+    if answer == Answer::Link && !seen.is_blocking && duplicate.is_none() {
+        return Err(ActError::NotPossible(
+            "Its Patient resource is nobody's now, so that there is nothing to merge; link its event to the patient.",
+        ));
     }
     reviews::decide(connection, organization, review, &decision, &by.actor.name).await?;
     let mut row = NewDecision {

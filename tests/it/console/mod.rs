@@ -58,8 +58,7 @@ pub async fn send(
     fields: Option<&[(&str, &str)]>,
 ) -> (u16, reqwest::header::HeaderMap, String) {
     let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-    let mut request =
-        client.request(method.parse().unwrap(), format!("{}{path}", app.url)).header("origin", &app.url);
+    let mut request = client.request(method.parse().unwrap(), format!("{}{path}", app.url)).header("origin", &app.url);
     if let Some(cookie) = cookie {
         request = request.header("cookie", cookie);
     }

@@ -91,10 +91,16 @@ impl Follower {
         let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
         let mut events = Vec::new();
         for block in whole.split("\n\n") {
-            let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned));
+            let field = |name: &str| {
+                block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
+            };
             // Comments keep the connection alive.
             let Some(data) = field("data") else { continue };
-            events.push(Told { id: field("id").unwrap(), name: field("event").unwrap(), data: serde_json::from_str(&data).unwrap() });
+            events.push(Told {
+                id: field("id").unwrap(),
+                name: field("event").unwrap(),
+                data: serde_json::from_str(&data).unwrap(),
+            });
         }
         events
     }
@@ -290,7 +296,10 @@ async fn lanes_that_stand_are_listed_with_the_job_that_holds_them_up() {
     let lanes = own["lanes"].as_array().unwrap();
     assert_eq!(lanes.len(), 1, "{own:#}");
     let lane = &lanes[0];
-    assert_eq!((&lane["waiting"], &lane["waitingMore"], &lane["firstJobId"]), (&json!(2), &json!(false), &json!(behind)));
+    assert_eq!(
+        (&lane["waiting"], &lane["waitingMore"], &lane["firstJobId"]),
+        (&json!(2), &json!(false), &json!(behind))
+    );
     assert_eq!(
         (&lane["head"]["jobId"], &lane["head"]["state"], &lane["head"]["step"]),
         (&json!(head), &json!("delayed"), &json!("first"))

@@ -4,6 +4,7 @@ mod admin;
 mod bad_input;
 mod corpus;
 mod cors;
+mod described;
 mod disconnects;
 mod events;
 mod idempotency;
