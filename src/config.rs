@@ -8,11 +8,16 @@ pub mod jwt;
 mod keys;
 mod limits;
 pub mod origins;
+mod retention;
+mod traces;
 
 pub use keys::{KEYS, variable_of};
 pub use limits::{BODY_WINDOW, LimitsConfig, TlsConfig};
+pub use retention::RetentionConfig;
+pub use traces::TracesConfig;
 
-use secrecy::SecretString;
+use crate::secrets::Secrets;
+use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -88,6 +93,8 @@ pub struct Config {
     pub workers_chunks: usize,
     /// Lease.
     pub lease: Duration,
+    /// How long data are kept.
+    pub retention: RetentionConfig,
     /// Private key of the audit log, if it is elsewhere than [`Config::audit_key`] would look for it.
     pub audit_signing_key_file: Option<PathBuf>,
     /// Public keys that are known to be the audit log's.
@@ -100,6 +107,10 @@ pub struct Config {
     pub log_level: String,
     /// JSON lines instead of text.
     pub log_json: bool,
+    /// Where a process without the API answers `/metrics`.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where spans go; none: nowhere.
+    pub traces: Option<TracesConfig>,
     /// What one caller, and all of them together, may take.
     pub limits: LimitsConfig,
     /// HTTPS instead of HTTP.
@@ -206,6 +217,7 @@ impl Config {
         let config = Self {
             limits: LimitsConfig::read(reader, body_max),
             tls: TlsConfig::read(reader),
+            retention: RetentionConfig::read(reader),
             data_dir: reader.text("data_dir").map_or_else(default_data_dir, PathBuf::from),
             audit_signing_key_file: reader.text("audit.signing_key_file").map(PathBuf::from),
             audit_trusted_keys: reader.parse(
@@ -299,9 +311,23 @@ impl Config {
                 "json" => Some(true),
                 _ => None,
             }),
+            metrics_listen: reader.parse(
+                "telemetry.metrics_listen",
+                None,
+                "an address such as 127.0.0.1:9464",
+                |text| {
+                    if text.is_empty() { Some(None) } else { address(text).map(Some) }
+                },
+            ),
+            traces: TracesConfig::read(reader),
         };
         if config.database.migrate_url.is_some() && config.database.url.is_none() {
             reader.faults.push("database.migrate_url: needs database.url too".to_owned());
+        }
+        if let Some(Err(error)) = config.secrets_key.as_ref().map(|text| Secrets::check(text.expose_secret())) {
+            reader
+                .faults
+                .push(format!("{error} (`openssl rand -base64 32` makes some; several with commas between them)"));
         }
         let queue_url = config.s3.events_queue_url.as_deref();
         if queue_url.is_some_and(|url| !(url.starts_with("https://") || url.starts_with("http://"))) {
@@ -366,7 +392,6 @@ fn flatten(prefix: &str, table: &toml::Table, flat: &mut Vec<(String, String)>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret as _;
 
     fn with(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let pairs: BTreeMap<String, String> =
@@ -412,14 +437,33 @@ mod tests {
     }
 
     #[test]
+    fn a_job_is_not_kept_shorter_than_what_it_brought() {
+        let days = |jobs, payloads, findings| {
+            with(&[
+                ("CHARTGATE_RETENTION_JOBS_DAYS", jobs),
+                ("CHARTGATE_RETENTION_PAYLOADS_DAYS", payloads),
+                ("CHARTGATE_RETENTION_FINDINGS_DAYS", findings),
+            ])
+        };
+        assert_eq!(with(&[]).unwrap().retention, RetentionConfig::default());
+        assert_eq!(days("90", "30", "90").unwrap().retention.shortest(), Some(30));
+        assert_eq!(days("0", "0", "7").unwrap().retention.shortest(), Some(7));
+        for (jobs, payloads, findings) in [("90", "0", "90"), ("90", "30", "0"), ("90", "91", "30"), ("-1", "0", "0")] {
+            assert_eq!(days(jobs, payloads, findings).unwrap_err().0.len(), 1, "{jobs} {payloads} {findings}");
+        }
+    }
+
+    #[test]
     fn all_faults_are_told_at_once_and_no_secret_prints() {
         let faults = with(&[
             ("CHARTGATE_LISTEN", "here"),
             ("CHARTGATE_LEASE_SECONDS", "0"),
             ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+            ("CHARTGATE_SECRETS_KEY", "hunter2"),
         ])
         .unwrap_err();
-        assert_eq!(faults.0.len(), 3, "{faults}");
+        assert_eq!(faults.0.len(), 4, "{faults}");
+        assert!(faults.0.iter().any(|fault| fault.starts_with("secrets.key does not hold 32 bytes")), "{faults}");
         let config = with(&[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hunter2")]).unwrap();
         assert!(!format!("{config:?}{faults}").contains("hunter2"));
     }

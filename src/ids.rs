@@ -185,6 +185,16 @@ typed_id!(
     DeliveryId,
     "dlv"
 );
+typed_id!(
+    /// An erasure: outlives what it erased.
+    ErasureId,
+    "ers"
+);
+typed_id!(
+    /// A legal hold.
+    HoldId,
+    "hold"
+);
 
 impl OrganizationId {
     /// Audit records of acts that belong to no organization (creating one, a platform key) stand under this id.

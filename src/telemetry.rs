@@ -1,7 +1,8 @@
-//! What operators see: [`metrics`], and logs.
+//! What operators see: [`metrics`], logs and [`traces`].
 //!
-//! Logs are readable text or JSON lines on standard error. Spans: `request` (id, method, route template) around every HTTP
-//! request; `step` (job, step, attempt; level debug, since there are five a job) around every attempt of a step.
+//! Logs are readable text or JSON lines on standard error. Their spans: `request` (id, method, route template, trace id) around
+//! every HTTP request; `step` (job, step, attempt, trace id; level debug, since there are five a job) around every attempt of a
+//! step. [`traces`] are another thing: spans for a collector, off unless one is configured.
 //!
 //! No line holds a clinical value. `telemetry.log_level` is the level of our own lines: what libraries say below `warn`
 //! may quote what they work on (statements, URLs, headers, bodies), so that they speak up from there only, whatever the
@@ -9,15 +10,21 @@
 //! ([`forbid_core_dumps`]).
 
 pub mod metrics;
+pub mod traces;
 
 pub use metrics::{
-    audit_published, audit_sealed, audit_state, auth_refused, clinical_fetch, connection_refused, http_request,
-    intake_accepted, intake_duplicate, intake_duration, intake_rejected, intake_sighting, job_ended, jwks_fetched,
-    request_limited, step_failed, step_ran, upload_refused, upload_taken_up, watcher_hint, watcher_swept,
+    audit_published, audit_sealed, audit_state, auth_refused, callback_disabled, clinical_fetch, connection_refused,
+    http_request, intake_accepted, intake_duplicate, intake_duration, intake_rejected, intake_sighting, job_ended,
+    jwks_fetched, lease_reaped, request_limited, step_failed, step_ran, upload_refused, upload_taken_up, watcher_hint,
+    watcher_swept,
 };
 use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+/// The id of the request at hand, which the edge puts among its extensions for whoever answers it.
+#[derive(Debug, Clone)]
+pub struct RequestTag(pub String);
 
 /// What is logged at this level, or by a filter of tracing's (`warn,chartgate::queue=trace`), of which the parts that
 /// name a target of ours count, and the first level that stands alone.
@@ -62,12 +69,16 @@ pub fn forbid_core_dumps() {
 
 /// Start logging. Called once by the binary.
 pub fn start(level: &str, json: bool) {
+    metrics::begin();
     let filter = filter(level);
     let colors = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colors);
     // A second start (tests) keeps the first.
-    let _ =
-        if json { logs.json().flatten_event(true).try_init() } else { logs.with_target(false).compact().try_init() };
+    let _ = if json {
+        logs.json().flatten_event(true).with_span_list(false).try_init()
+    } else {
+        logs.with_target(false).compact().try_init()
+    };
 }
 
 #[cfg(test)]

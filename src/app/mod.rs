@@ -1,11 +1,15 @@
 //! Builds everything once, for `serve`, `demo`, benches and tests alike: [`Servers`] finds or starts PostgreSQL and S3,
 //! [`App`] holds what requests and workers share.
 
+mod audit;
 mod checks;
+pub mod error_pages;
+pub mod health;
 mod servers;
+pub mod settings;
 pub(crate) use servers::write_private;
 
-pub use checks::StartError;
+pub use checks::{StartError, missing_secret_keys};
 pub use servers::{Endpoints, Servers};
 
 use crate::audit::keys::{KeyFileError, SigningKey};
@@ -21,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::Catalog;
+use crate::engine::operations::Operations;
 use crate::engine::registry::Registry;
 use crate::engine::wake::Wake;
 use crate::engine::{Engine, EngineOptions};
@@ -32,6 +37,7 @@ use crate::secrets::Secrets;
 use crate::uploads::watcher::{Watcher, WatcherOptions};
 use sqlx::postgres::PgConnectOptions;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What requests and workers of one process share.
 pub struct App {
@@ -65,6 +71,10 @@ pub struct App {
     pub callbacks: Callbacks,
     /// What callers may take of this process.
     pub limits: Arc<Limits>,
+    /// What was found of the dependencies lately.
+    health: health::Health,
+    /// When the database was last looked at for the metrics, and how long that took.
+    pub scraped: tokio::sync::Mutex<Option<(Instant, Duration)>>,
 }
 
 impl App {
@@ -89,6 +99,12 @@ impl App {
         let db = Db::connect(database, config.database.connections_max);
         checks::check_database(&db, config.database.allow_unsafe).await?;
         let secrets = Secrets::new(config.secrets_key.clone(), &config.data_dir);
+        for key in missing_secret_keys(&db, &secrets).await? {
+            tracing::error!(
+                key,
+                "secrets of callbacks or webhook senders are sealed with key {key}, which this process does not have: all processes need the same secrets.key"
+            );
+        }
         let callbacks = Callbacks::new(&config, db.clone(), secrets.clone())
             .map_err(|_| StartError::Server("TLS for callbacks cannot be set up".to_owned()))?;
         let registry = Registry::default()
@@ -110,12 +126,20 @@ impl App {
             callbacks,
             clock,
             limits: Limits::new(&config.limits),
+            health: health::Health::default(),
+            scraped: tokio::sync::Mutex::default(),
             config,
             db,
             objects,
             wake,
             catalog,
         }))
+    }
+
+    /// Acts of administrators on jobs: retry, cancel, bulk operations.
+    #[must_use]
+    pub fn operations(&self) -> Operations {
+        Operations::new(self.db.clone(), self.catalog.clone(), self.wake.clone())
     }
 
     /// How this process seals the audit log.

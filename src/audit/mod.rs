@@ -23,6 +23,7 @@ pub mod witness;
 
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId, PatientId};
+use crate::telemetry::traces::TraceContext;
 use serde_json::Value;
 use sqlx::PgConnection;
 
@@ -86,6 +87,8 @@ pub struct Actor {
     pub address: Option<String>,
     /// The request's id.
     pub request_id: Option<String>,
+    /// Where what it causes belongs in a trace; not part of any record.
+    pub trace: Option<TraceContext>,
 }
 
 impl Actor {
@@ -184,6 +187,41 @@ pub async fn append_for_patients(
     .bind(record.body_sha256)
     .bind(env!("CARGO_PKG_VERSION"))
     .bind(details)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Append a record for each payload, given by its hash, that is otherwise the same: one statement, however many.
+///
+/// # Errors
+/// As [`append`].
+pub async fn append_for_payloads(
+    connection: &mut PgConnection,
+    record: Record<'_>,
+    payloads: &[Vec<u8>],
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into audit_records
+           (organization_id, at, event, action, outcome, actor, authentication, address, purpose, request_id, body_sha256,
+            program_version, detail)
+         select $1, n.now, $2, $3, $4, $5, $6, $7, $8, $9, p.sha256, $11, $12
+         from unnest($10::bytea[]) with ordinality as p (sha256, ordinal)
+         cross join (select chartgate_now() as now) n
+         order by p.ordinal",
+    )
+    .bind(record.organization)
+    .bind(record.event)
+    .bind(record.action.letter())
+    .bind(record.outcome.as_str())
+    .bind(&record.actor.name)
+    .bind(&record.actor.authentication)
+    .bind(&record.actor.address)
+    .bind(record.purpose)
+    .bind(&record.actor.request_id)
+    .bind(payloads)
+    .bind(env!("CARGO_PKG_VERSION"))
+    .bind(record.detail)
     .execute(connection)
     .await?;
     Ok(())

@@ -126,6 +126,7 @@ impl Denials {
                 address: denial.address.map(|address| address.to_string()),
                 // The summary is of many requests.
                 request_id: more.is_none().then(|| denial.request_id.clone()),
+                trace: None,
             };
             (None, actor)
         };

@@ -4,6 +4,7 @@
 //! revoked, expired, foreign and malformed are told apart in the audit log only, where [`denials`] keeps a flood of them
 //! bounded. What is looked up is believed for [`CACHE_TIME`], so a revocation takes effect within that on every process.
 
+pub mod administration;
 pub mod denials;
 pub mod jwt;
 pub mod keys;
@@ -93,7 +94,8 @@ impl Caller {
     /// This caller in audit records.
     #[must_use]
     pub fn actor(&self, address: Option<String>, request_id: Option<String>) -> Actor {
-        Actor { name: self.name.clone(), authentication: Some(self.authentication.to_owned()), address, request_id }
+        let authentication = Some(self.authentication.to_owned());
+        Actor { name: self.name.clone(), authentication, address, request_id, trace: None }
     }
 }
 

@@ -260,3 +260,22 @@ pub async fn receiver(
     .fetch_optional(connection)
     .await?)
 }
+
+/// Callbacks that nobody disabled: their failures did.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn disabled_by_failure(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+) -> Result<Vec<CallbackId>, DbError> {
+    Ok(sqlx::query_scalar(
+        "select id
+         from callbacks
+         where organization_id = $1 and status = 'disabled' and disabled_reason <> 'administrator'
+         order by id",
+    )
+    .bind(organization)
+    .fetch_all(connection)
+    .await?)
+}

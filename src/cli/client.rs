@@ -1,5 +1,6 @@
 //! The commands' HTTP client: `CHARTGATE_URL` and `CHARTGATE_API_KEY`, errors in the server's own words.
 
+use crate::ids::{JobId, UploadId};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::time::Duration;
@@ -20,7 +21,7 @@ pub enum ClientError {
         source: reqwest::Error,
     },
     /// The server refused.
-    #[error("{detail} ({code}, request {request_id}). {action}")]
+    #[error("{detail} ({code}, request {request_id}). {action}{hint}")]
     Refused {
         /// HTTP status.
         status: u16,
@@ -32,6 +33,8 @@ pub enum ClientError {
         action: String,
         /// For reports.
         request_id: String,
+        /// What to try at this command line; begins a line of its own, or empty.
+        hint: String,
     },
 }
 
@@ -106,6 +109,7 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
+        let path = response.url().path().to_owned();
         let problem: Value = response.json().await.unwrap_or_default();
         let text = |key: &str| problem.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         Err(ClientError::Refused {
@@ -114,6 +118,7 @@ impl Client {
             detail: Some(text("detail")).filter(|text| !text.is_empty()).unwrap_or_else(|| status.to_string()),
             action: text("action"),
             request_id: text("requestId"),
+            hint: hint(&text("code"), &path).map(|hint| format!("\n  {hint}")).unwrap_or_default(),
         })
     }
 
@@ -131,6 +136,31 @@ impl Client {
     /// [`ClientError`].
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, ClientError> {
         self.send(self.request(reqwest::Method::POST, path).json(body)).await
+    }
+}
+
+/// What somebody at a command line should try after a refusal.
+fn hint(code: &str, path: &str) -> Option<String> {
+    let after = |marker: &str| path.split(marker).nth(1)?.split('/').next().map(str::to_owned);
+    match code {
+        "unauthenticated" => Some(
+            "Set CHARTGATE_API_KEY to a key of this server (CHARTGATE_URL); `chartgate keys list` shows which exist. An embedded instance keeps its keys in demo-credentials.json.".to_owned(),
+        ),
+        "forbidden" => Some(
+            "Use a key of another role in CHARTGATE_API_KEY: `chartgate keys create --role admin …` makes one (role admin or platform).".to_owned(),
+        ),
+        "job_not_found" => {
+            let id = after("/jobs/")?;
+            Some(match id.split_once('_').map(|(prefix, _)| prefix) {
+                Some("op") => format!("{id} is a bulk operation: chartgate operations show {id}"),
+                Some("job" | "upload") if id.parse::<JobId>().is_ok() || id.parse::<UploadId>().is_ok() => {
+                    "The id is well formed, but no job of this key's organization has it: see `chartgate jobs list`, and whether CHARTGATE_URL and CHARTGATE_API_KEY are the right ones.".to_owned()
+                }
+                _ => "That is not a job's id: they are `job_` and 26 small letters and digits; `chartgate jobs list` shows them.".to_owned(),
+            })
+        }
+        "operation_not_found" => Some("`chartgate operations list` shows the operations of this key's organization.".to_owned()),
+        _ => None,
     }
 }
 

@@ -6,11 +6,15 @@
 mod audit;
 pub mod bench;
 mod client;
+mod completions;
 mod definitions;
 mod demo;
+mod doctor;
 mod jobs;
+mod operations;
 mod orgs;
 mod out;
+mod purge;
 mod reviews;
 mod serve;
 mod submit;
@@ -47,13 +51,17 @@ enum Command {
     Serve(serve::Arguments),
     Demo(demo::Arguments),
     /// Apply the migrations to the configured database.
+    #[command(after_help = "Example:\n  DATABASE_URL=postgres://… chartgate migrate")]
     Migrate,
     Submit(submit::SubmitArguments),
     Upload(upload::Arguments),
     Validate(validate::Arguments),
-    /// List, show, watch, retry, cancel and explain jobs.
+    /// List, show, watch, retry, cancel, reprocess and explain jobs.
     #[command(subcommand)]
     Jobs(jobs::Command),
+    /// List, show, watch, stop, resume and undo bulk operations (role admin).
+    #[command(subcommand)]
+    Operations(operations::Command),
     /// Create, list, pause and resume organizations (role platform; pause and resume also admin).
     #[command(subcommand)]
     Orgs(orgs::OrgsCommand),
@@ -66,22 +74,34 @@ enum Command {
     /// Merge and unmerge patients, unlink and link events (role admin).
     #[command(subcommand)]
     Patients(reviews::PatientsCommand),
+    Purge(purge::Arguments),
+    /// Place, list and lift legal holds, which forbid erasure (role admin).
+    #[command(subcommand)]
+    Holds(purge::HoldsCommand),
     /// List and check workflow files.
     #[command(subcommand)]
     Workflows(workflows::Command),
     /// Look audit records up; verify and export the audit log; rotate its key.
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Check configuration, database, object storage and stuck work; each finding comes with its remedy.
-    Doctor(workflows::DoctorArguments),
+    /// Check configuration, database, object storage, collector and stuck work; each finding comes with its remedy.
+    Doctor(doctor::Arguments),
     /// Tables of FHIR's definitions (for developers of this project).
     #[command(subcommand, hide = true)]
     Definitions(definitions::Command),
+    Completions(completions::Arguments),
     /// Print the OpenAPI 3.1 description of the HTTP API.
+    #[command(after_help = "Example:\n  chartgate openapi > openapi.json")]
     Openapi,
     /// Measure, beside the yardstick that each bench names.
     #[command(subcommand)]
     Bench(bench::Command),
+}
+
+/// The whole command line, as clap knows it: what documentation shows is held against it.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
 }
 
 /// Run the command line.
@@ -126,13 +146,17 @@ async fn dispatch(command: Command, config: Config) -> ExitCode {
         Command::Upload(arguments) => upload::run(arguments).await,
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Jobs(command) => jobs::run(command).await,
+        Command::Operations(command) => operations::run(command).await,
+        Command::Completions(arguments) => completions::run(&arguments),
         Command::Orgs(command) => orgs::run_orgs(command).await,
         Command::Keys(command) => orgs::run_keys(command, &config).await,
         Command::Reviews(command) => reviews::run_reviews(command).await,
         Command::Patients(command) => reviews::run_patients(command).await,
+        Command::Purge(arguments) => purge::run(arguments).await,
+        Command::Holds(command) => purge::run_holds(command).await,
         Command::Workflows(command) => workflows::run(&command, &config),
         Command::Audit(command) => audit::run(command, &config).await,
-        Command::Doctor(arguments) => workflows::doctor(&config, &arguments).await,
+        Command::Doctor(arguments) => doctor::run(&config, &arguments).await,
         Command::Definitions(command) => definitions::run(&command),
         Command::Openapi => openapi(),
         Command::Bench(command) => bench::run(command, config).await,

@@ -21,26 +21,35 @@ pub enum OrgsCommand {
         json: bool,
     },
     /// List organizations.
+    #[command(after_help = "Example:\n  chartgate orgs list --json | jq -r .id")]
     List {
         /// One JSON line an organization.
         #[arg(long)]
         json: bool,
     },
     /// Pause: its jobs are accepted and wait.
+    #[command(after_help = "Example:\n  chartgate orgs pause \"St. Mary's\" --reason \"downtime\"")]
     Pause {
         /// Name or id.
         organization: String,
         /// Why; kept in the audit log.
         #[arg(long)]
         reason: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Resume a paused organization.
+    #[command(after_help = "Example:\n  chartgate orgs resume \"St. Mary's\" --reason \"downtime\"")]
     Resume {
         /// Name or id.
         organization: String,
         /// Why; kept in the audit log.
         #[arg(long)]
         reason: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -69,15 +78,20 @@ pub enum KeysCommand {
         json: bool,
     },
     /// List keys, never their secrets.
+    #[command(after_help = "Example:\n  chartgate keys list")]
     List {
         /// One JSON line a key.
         #[arg(long)]
         json: bool,
     },
     /// Revoke a key, by the part between its first two underscores.
+    #[command(after_help = "Example:\n  chartgate keys revoke 21a3303bf7a5ffaa")]
     Revoke {
         /// The key's id.
         id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Make a key's successor; the old key ends after the overlap.
     #[command(after_help = "Example:\n  chartgate keys rotate 21a3303bf7a5ffaa --overlap 2d")]
@@ -95,6 +109,7 @@ pub enum KeysCommand {
     #[command(subcommand)]
     Webhook(WebhookCommand),
     /// Write the first platform key straight into the database.
+    #[command(after_help = "Example:\n  DATABASE_URL=postgres://… chartgate keys bootstrap --json")]
     Bootstrap {
         /// Print JSON.
         #[arg(long)]
@@ -134,16 +149,29 @@ pub async fn run_orgs(command: OrgsCommand) -> anyhow::Result<ExitCode> {
             let list: Value = client.get("/v1/admin/organizations").await?;
             print_list(&list["organizations"], as_json, &["id", "name", "status"])?;
         }
-        OrgsCommand::Pause { organization, reason } => set_status(&client, &organization, "pause", reason).await?,
-        OrgsCommand::Resume { organization, reason } => set_status(&client, &organization, "resume", reason).await?,
+        OrgsCommand::Pause { organization, reason, json } => {
+            set_status(&client, &organization, "pause", reason, json).await?;
+        }
+        OrgsCommand::Resume { organization, reason, json } => {
+            set_status(&client, &organization, "resume", reason, json).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn set_status(client: &Client, organization: &str, act: &str, reason: Option<String>) -> anyhow::Result<()> {
+async fn set_status(
+    client: &Client,
+    organization: &str,
+    act: &str,
+    reason: Option<String>,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let id = organization_id(client, organization).await?;
     let changed: Value =
         client.post(&format!("/v1/admin/organizations/{id}/{act}"), &json!({ "reason": reason })).await?;
+    if as_json {
+        return out::json(&changed);
+    }
     out::line(&format!(
         "{} is {}",
         changed["name"].as_str().unwrap_or_default(),
@@ -173,18 +201,22 @@ pub async fn run_keys(command: KeysCommand, config: &Config) -> anyhow::Result<E
             }
         }
         KeysCommand::List { json: as_json } => {
-            let list: Value = client.get("/v1/admin/keys").await?;
+            let keys = all_pages(&client, "/v1/admin/keys", "keys").await?;
             print_list(
-                &list["keys"],
+                &keys,
                 as_json,
                 &["id", "role", "organizationId", "name", "source", "lastUsedAt", "expiresAt", "revokedAt"],
             )?;
         }
-        KeysCommand::Revoke { id } => {
+        KeysCommand::Revoke { id, json: as_json } => {
             let _: Value = client
                 .send(client.request(reqwest::Method::DELETE, &format!("/v1/admin/keys/{}", encode(&id))))
                 .await?;
-            out::line(&format!("{id} is revoked"));
+            if as_json {
+                out::json(&json!({ "id": id, "status": "revoked" }))?;
+            } else {
+                out::line(&format!("{id} is revoked"));
+            }
         }
         KeysCommand::Rotate { id, overlap, json: as_json } => {
             let request = json!({ "overlapSeconds": overlap.as_secs() });
@@ -200,6 +232,24 @@ pub async fn run_keys(command: KeysCommand, config: &Config) -> anyhow::Result<E
         KeysCommand::Bootstrap { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// All rows of a list that comes in pages, oldest first, as people read on from what they know.
+pub(super) async fn all_pages(client: &Client, path: &str, member: &str) -> anyhow::Result<Value> {
+    let mut rows: Vec<Value> = Vec::new();
+    let mut query = String::new();
+    loop {
+        let mut page: Value = client.get(&format!("{path}{query}")).await?;
+        if let Some(more) = page[member].as_array_mut() {
+            rows.append(more);
+        }
+        match page["nextCursor"].as_str() {
+            Some(cursor) => query = format!("?cursor={}", encode(cursor)),
+            None => break,
+        }
+    }
+    rows.reverse();
+    Ok(Value::Array(rows))
 }
 
 pub(super) fn print_list(list: &Value, as_json: bool, columns: &[&str]) -> anyhow::Result<()> {

@@ -22,6 +22,7 @@ pub enum ReviewsCommand {
         json: bool,
     },
     /// Show a review with the people side by side; the read is audited.
+    #[command(after_help = "Example:\n  chartgate reviews show rev_…")]
     Show {
         /// `rev_…`
         review: String,

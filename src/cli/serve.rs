@@ -7,13 +7,17 @@ use crate::audit;
 use crate::auth::store::{self, KeyGrant};
 use crate::auth::{AuthError, NewKey, Role, webhooks};
 use crate::callbacks;
-use crate::config::Config;
+use crate::config::{Config, TracesConfig};
+use crate::console;
 use crate::db::{DbError, Scope};
-use crate::engine::sweeper;
+use crate::engine::{figures, sweeper};
 use crate::http::server::{self, tls::Tls};
 use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
+use crate::ingest::erasure::Eraser;
+use crate::ingest::erasure::retention::Retention;
 use crate::queue::{Presence, Workers};
+use crate::telemetry::traces;
 use crate::uploads::expiry;
 use crate::uploads::watcher::Sources;
 use anyhow::Context as _;
@@ -78,6 +82,7 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
     if let Some(listen) = arguments.listen {
         config.listen = listen;
     }
+    let traces = start_traces(&config)?;
     // Before anything can be interrupted.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let running = tokio::select! {
@@ -104,7 +109,25 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
         hurry.cancel();
     });
     running.stop().await;
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Switch traces on if a collector is configured. One that is away keeps nothing from starting.
+fn start_traces(config: &Config) -> anyhow::Result<Option<traces::Exporter>> {
+    config.traces.as_ref().map(|config| Ok(traces::start(trace_settings(config))?)).transpose()
+}
+
+/// The configuration in the words of telemetry.
+pub(super) fn trace_settings(config: &TracesConfig) -> traces::Settings {
+    traces::Settings {
+        endpoint: config.endpoint.clone(),
+        headers: config.headers.clone(),
+        service_name: config.service_name.clone(),
+        sample_ratio: config.sample_ratio,
+    }
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
@@ -179,7 +202,13 @@ impl Running {
                 )));
                 let sealing = audit::task::run(app.db.clone(), app.objects.clone(), app.sealer_options(), stop.clone());
                 tasks.push(tokio::spawn(sealing));
+                let eraser = Eraser::new(app.db.clone(), app.objects.clone());
+                let retention = Retention::new(eraser.clone(), config.retention);
+                tasks.push(tokio::spawn(retention.run(stop.clone())));
+                tasks.push(tokio::spawn(eraser.run(stop.clone())));
                 tasks.push(tokio::spawn(webhooks::run(app.db.clone(), stop.clone())));
+                tasks.push(tokio::spawn(console::forget_ended_sessions(app.db.clone(), stop.clone())));
+                tasks.push(tokio::spawn(figures::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {
@@ -205,7 +234,16 @@ impl Running {
             if embedded {
                 credentials = Some(create_demo(&app, bound, scheme_of(tls.is_some())).await?);
             }
-            tasks.push(tokio::spawn(server::serve(listener, tls, Arc::clone(&app), stop.clone())));
+            tasks.push(tokio::spawn(server::serve(listener, tls, Arc::clone(&app), console::routes(), stop.clone())));
+        }
+        if let Some(listen) = config.metrics_listen.filter(|_| !has(ProcessRole::Api)) {
+            let listener = TcpListener::bind(listen).await.with_context(|| {
+                format!(
+                    "cannot listen on {listen}: is another process there? Choose another as telemetry.metrics_listen"
+                )
+            })?;
+            tracing::info!("metrics are at http://{}/metrics", listener.local_addr()?);
+            tasks.push(tokio::spawn(server::serve_metrics(listener, Arc::clone(&app), stop.clone())));
         }
         Ok(Self { app, address, credentials, servers, workers, presence, stop, tasks })
     }
@@ -215,7 +253,7 @@ impl Running {
         if let Some(address) = self.address {
             let scheme = scheme_of(self.app.config.tls.is_some());
             out::line(&format!(
-                "Chartgate listens on {scheme}://{address}  (health: /health/ready, API: /openapi.json)"
+                "Chartgate listens on {scheme}://{address}  (console: /admin, API: /docs, health: /health/ready)"
             ));
         } else {
             out::line("Chartgate runs without an HTTP listener");

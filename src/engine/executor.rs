@@ -11,6 +11,7 @@ use super::committer::{self, CommitReply, CommitRequest};
 use super::definition::StepDefinition;
 use super::handler::{Facts, StepContext, StepError, StepOutcome};
 use super::region::{self, AtRegion};
+use super::spans::{Ended, trace_id};
 use super::store::{self, Lease, TaskKey};
 use super::wake::Wake;
 use crate::db::{Db, Scope};
@@ -236,6 +237,7 @@ impl Engine {
 
     async fn run_job(self: &Arc<Self>, mut lease: Lease, hand_off: bool) -> Option<Lease> {
         let claimed = Instant::now();
+        self.find_trace(&mut lease).await;
         let definition = match self.catalog.resolve(&self.db, &lease.workflow, lease.workflow_version).await {
             Ok(definition) => definition,
             Err(error) => {
@@ -254,8 +256,7 @@ impl Engine {
                 return None;
             };
             let started = Instant::now();
-            let span =
-                tracing::debug_span!("step", job.id = %lease.job, step = step.name.as_str(), attempt = lease.attempts);
+            let span = tracing::debug_span!("step", job.id = %lease.job, step = step.name.as_str(), attempt = lease.attempts, trace.id = trace_id(&lease));
             let with_issues = Arc::new(AtomicBool::new(false));
             let run = async {
                 let (elapsed, result) = if step.each_chunk && lease.chunk == 0 {
@@ -293,7 +294,7 @@ impl Engine {
             let (elapsed, outcome) = run.instrument(span).await;
             lease.step = match outcome {
                 Ok(CommitReply::Passed { next, freed }) => {
-                    telemetry::step_ran(&definition.name, &step.name, "succeeded", started.elapsed());
+                    self.tell(&lease, &definition, &step.name, Ended::without_error("succeeded", started.elapsed()));
                     count(&self.counters.steps_committed);
                     if freed {
                         self.wake.signal();
@@ -316,9 +317,13 @@ impl Engine {
                     };
                     following
                 }
-                Ok(CommitReply::FannedOut) => return None,
+                Ok(CommitReply::FannedOut) => {
+                    self.tell(&lease, &definition, &step.name, Ended::without_error("fanned_out", started.elapsed()));
+                    return None;
+                }
                 Ok(CommitReply::RegionFailed { follows }) => {
-                    telemetry::step_ran(&definition.name, &step.name, "failed", elapsed);
+                    // Which chunk failed, and with what, its own spans say.
+                    self.tell(&lease, &definition, &step.name, Ended::without_error("failed", elapsed));
                     count(&self.counters.steps_failed);
                     if !follows {
                         telemetry::job_ended(&definition.name, "failed", Some(age_of(&lease, claimed)));
@@ -330,7 +335,7 @@ impl Engine {
                     definition.next_step(index, true)?
                 }
                 Ok(CommitReply::Stale | CommitReply::Refused(_)) => {
-                    telemetry::step_ran(&definition.name, &step.name, "stale", started.elapsed());
+                    self.tell(&lease, &definition, &step.name, Ended::without_error("stale", started.elapsed()));
                     self.note_stale(&lease, &step.name);
                     return None;
                 }

@@ -6,6 +6,7 @@ use super::definition::WorkflowDefinition;
 use super::executor::{Engine, age_of, count};
 use super::handler::{ErrorClass, StepError};
 use super::retry::{FailedAttempt, NextMove, decide};
+use super::spans::{Ended, trace_id};
 use super::store::{self, FailedStep, Lease, TaskKey};
 use crate::db::{DbError, Scope};
 use crate::telemetry;
@@ -64,7 +65,8 @@ impl Engine {
             (true, Some(_)) => "retried",
             (true, None) => "failed",
         };
-        telemetry::step_ran(&definition.name, name, outcome, elapsed);
+        let told = Some((error.class.as_str(), error.code));
+        self.tell(lease, definition, name, Ended { outcome, error: told, elapsed });
         if passed {
             telemetry::step_failed(&definition.name, name, error.class.as_str(), error.code);
         }
@@ -200,13 +202,13 @@ impl Engine {
         match (delay, error.class) {
             (Some(delay), _) => {
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-                tracing::warn!(job.id = %job, step, code, class, delay_ms, cause, worker.id = %self.worker(), "step `{step}` of job {job} failed and is tried again");
+                tracing::warn!(job.id = %job, step, code, class, delay_ms, cause, worker.id = %self.worker(), trace.id = trace_id(lease), "step `{step}` of job {job} failed and is tried again");
             }
             (None, ErrorClass::Sender) => {
-                tracing::info!(job.id = %job, step, code, class, "step `{step}` of job {job} refused the sender's data");
+                tracing::info!(job.id = %job, step, code, class, trace.id = trace_id(lease), "step `{step}` of job {job} refused the sender's data");
             }
             (None, _) => {
-                tracing::error!(job.id = %job, step, code, class, cause, "step `{step}` of job {job} failed for good");
+                tracing::error!(job.id = %job, step, code, class, cause, trace.id = trace_id(lease), "step `{step}` of job {job} failed for good");
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use super::chunks_store::ChunkProgress;
 use super::definition::WorkflowDefinition;
+pub use super::filter::{JobFilter, is_sha256};
 use super::handler::ErrorClass;
 use super::state::{JobStatus, StepStatus};
 use crate::ids::{JobId, OrganizationId};
@@ -511,23 +512,6 @@ fn message(status: JobStatus, step: Option<&str>, error: Option<&ErrorView>, que
         JobStatus::Cancelled => "Cancelled; the steps committed before stay.".to_owned(),
         JobStatus::Expired => "The upload never came.".to_owned(),
     }
-}
-
-/// Filters of a list; all that are given must hold.
-#[derive(Debug, Clone, Default)]
-pub struct JobFilter {
-    /// Live status.
-    pub status: Option<JobStatus>,
-    /// Workflow name.
-    pub workflow: Option<String>,
-    /// webhook, athena or upload.
-    pub source: Option<String>,
-    /// Code of the job's error.
-    pub error_code: Option<String>,
-    /// Accepted at or after.
-    pub created_after: Option<OffsetDateTime>,
-    /// Accepted before.
-    pub created_before: Option<OffsetDateTime>,
 }
 
 /// A job in a list.

@@ -1,20 +1,21 @@
-//! SQL behind [`super::jobs`] and behind the acts on jobs: cancel, retry, bulk retry.
+//! SQL behind [`super::jobs`] and behind the acts on one job: cancel, retry.
 
 use super::definition::WorkflowDefinition;
+use super::explain::Situation;
 use super::jobs::{AttemptRow, JobFilter, JobRow, StepRow};
 use super::state::JobStatus;
 use super::store::PROGRAM_VERSION;
 use super::timeline::RecordRow;
+use super::traces_store::{self, Begun};
 use crate::audit::Actor;
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 /// Rows of one page, at most.
 pub const PAGE_MAX: i64 = 200;
 
-const JOB_COLUMNS: &str =
+pub(super) const JOB_COLUMNS: &str =
     "select j.organization_id, j.id, j.workflow, j.workflow_version, j.source, j.status, j.resource_count, j.result,
        j.error_code, j.error_class, j.error_message, j.round, j.round_first_step, j.submitted_by,
        j.payload_sha256, j.size_bytes, j.content_type, j.created_at, j.updated_at, j.finished_at, j.progress_total, j.duplicate_of,
@@ -34,6 +35,42 @@ pub async fn find_job(
     let mut query = QueryBuilder::<Postgres>::new(JOB_COLUMNS);
     query.push(" where j.organization_id = ").push_bind(organization).push(" and j.id = ").push_bind(job);
     Ok(query.build_query_as().fetch_optional(connection).await?)
+}
+
+/// What keeps a job waiting, and what else its status does not say.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn situation_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Situation, DbError> {
+    let found = sqlx::query_as(
+        "select q.state queue_state, coalesce(q.deaths, 0::smallint) deaths, q.run_at, q.lease_until,
+                o.status <> 'active' is_paused,
+                o.running_max is not null
+                  and (select count(*) from queue l where l.organization_id = o.id and l.state = 'leased') >= o.running_max is_capped,
+                h.job_id head, h.state head_state, h.run_at head_run_at,
+                case when h.job_id is null then 0
+                  else (select count(*) from (select from queue a
+                                              where a.organization_id = o.id and a.lane = q.lane and a.seq < q.seq limit 1000) before)
+                end ahead,
+                u.expires_at upload_until,
+                (select count(*) from chunk_steps c where c.organization_id = o.id and c.job_id = j.id and c.status = 'failed') chunks_failed,
+                (select count(*) from workers w where not w.roles <@ array['api', 'watcher', 'sweeper'] and w.stopped_at is null and w.last_seen_at > chartgate_now() - interval '1 minute') workers,
+                chartgate_now() now
+         from jobs j
+         join organizations o on o.id = j.organization_id
+         left join queue q on q.organization_id = j.organization_id and q.seq = j.seq and q.chunk = 0
+         -- Only for who is behind it.
+         left join queue h on q.state = 'blocked' and h.organization_id = q.organization_id and h.lane = q.lane and h.state <> 'blocked'
+         left join uploads u on u.organization_id = j.organization_id and u.id = j.id
+         where j.organization_id = $1 and j.id = $2
+         limit 1",
+    );
+    let found: Option<Situation> = found.bind(organization).bind(job).fetch_optional(connection).await?;
+    Ok(found.unwrap_or_default())
 }
 
 /// The organization of a job, over all organizations (scope `Platform`). One key probe an organization: job ids are
@@ -117,12 +154,17 @@ pub async fn records_of(
     job: JobId,
 ) -> Result<Vec<RecordRow>, DbError> {
     Ok(sqlx::query_as(
-        "select at, event, step, actor, purpose
+        "select id, at, event, step, actor, purpose
          from audit_records
          where organization_id = $1
            and job_id = $2
            -- The words of the partial index.
            and event in ('job.cancelled', 'job.retried', 'job.parked', 'job.stepped_aside', 'job.failed', 'lease.lost')
+         union all
+         -- Has an index of its own.
+         select id, at, event, step, actor, purpose
+         from audit_records
+         where organization_id = $1 and job_id = $2 and event = 'job.retry_undone'
          order by id
          limit 1000",
     )
@@ -163,8 +205,12 @@ pub async fn list_jobs(
     Ok(query.build_query_as().fetch_all(connection).await?)
 }
 
-fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &JobFilter) {
+/// The conditions of a filter, on `jobs j` left joined with `queue q`.
+pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &JobFilter) {
     match filter.status {
+        None if filter.is_live => {
+            query.push(" and j.status = 'queued'");
+        }
         None => {}
         // Live statuses are told apart by the queue row, as in `jobs::live_status`.
         Some(JobStatus::Running) => {
@@ -192,6 +238,29 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &JobFilter) {
     }
     if let Some(code) = &filter.error_code {
         query.push(" and j.error_code = ").push_bind(code.clone());
+    }
+    if let Some(organization) = filter.organization {
+        query.push(" and j.organization_id = ").push_bind(organization);
+    }
+    if let Some(step) = &filter.step {
+        if let Ok(index) = step.parse::<i16>() {
+            query.push(" and j.error_step = ").push_bind(index);
+        } else {
+            // One probe by key a job that failed: the step's name stands with its end.
+            query
+                .push(" and exists (select from job_steps s where s.organization_id = j.organization_id and s.job_id = j.id and s.round = j.round and s.step = j.error_step and s.name = ")
+                .push_bind(step.clone())
+                .push(")");
+        }
+    }
+    if let Some(sha256) = &filter.payload_sha256 {
+        query.push(" and j.payload_sha256 = decode(").push_bind(sha256.clone()).push(", 'hex')");
+    }
+    if let Some(after) = filter.ended_after {
+        query.push(" and j.finished_at >= ").push_bind(after);
+    }
+    if let Some(before) = filter.ended_before {
+        query.push(" and j.finished_at < ").push_bind(before);
     }
     if let Some(after) = filter.created_after {
         query.push(" and j.created_at >= ").push_bind(after);
@@ -278,7 +347,9 @@ pub enum ChunksAgain {
 }
 
 impl ChunksAgain {
-    fn as_str(self) -> &'static str {
+    /// The word for `retry_job()`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Failed => "failed",
             Self::Rejected => "rejected",
@@ -313,43 +384,24 @@ pub async fn retry_job(
         .bind(&actor.request_id)
         .bind(reason)
         .bind(PROGRAM_VERSION)
-        .fetch_one(connection)
+        .fetch_one(&mut *connection)
         .await?;
     Ok(match answer.as_str() {
-        "retried" => Acted::Done,
+        "retried" => {
+            traces_store::note(connection, Begun::by(organization, job, next.after + 1, actor.trace)).await?;
+            Acted::Done
+        }
         "not_terminal" => Acted::Refused,
         _ => Acted::Unknown,
     })
-}
-
-/// The jobs that a filter meets, oldest first, up to `limit`. Without an organization all that it meets are sorted.
-///
-/// # Errors
-/// [`DbError`].
-pub async fn match_jobs(
-    connection: &mut PgConnection,
-    organization: Option<OrganizationId>,
-    filter: &JobFilter,
-    limit: i64,
-) -> Result<Vec<(Uuid, Uuid)>, DbError> {
-    let mut query = QueryBuilder::<Postgres>::new(
-        "select j.organization_id, j.id
-         from jobs j
-         left join queue q on q.organization_id = j.organization_id and q.seq = j.seq and q.chunk = 0
-         where true",
-    );
-    if let Some(organization) = organization {
-        query.push(" and j.organization_id = ").push_bind(organization);
-    }
-    push_filter(&mut query, filter);
-    query.push(" order by j.id limit ").push_bind(limit);
-    Ok(query.build_query_as().fetch_all(connection).await?)
 }
 
 /// One group of failures: same workflow, step and code.
 #[derive(Debug, Clone, sqlx::FromRow, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailureGroup {
+    /// `workflow/step/code`: what a bulk operation's filter takes as its `fingerprint`.
+    pub fingerprint: String,
     /// Workflow name.
     pub workflow: String,
     /// Step index at which they failed.
@@ -377,7 +429,7 @@ pub async fn failure_groups(
     organization: Option<OrganizationId>,
 ) -> Result<Vec<FailureGroup>, DbError> {
     let mut query = QueryBuilder::<Postgres>::new(
-        "select workflow, error_step step, error_code code, error_class class, count(*) count, min(finished_at) first_seen, max(finished_at) last_seen
+        "select workflow || '/' || error_step || '/' || error_code fingerprint, workflow, error_step step, error_code code, error_class class, count(*) count, min(finished_at) first_seen, max(finished_at) last_seen
          from jobs
          where status = 'failed'",
     );

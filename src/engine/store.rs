@@ -4,6 +4,7 @@
 use crate::db::DbError;
 use crate::engine::handler::{ErrorClass, Facts};
 use crate::ids::{JobId, OrganizationId, WorkerId};
+use crate::telemetry::traces::JobTrace;
 use serde_json::Value;
 use sqlx::PgConnection;
 use std::borrow::Cow;
@@ -45,6 +46,19 @@ pub struct Lease {
     pub lane: Option<i64>,
     /// Time since the round entered the queue, in milliseconds.
     pub age_ms: i64,
+    /// Where its spans belong.
+    #[sqlx(skip)]
+    pub trace: LeaseTrace,
+}
+
+/// What is known of the trace of a leased job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LeaseTrace {
+    /// Nobody asked yet.
+    #[default]
+    Unknown,
+    /// It has one, or none.
+    Known(Option<JobTrace>),
 }
 
 impl Lease {
@@ -206,6 +220,7 @@ impl CommitRow {
             epoch: self.lease_epoch,
             lane: self.lane,
             age_ms: self.age_ms,
+            trace: LeaseTrace::Unknown,
         })
     }
 }
@@ -374,6 +389,29 @@ pub async fn failed_before(connection: &mut PgConnection, lease: &Lease) -> Resu
     .bind(lease.job)
     .fetch_one(connection)
     .await?)
+}
+
+/// Give a lease back for a while, without counting the attempt and without a row of its history: nothing was done. False: the
+/// fence refused.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn put_off(connection: &mut PgConnection, lease: &Lease, after: Duration) -> Result<bool, DbError> {
+    let put_off = sqlx::query(
+        "update queue
+         set state = 'delayed', run_at = chartgate_now() + $6 * interval '1 second', held_since = coalesce(held_since, chartgate_now()),
+             attempts = greatest(attempts - 1, 0), lease_epoch = null, lease_until = null, worker_id = null
+         where organization_id = $1 and seq = $2 and chunk = $3 and lease_epoch = $4 and step = $5",
+    )
+    .bind(lease.organization)
+    .bind(lease.seq)
+    .bind(lease.chunk)
+    .bind(lease.epoch)
+    .bind(lease.step)
+    .bind(after.as_secs_f64())
+    .execute(connection)
+    .await?;
+    Ok(put_off.rows_affected() == 1)
 }
 
 fn keys(leases: &[(TaskKey, i64)]) -> (Vec<Uuid>, Vec<i64>, Vec<i32>, Vec<i64>) {

@@ -4,17 +4,24 @@
 
 use super::chunks_store;
 use super::executor::Engine;
+use super::operations::{self, Operations};
 use super::store::{self, ReapedLease};
 use super::workers_store;
 use crate::db::{DbError, statistics};
+use crate::telemetry;
 use sqlx::PgConnection;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Sweep until cancelled.
+/// Sweep until cancelled, and work on bulk operations beside it.
 pub async fn run(engine: Arc<Engine>, stop: CancellationToken) {
+    let operations = Operations::new(engine.db().clone(), engine.catalog().clone(), engine.wake().clone());
+    tokio::join!(operations::run::run(operations, stop.clone()), sweep_on(engine, stop));
+}
+
+async fn sweep_on(engine: Arc<Engine>, stop: CancellationToken) {
     let mut connection: Option<PgConnection> = None;
     let mut connected_before = false;
     let mut not_before = Instant::now();
@@ -80,10 +87,11 @@ async fn sweep(engine: &Engine, connection: &mut PgConnection, may_reap: bool, r
         let reaped = reap(engine, connection).await?;
         for lease in &reaped {
             let job = lease.job;
+            telemetry::lease_reaped(if lease.parked { "parked" } else { "retried" });
             if lease.parked && lease.chunk > 0 {
                 tracing::error!(job.id = %job, organization.id = %lease.organization, chunk = lease.chunk, deaths = lease.deaths, "chunk {} of job {job} killed its worker {} times and failed", lease.chunk, lease.deaths);
             } else if lease.parked {
-                crate::telemetry::job_ended(&lease.workflow, "failed", None);
+                telemetry::job_ended(&lease.workflow, "failed", None);
                 tracing::error!(job.id = %job, organization.id = %lease.organization, deaths = lease.deaths, "job {job} killed its worker {} times and is parked", lease.deaths);
             } else {
                 tracing::warn!(job.id = %job, organization.id = %lease.organization, deaths = lease.deaths, step = lease.step, "the lease of job {job} ran out; it is tried again, alone in a worker");

@@ -1,9 +1,10 @@
-//! SQL on worker processes: what they report of themselves, and what `doctor` reads of them and of the queue.
+//! SQL on worker processes: what they report of themselves, and which workflow versions they must know.
 
 use super::store::PROGRAM_VERSION;
 use crate::db::DbError;
-use crate::ids::WorkerId;
+use crate::ids::{JobId, OrganizationId, WorkerId};
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 /// What a worker process says of itself.
 #[derive(Debug, Clone, Copy, Default)]
@@ -129,37 +130,63 @@ pub async fn list_workers(connection: &mut PgConnection) -> Result<Vec<WorkerRow
     .await?)
 }
 
-/// What `doctor` looks at.
-#[derive(Debug, Default)]
-pub struct DoctorFacts {
-    /// Worker processes that reported within a minute.
-    pub workers_seen: i64,
-    /// Leases that ran out longer ago than any sweep.
-    pub expired_leases: i64,
-    /// Live rows that no worker holds.
-    pub waiting: i64,
-    /// Age of the oldest ready row.
-    pub oldest_ready_seconds: f64,
-    /// Open jobs by workflow and version.
-    pub versions: Vec<(String, i32, i64)>,
+/// A lease that is held.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct LeaseRow {
+    /// Whose job.
+    pub organization_id: OrganizationId,
+    /// The job.
+    pub job_id: JobId,
+    /// Of its chunk with this number; 0: of the job itself.
+    pub chunk: i32,
+    /// Workflow.
+    pub workflow: String,
+    /// Its version.
+    pub workflow_version: i32,
+    /// The step.
+    pub step: i16,
+    /// Attempts at it, this one included.
+    pub attempts: i16,
+    /// Who holds it.
+    pub worker_id: Option<WorkerId>,
+    /// Since when.
+    pub claimed_at: Option<OffsetDateTime>,
+    /// Until when, unless it is renewed.
+    pub lease_until: Option<OffsetDateTime>,
+    /// It ran out, and nobody took it back yet.
+    pub is_expired: bool,
 }
 
-/// Figures of the queue for `doctor`.
+/// Leases that are held now, those that end first before others; of one organization's jobs, or of all.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn doctor_facts(connection: &mut PgConnection) -> Result<DoctorFacts, DbError> {
-    let (workers_seen, expired_leases, waiting, oldest_ready_seconds) = sqlx::query_as(
-        "select (select count(*) from workers where last_seen_at > chartgate_now() - interval '1 minute' and stopped_at is null),
-                count(*) filter (where state = 'leased' and lease_until < chartgate_now() - interval '30 seconds'),
-                count(*) filter (where state <> 'leased'),
-                coalesce(extract(epoch from chartgate_now() - min(enqueued_at) filter (where state in ('ready', 'suspect'))), 0)::float8
-         from queue",
+pub async fn list_leases(
+    connection: &mut PgConnection,
+    organization: Option<OrganizationId>,
+    limit: i64,
+) -> Result<Vec<LeaseRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select organization_id, job_id, chunk, workflow, workflow_version, step, attempts, worker_id, claimed_at, lease_until,
+                lease_until < chartgate_now() - interval '30 seconds' is_expired
+         from queue
+         where state = 'leased'
+           and ($1::uuid is null or organization_id = $1)
+         order by lease_until
+         limit $2",
     )
-    .fetch_one(&mut *connection)
-    .await?;
-    let versions = sqlx::query_as("select workflow, workflow_version, count(*) from queue group by 1, 2 order by 1, 2")
+    .bind(organization)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Open jobs by workflow and version.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn versions_in_flight(connection: &mut PgConnection) -> Result<Vec<(String, i32, i64)>, DbError> {
+    Ok(sqlx::query_as("select workflow, workflow_version, count(*) from queue group by 1, 2 order by 1, 2")
         .fetch_all(connection)
-        .await?;
-    Ok(DoctorFacts { workers_seen, expired_leases, waiting, oldest_ready_seconds, versions })
+        .await?)
 }

@@ -9,6 +9,7 @@ use crate::ids::OrganizationId;
 use crate::ingest::fhir::envelope::unsafe_text;
 use crate::limits::budget::{Budget, Exhausted, Share};
 use crate::limits::rates::{Allowance, Taken};
+use crate::telemetry::traces::TraceContext;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -39,6 +40,33 @@ const INFLATED_PIECE: usize = 64 * 1024;
 /// Above this size, work on a body leaves the runtime's threads.
 pub const BLOCKING_BODY_MIN: usize = 256 * 1024;
 
+/// Bytes with what they take of the budget: the share goes wherever they go, and is given back with the last of them.
+struct Covered {
+    bytes: Bytes,
+    _share: Arc<Share>,
+}
+
+impl AsRef<[u8]> for Covered {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// These bytes under that share: a transaction, a computation or an answer that outlives its request keeps it.
+fn covered(bytes: Bytes, share: Arc<Share>) -> Bytes {
+    Bytes::from_owner(Covered { bytes, _share: share })
+}
+
+/// Bytes that an answer keeps in memory until its reader has taken them, out of the budget for bodies.
+///
+/// # Errors
+/// `overloaded`.
+pub(super) async fn cover_answer(bytes: Bytes) -> Result<Bytes, Problem> {
+    let share = SHARE.try_with(Arc::clone).unwrap_or_else(|_| Arc::clone(&NO_EDGE));
+    share.cover(bytes.len() as u64).await?;
+    Ok(covered(bytes, share))
+}
+
 /// The request's id, set by the edge on every request.
 #[derive(Clone)]
 pub struct RequestContext {
@@ -48,6 +76,8 @@ pub struct RequestContext {
     pub received: Instant,
     /// The peer's address.
     pub peer: Option<SocketAddr>,
+    /// The request's span, while traces are on.
+    pub trace: Option<TraceContext>,
     /// The caller's organization (none for the platform role), once a key was good.
     pub caller: Arc<OnceLock<Option<OrganizationId>>>,
     /// What is left of its rate, if it has a limit.
@@ -73,10 +103,11 @@ impl Authenticated {
             // Extracted once a request.
             let _ = context.caller.set(caller.organization);
         }
-        let actor = caller.actor(
+        let mut actor = caller.actor(
             context.and_then(|context| context.peer).map(|peer| peer.ip().to_string()),
             context.map(|context| context.request_id.clone()),
         );
+        actor.trace = context.and_then(|context| context.trace);
         let received = context.map_or_else(Instant::now, |context| context.received);
         Self { caller, actor, received }
     }
@@ -143,7 +174,7 @@ impl FromRequestParts<Arc<App>> for Authenticated {
 }
 
 /// What stands behind `Authorization: Bearer`; nowhere else is a key or token looked for.
-fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let header = values.next().and_then(|value| value.to_str().ok()).ok_or(Refusal::NoCredentials)?;
     // Two of them: one that we check, and one that somebody before us may have checked.
@@ -241,7 +272,8 @@ pub async fn receive_body(headers: &HeaderMap, body: axum::body::Body, limit: us
         return Err(too_large());
     }
     let share = SHARE.try_with(Arc::clone).unwrap_or_else(|_| Arc::clone(&NO_EDGE));
-    collect(body, limit, declared, &share).await?.ok_or_else(too_large)
+    let bytes = collect(body, limit, declared, &share).await?.ok_or_else(too_large)?;
+    Ok(covered(bytes, share))
 }
 
 /// A received body after its content encoding: at most `limit` bytes.
@@ -253,7 +285,8 @@ pub async fn decode_body(headers: &HeaderMap, bytes: Bytes, limit: usize) -> Res
     if !is_gzip(headers)? {
         return Ok(bytes);
     }
-    let inflated = tokio::task::spawn_blocking(move || inflate(&bytes, limit, &share)).await;
+    let work = move || inflate(&bytes, limit, &share).map(|plain| covered(plain, share));
+    let inflated = tokio::task::spawn_blocking(work).await;
     inflated.map_err(|_| Problem::new("internal_error", "An internal error."))?
 }
 

@@ -298,6 +298,7 @@ impl From<SubmitError> for Problem {
             SubmitError::KeyReused => {
                 Self::new("idempotency_key_reused", "The idempotency key was used before with other content.")
             }
+            SubmitError::Purged => Self::new("payload_purged", "These bytes were erased; they are not taken again."),
             SubmitError::Overloaded => {
                 Self::new("overloaded", "Too many submissions are waiting.").retry_after(Duration::from_secs(2))
             }

@@ -5,11 +5,11 @@ use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::auth::Role;
 use crate::db::{DbError, Scope};
-use crate::engine::chunks_store;
 use crate::engine::jobs::{self, JobFilter, JobRow, JobSummary, JobView};
-use crate::engine::jobs_store::{self, Acted, Attempts, PAGE_MAX};
+use crate::engine::jobs_store::{self, Acted, PAGE_MAX};
+use crate::engine::reading;
 use crate::engine::state::JobStatus;
-use crate::engine::timeline::{TimelineEntry, timeline};
+use crate::engine::timeline::TimelineEntry;
 use crate::ids::{JobId, OrganizationId, UploadId};
 use axum::Json;
 use axum::body::Body;
@@ -24,13 +24,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Roles that may see an organization's jobs.
-const VIEWERS: &[Role] = &[Role::Sender, Role::Reader, Role::Admin, Role::Platform];
+pub(super) const VIEWERS: &[Role] = &[Role::Sender, Role::Reader, Role::Admin, Role::Platform];
 /// Longest wait of a long-poll.
 const WAIT_MAX: Duration = Duration::from_mins(1);
 /// A long-poll looks this often at most, and at least so often.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(40), Duration::from_millis(500));
 
-fn not_found() -> Problem {
+pub(super) fn not_found() -> Problem {
     Problem::new("job_not_found", "There is no such job.")
 }
 
@@ -53,30 +53,7 @@ pub(super) async fn locate(app: &App, caller: &Authenticated, text: &str) -> Res
 }
 
 pub(super) async fn view(app: &App, organization: OrganizationId, job: JobId) -> Result<JobView, Problem> {
-    let found = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
-                let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::OfJob).await?;
-                Ok(Some((row, steps, attempts)))
-            })
-        })
-        .await?;
-    let (row, steps, attempts) = found.ok_or_else(not_found)?;
-    let definition = app.catalog.resolve(&app.db, &row.workflow, row.workflow_version).await.ok();
-    let mut chunks = None;
-    if row.progress_total.is_some() {
-        let step = row.queue_step.unwrap_or(i16::MAX);
-        let region = jobs::region_of(definition.as_deref(), step);
-        let (start, last) = region.into_inner();
-        let progress = app.db.unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move { chunks_store::progress(connection, organization, job, start, last).await })
-        });
-        chunks = Some(progress.await?);
-    }
-    Ok(jobs::shape(&row, &steps, &attempts, definition.as_deref(), chunks.as_ref()))
+    reading::find_view(&app.db, &app.catalog, organization, job).await?.ok_or_else(not_found)
 }
 
 /// Query of the status.
@@ -170,6 +147,20 @@ pub struct ListParameters {
     source: Option<String>,
     /// Only jobs with this error code.
     error_code: Option<String>,
+    /// Only this organization's (platform role).
+    #[param(value_type = Option<String>, pattern = "^org_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
+    organization: Option<OrganizationId>,
+    /// Only jobs that failed at this step: its name or its index.
+    step: Option<String>,
+    /// Only jobs with this payload: its SHA-256, 64 hexadecimal digits.
+    #[param(pattern = "^[0-9a-fA-F]{64}$")]
+    payload_sha256: Option<String>,
+    /// Only jobs that ended at or after this instant (RFC 3339).
+    #[param(format = DateTime)]
+    ended_after: Option<String>,
+    /// Only jobs that ended before this instant (RFC 3339).
+    #[param(format = DateTime)]
+    ended_before: Option<String>,
     /// Only jobs accepted at or after this instant (RFC 3339).
     #[param(format = DateTime)]
     created_after: Option<String>,
@@ -202,9 +193,18 @@ pub(super) fn instant(name: &str, text: Option<&str>) -> Result<Option<OffsetDat
 
 impl ListParameters {
     fn filter(&self) -> Result<JobFilter, Problem> {
+        if self.payload_sha256.as_deref().is_some_and(|text| !jobs::is_sha256(text)) {
+            return Err(Problem::parameter("payloadSha256", "64 hexadecimal digits"));
+        }
         Ok(JobFilter {
+            organization: self.organization,
             status: self.status,
+            is_live: false,
             workflow: self.workflow.clone(),
+            step: self.step.clone(),
+            payload_sha256: self.payload_sha256.clone(),
+            ended_after: instant("endedAfter", self.ended_after.as_deref())?,
+            ended_before: instant("endedBefore", self.ended_before.as_deref())?,
             source: self.source.clone(),
             error_code: self.error_code.clone(),
             created_after: instant("createdAfter", self.created_after.as_deref())?,
@@ -287,23 +287,8 @@ pub async fn get_timeline(
 ) -> Result<Json<Timeline>, Problem> {
     caller.allow(VIEWERS)?;
     let (organization, job) = locate(&app, &caller, &job).await?;
-    let found = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                let Some(row) = jobs_store::find_job(connection, organization, job).await? else { return Ok(None) };
-                let steps = jobs_store::steps_of(connection, organization, job).await?;
-                let attempts = jobs_store::attempts_of(connection, organization, job, Attempts::All).await?;
-                let records = jobs_store::records_of(connection, organization, job).await?;
-                Ok(Some((row, steps, attempts, records)))
-            })
-        })
-        .await?;
-    let (row, steps, attempts, records) = found.ok_or_else(not_found)?;
-    let definition = app.catalog.resolve(&app.db, &row.workflow, row.workflow_version).await.ok();
-    let mut entries = timeline(&steps, &attempts, &records, definition.as_deref());
-    entries.insert(0, TimelineEntry::accepted(row.created_at, row.submitted_by.clone()));
-    Ok(Json(Timeline { job_id: job, entries }))
+    let story = reading::find_story(&app.db, &app.catalog, organization, job).await?.ok_or_else(not_found)?;
+    Ok(Json(Timeline { job_id: job, entries: story.timeline() }))
 }
 
 /// Body of a cancel; may be left out.
@@ -336,16 +321,7 @@ pub async fn cancel_job(
     caller.allow(&[Role::Sender, Role::Admin, Role::Platform])?;
     let request: CancelRequest = read_optional_json(&headers, body).await?;
     let (organization, job) = locate(&app, &caller, &job).await?;
-    let actor = caller.actor.clone();
-    let acted = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                jobs_store::cancel_job(connection, organization, job, &actor, request.reason.as_deref()).await
-            })
-        })
-        .await?;
-    app.wake.signal();
+    let acted = app.operations().cancel_one(organization, job, &caller.actor, request.reason.as_deref()).await?;
     match acted {
         Acted::Done => Ok(Json(view(&app, organization, job).await?)),
         Acted::Refused => Err(Problem::new("job_is_terminal", "The job has ended and cannot be cancelled.")),

@@ -9,19 +9,23 @@ pub mod clinical;
 mod cors;
 mod description;
 pub mod docs;
-pub mod error_pages;
 pub mod events;
+pub mod explain;
 pub mod extract;
 pub mod health;
 pub mod intake;
 mod issues;
 pub mod jobs;
+mod jobs_events;
+pub mod metrics;
 pub mod problem;
 mod quotas;
 pub mod server;
 mod signed;
+mod trace;
 pub mod uploads;
 
+pub use crate::app::error_pages;
 pub use description::description;
 
 use crate::app::App;
@@ -71,6 +75,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::get_timeline))
+        .routes(routes!(jobs_events::follow_job))
+        .routes(routes!(explain::explain_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(issues::get_issues))
         .routes(routes!(issues::get_outcomes))
@@ -80,9 +86,16 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(clinical::get_payload))
         .routes(routes!(admin::jobs::list_jobs))
         .routes(routes!(admin::jobs::list_failures))
-        .routes(routes!(admin::jobs::retry_jobs))
+        .routes(routes!(admin::operations::retry_jobs))
+        .routes(routes!(admin::operations::cancel_jobs))
+        .routes(routes!(admin::operations::reprocess_jobs))
         .routes(routes!(admin::jobs::retry_job))
-        .routes(routes!(admin::jobs::get_operation))
+        .routes(routes!(admin::operations::list_operations))
+        .routes(routes!(admin::operations::get_operation))
+        .routes(routes!(admin::operations::list_operation_jobs))
+        .routes(routes!(admin::operations::stop_operation))
+        .routes(routes!(admin::operations::resume_operation))
+        .routes(routes!(admin::operations::undo_operation))
         .routes(routes!(admin::organizations::list_organizations, admin::organizations::create_organization))
         .routes(routes!(admin::settings::get_settings, admin::settings::put_settings))
         .routes(routes!(admin::organizations::pause_organization))
@@ -109,23 +122,43 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::deliveries::test_callback))
         .routes(routes!(admin::deliveries::list_deliveries))
         .routes(routes!(admin::deliveries::resend_callbacks))
+        .routes(routes!(admin::purge::purge))
+        .routes(routes!(admin::holds::list_holds, admin::holds::place_hold))
+        .routes(routes!(admin::holds::lift_hold))
         .routes(routes!(admin::system::list_workflows))
         .routes(routes!(admin::system::list_workers))
+        .routes(routes!(admin::lanes::list_blocked))
         .routes(routes!(admin::objects::list_refused))
         .routes(routes!(admin::audit::list_audit))
         .routes(routes!(admin::audit::verify_audit))
         .routes(routes!(admin::audit::export_audit))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
-        .routes(routes!(health::metrics))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(health::ingest_health))
         .routes(routes!(docs::openapi))
+        .routes(routes!(docs::docs))
+        .routes(routes!(docs::style))
         .routes(routes!(docs::error_page))
 }
 
-/// The router with its edge.
-pub fn router(app: Arc<App>) -> Router {
+/// The router with its edge, and with pages that are served beside the API.
+pub fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
     let (router, _) = routes().split_for_parts();
+    router
+        .merge(pages)
+        .fallback(|| async { Problem::new("not_found", "There is no such route.") })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), edge))
+        .with_state(app)
+}
+
+/// What a process without the API answers where `telemetry.metrics_listen` says.
+fn watching_router(app: Arc<App>) -> Router {
+    let routes = OpenApiRouter::<Arc<App>>::new()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(metrics::metrics));
+    let (router, _) = routes.split_for_parts();
     router
         .fallback(|| async { Problem::new("not_found", "There is no such route.") })
         .layer(middleware::from_fn_with_state(Arc::clone(&app), edge))
@@ -147,15 +180,19 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|accept| accept.contains("application/fhir+json"));
+    let traced = trace::begin(&request, &route);
     let context = RequestContext {
         request_id: request_id.clone(),
         received: started,
         peer,
+        trace: traced.map(|traced| traced.context()),
         caller: Arc::default(),
         allowance: Arc::default(),
     };
     request.extensions_mut().insert(context.clone());
-    let span = tracing::info_span!("request", request.id = %request_id, %method, route);
+    request.extensions_mut().insert(telemetry::RequestTag(request_id.clone()));
+    let trace_id = traced.map(|traced| traced.context().trace_id());
+    let span = tracing::info_span!("request", request.id = %request_id, %method, route, trace.id = trace_id);
     let page = cors::Page::of(&request, if is_known { &route } else { request.uri().path() });
     let preflight = match &page {
         Some(page) => page.preflight(&app).await,
@@ -173,11 +210,13 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
             .extensions_mut()
             .insert(Problem::new("method_not_allowed", "The route does not know this method.").allow(allow));
     }
+    let mut code = None;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let problem = quotas::of_strangers(&app, problem, peer);
         if matches!(problem.code(), "unauthenticated" | "forbidden") {
             record_denial(&app, &problem, &context, method.as_str(), &route).await;
         }
+        code = Some(problem.code());
         quotas::count(problem.code());
         response = problem.render(&request_id, wants_fhir);
     }
@@ -194,8 +233,12 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let duration = started.elapsed();
     telemetry::http_request(&route, method.as_str(), response.status().as_u16(), duration);
+    if let Some(traced) = traced {
+        let (method, status) = (telemetry::metrics::known_method(method.as_str()), response.status().as_u16());
+        traced.end(telemetry::traces::Answer { route: &route, method, status, request_id: &request_id, code });
+    }
     let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    tracing::debug!(request.id = %request_id, %method, route, status = response.status().as_u16(), duration_us, "{method} {route}");
+    tracing::debug!(request.id = %request_id, %method, route, status = response.status().as_u16(), duration_us, trace.id = trace_id, "{method} {route}");
     response
 }
 

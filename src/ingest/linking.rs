@@ -6,18 +6,24 @@
 //! looked up only under its lock. What the rules are stands in docs/linking.md.
 
 pub mod acts;
+mod carriers_store;
 mod cluster;
 mod decisions_store;
 mod dependents_store;
+pub mod erase;
+mod erase_persons_store;
+mod erase_store;
 mod fold;
 mod questions;
 mod resolve;
+pub mod reviewing;
 pub mod reviews_store;
 mod score;
 mod statement;
 mod store;
 mod versions;
 
+use self::carriers_store::Carried;
 use self::cluster::{Cluster, Refolded, Seeds};
 use self::fold::Said;
 use self::resolve::Resolved;
@@ -339,6 +345,7 @@ impl Plan {
         mut links: Vec<Link>,
     ) -> Result<Facts, DbError> {
         let organization = self.origin.organization;
+        self.store_carriers(connection, versions, &links).await?;
         events::mark_seen(connection, organization, &versions.seen_again, self.origin.seq).await?;
         events::set_current(connection, organization, &versions.demoted, false).await?;
         events::set_current(connection, organization, &versions.promoted, true).await?;
@@ -387,6 +394,26 @@ impl Plan {
         patients::record_links(connection, organization, &actor.name, &decisions).await?;
         self.audit(connection, &actor, &decisions).await?;
         Ok(facts(versions, &refolded, &links, self.repeated, completed))
+    }
+
+    /// Remember that this job brought what another one had brought before: it is still there when that one's payload is erased.
+    async fn store_carriers(
+        &self,
+        connection: &mut PgConnection,
+        versions: &Versions<'_>,
+        links: &[Link],
+    ) -> Result<(), DbError> {
+        let carried: Vec<Carried<'_>> = (0..self.resources.len())
+            .filter(|index| versions.unchanged(*index).is_some())
+            .map(|index| Carried {
+                event: versions.ids[index],
+                incoming: &self.resources[index].incoming,
+                subject_key: links[index].key.as_deref(),
+                statement: links[index].statement,
+                subject_keys: &links[index].more,
+            })
+            .collect();
+        carriers_store::record(connection, &self.origin, carried).await
     }
 
     /// Remember what the subjects are: all keys of events with several, and what an earlier job said of an event that is

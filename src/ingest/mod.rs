@@ -3,6 +3,7 @@
 pub mod athena;
 pub mod bulk;
 pub mod demographics;
+pub mod erasure;
 pub mod events;
 pub mod fhir;
 pub mod findings;

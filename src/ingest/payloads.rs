@@ -23,8 +23,8 @@ use tokio_util::io::ReaderStream;
 /// Bytes of payloads that stay in memory. A larger payload is fetched by each step.
 const RECENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A larger payload that is asked for is not read into memory.
-const WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// A larger payload that is asked for is not read into memory, once it is in object storage: its reader may be slow.
+pub const WHOLE_BYTES_MAX: u64 = 256 * 1024;
 
 /// A job's payload, and what the steps need to know about the job.
 #[derive(Clone)]
@@ -54,6 +54,8 @@ struct Row {
     source_label: String,
     settings: serde_json::Value,
     accepted_at: OffsetDateTime,
+    is_purged: bool,
+    is_expired: bool,
 }
 
 /// Organization and hash: payloads are not shared between organizations, not even in memory.
@@ -97,6 +99,12 @@ impl Payloads {
             .unit(Scope::Organization(organization), move |connection| Box::pin(load(connection, organization, job)))
             .await?;
         let row = row.ok_or_else(missing)?;
+        if row.is_purged {
+            return Err(purged());
+        }
+        if row.is_expired {
+            return Err(expired());
+        }
         let body = self.bytes(organization, row.body, row.storage_key.as_deref(), &row.sha256).await?;
         Ok(JobPayload {
             body,
@@ -124,7 +132,7 @@ impl Payloads {
             .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
                 Box::pin(async move {
                     let query = sqlx::query_as(
-                        "select content_type, body, storage_key, size_bytes
+                        "select content_type, body, storage_key, size_bytes, purged_at is not null, expired_at is not null
                          from payloads
                          where organization_id = $1
                            and sha256 = $2",
@@ -133,7 +141,14 @@ impl Payloads {
                 })
             })
             .await?;
-        let Some((content_type, body, storage_key, size)) = row else { return Ok(None) };
+        let Some((content_type, body, storage_key, size, is_purged, is_expired)) = row else { return Ok(None) };
+        // Before the bytes that are kept in memory are asked for.
+        if is_purged {
+            return Ok(Some((content_type, Opened::Purged)));
+        }
+        if is_expired {
+            return Ok(Some((content_type, Opened::Expired)));
+        }
         let size = u64::try_from(size).unwrap_or(0);
         if let Some(key) = storage_key.as_deref().filter(|_| body.is_none() && size > WHOLE_BYTES_MAX) {
             let reader = self.objects.read(key).await.map_err(storage_error)?;
@@ -185,12 +200,16 @@ impl Payloads {
     }
 }
 
-/// Media type, body, key in object storage, size.
-type Kept = (String, Option<Vec<u8>>, Option<String>, i64);
+/// Media type, body, key in object storage, size, whether it was erased, whether its bytes went because of their age.
+type Kept = (String, Option<Vec<u8>>, Option<String>, i64, bool, bool);
 
 /// A payload that is to be read.
 pub enum Opened {
-    /// In memory; it has the hash that it was accepted with.
+    /// It was erased: only that it was there is known.
+    Purged,
+    /// Its bytes went because of their age.
+    Expired,
+    /// In memory, small or not in object storage yet; it has the hash that it was accepted with.
     Whole(Bytes),
     /// Of so many bytes, as they come. It ends with an error if it has another hash.
     Stream(BoxStream<'static, std::io::Result<Bytes>>, u64),
@@ -219,7 +238,8 @@ fn checked(
 
 async fn load(connection: &mut PgConnection, organization: OrganizationId, job: JobId) -> Result<Option<Row>, DbError> {
     let query = sqlx::query_as(
-        "select p.sha256, p.content_type, p.body, p.storage_key, j.source_label, o.settings, j.created_at as accepted_at
+        "select p.sha256, p.content_type, p.body, p.storage_key, j.source_label, o.settings, j.created_at as accepted_at,
+                p.purged_at is not null as is_purged, p.expired_at is not null as is_expired
          from jobs j
          join payloads p on p.organization_id = j.organization_id and p.sha256 = j.payload_sha256
          join organizations o on o.id = j.organization_id
@@ -253,6 +273,17 @@ pub async fn mark_stored(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The bytes were erased.
+#[must_use]
+pub fn purged() -> StepError {
+    StepError::sender("payload_purged", "The payload was erased; its bytes are not taken again.")
+}
+
+/// The bytes went because of their age.
+fn expired() -> StepError {
+    StepError::sender("payload_expired", "The payload's bytes are no longer kept; they may be sent again.")
 }
 
 fn missing() -> StepError {

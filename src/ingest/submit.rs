@@ -16,15 +16,17 @@ use crate::engine::jobs::parse_class;
 use crate::engine::jobs_store::{self, Acted, ChunksAgain, NextRound};
 use crate::engine::state::JobStatus;
 use crate::engine::store::PROGRAM_VERSION;
+use crate::engine::traces_store::{self, Begun};
 use crate::engine::wake::Wake;
 use crate::ids::{JobId, OrganizationId};
 use crate::phi::Phi;
+use crate::telemetry::traces::TraceContext;
 use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::QueryAs;
-use sqlx::{FromRow, PgConnection, Postgres};
+use sqlx::{Connection as _, FromRow, PgConnection, Postgres};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -109,6 +111,9 @@ pub enum SubmitError {
     /// The idempotency key belongs to other content.
     #[error("the idempotency key was used with other content")]
     KeyReused,
+    /// The bytes were erased.
+    #[error("the payload was erased")]
+    Purged,
     /// Too many requests are waiting.
     #[error("too many submissions are waiting")]
     Overloaded,
@@ -152,10 +157,35 @@ impl Item for NewJob {
             "select *
              from submit_jobs($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
         );
-        let mut rows: Vec<Row> = bind_jobs(query, &jobs).fetch_all(connection).await?;
+        let query = bind_jobs(query, &jobs);
+        let mut rows: Vec<Row> = if are_traced(&jobs) {
+            let mut transaction = connection.begin().await?;
+            let rows: Vec<Row> = query.fetch_all(&mut *transaction).await?;
+            let begun = begun(&jobs, rows.iter());
+            traces_store::note(&mut transaction, begun).await?;
+            transaction.commit().await?;
+            rows
+        } else {
+            query.fetch_all(connection).await?
+        };
         rows.sort_by_key(|row| row.ordinal);
         Ok(rows)
     }
+}
+
+/// Is there a trace to be kept? Then what keeps it joins the transaction, which is one statement otherwise.
+pub(super) fn are_traced(jobs: &[(JobId, &Submission)]) -> bool {
+    jobs.iter().any(|(_, submission)| submission.actor.trace.is_some_and(TraceContext::is_sampled))
+}
+
+/// The first rounds of those that became jobs: under the ids that they brought.
+pub(super) fn begun<'r>(jobs: &[(JobId, &Submission)], rows: impl Iterator<Item = &'r Row>) -> Vec<Begun> {
+    rows.filter_map(|row| {
+        let place = usize::try_from(row.ordinal).ok()?.checked_sub(1)?;
+        let (job, submission) = jobs.get(place).filter(|(job, _)| *job == row.job_id)?;
+        Begun::by(submission.organization, *job, 1, submission.actor.trace)
+    })
+    .collect()
 }
 
 /// The twenty arrays that `submit_jobs` takes: one element a submission, but for the locks and the program's version.
@@ -240,6 +270,9 @@ impl Submitter {
             status,
             created_at: row.created_at,
         };
+        if row.outcome == "purged" {
+            return Err(SubmitError::Purged);
+        }
         if row.outcome == "mismatch" {
             return Err(SubmitError::KeyReused);
         }

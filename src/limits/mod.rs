@@ -7,6 +7,7 @@ pub mod budget;
 pub mod pressure;
 pub mod rates;
 mod store;
+pub mod streams;
 
 use crate::config::LimitsConfig;
 use crate::db::{Db, DbError, Scope};
@@ -16,6 +17,7 @@ use rates::{Rates, Strangers};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use streams::Streams;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +39,8 @@ pub struct Limits {
     pub bodies: Budget,
     /// `validateOnly` computations at once.
     pub validations: Arc<Semaphore>,
+    /// Streams of events.
+    pub streams: Streams,
     /// Cancelled when the process begins to stop: nobody should wait for anything any more.
     pub draining: CancellationToken,
     /// Cancelled to cut the grace short.
@@ -53,6 +57,7 @@ impl Limits {
             pressure: Pressure::new(config.queue_organization, config.queue_total),
             bodies: Budget::new(config.body_bytes_total, config.body_bytes_per_second),
             validations: Arc::new(Semaphore::new(config.validations)),
+            streams: Streams::default(),
             draining: CancellationToken::new(),
             hurry: CancellationToken::new(),
         })

@@ -6,6 +6,8 @@ use crate::db::DbError;
 use crate::engine::Engine;
 use crate::engine::committer;
 use crate::engine::store::{self, Claim, Lease};
+use crate::engine::traces_store;
+use crate::telemetry::traces;
 use sqlx::PgConnection;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -118,7 +120,7 @@ impl Feeder {
         let wanted = free.min(CLAIM_MAX);
         let cursor = self.cursor;
         let connection = self.open().await?;
-        let claimed = store::claim(
+        let mut claimed = store::claim(
             connection,
             Claim::Jobs,
             i32::try_from(wanted).unwrap_or(i32::MAX),
@@ -130,6 +132,7 @@ impl Feeder {
         if let Some(last) = claimed.last() {
             self.cursor = last.organization.0;
         }
+        self.attach_traces(&mut claimed).await;
         let got = claimed.len();
         for lease in claimed {
             self.hand_on(lease);
@@ -169,7 +172,8 @@ impl Feeder {
         }
         let (lease_time, worker, cursor) = (self.engine.options().lease, self.engine.worker(), self.chunk_cursor);
         let slots = i32::try_from(free).unwrap_or(i32::MAX);
-        let claimed = store::claim(self.open().await?, Claim::Chunks, slots, cursor, lease_time, worker).await?;
+        let mut claimed = store::claim(self.open().await?, Claim::Chunks, slots, cursor, lease_time, worker).await?;
+        self.attach_traces(&mut claimed).await;
         self.chunks_seen = (claimed.len() < free).then(Instant::now);
         if let Some(last) = claimed.last() {
             self.chunk_cursor = last.organization.0;
@@ -178,6 +182,21 @@ impl Feeder {
             self.hand_on(lease);
         }
         Ok(())
+    }
+
+    /// The leases are ours already: without their traces they run all the same.
+    async fn attach_traces(&mut self, claimed: &mut [Lease]) {
+        if !traces::are_on() {
+            return;
+        }
+        let attached = match self.open().await {
+            Ok(connection) => traces_store::attach(connection, claimed).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = attached {
+            tracing::warn!(error = ?error, "claimed jobs run without their traces");
+            self.connection = None;
+        }
     }
 
     fn hand_on(&self, lease: Lease) {
@@ -203,7 +222,9 @@ impl Feeder {
         self.patience = SUSPECT_PATIENCE.0;
         let (lease_time, worker) = (self.engine.options().lease, self.engine.worker());
         let chunk_slots = i32::try_from(self.engine.options().chunks).unwrap_or(i32::MAX);
-        let suspects = store::claim_suspects(self.open().await?, SUSPECTS_MAX, chunk_slots, lease_time, worker).await?;
+        let mut suspects =
+            store::claim_suspects(self.open().await?, SUSPECTS_MAX, chunk_slots, lease_time, worker).await?;
+        self.attach_traces(&mut suspects).await;
         for lease in suspects {
             let (job, deaths) = (lease.job, lease.deaths);
             tracing::info!(job.id = %job, deaths, "job {job} runs apart from others: a worker died with it");

@@ -7,210 +7,24 @@
 //!
 //! The functions cannot fail: telemetry never stands in the way of what it watches.
 
-use Kind::{Counter, Gauge, Histogram};
+mod gauges;
+mod list;
+
+pub(super) use gauges::begin;
+pub use gauges::{Database, Pool, database_away, database_gauges, process_gauges};
+pub use list::{Kind, METRICS, Metric};
+
+use list::Kind::Histogram;
+use list::{
+    ACCEPTED, AUDIT_PUBLISHED, AUDIT_SEALED, AUDIT_STATE, AUDIT_UNPUBLISHED, AUDIT_UNSEALED, AUDIT_UNSEALED_AGE,
+    AUTH_REFUSED, CALLBACKS_DISABLED, CONNECTIONS_REFUSED, DUPLICATES, FETCH_DURATION, FETCHES, HINTS, HTTP_DURATION,
+    INTAKE_DURATION, JOB_LAG, JOBS_ENDED, JWKS_FETCHES, LEASES_REAPED, REFUSED, REJECTED, REQUESTS_LIMITED, SIGHTINGS,
+    STEP_DURATION, STEPS_FAILED, SWEEP_DURATION, TRACE_SPANS, UPLOAD_LAG,
+};
 use prometheus::core::Collector;
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 use std::sync::LazyLock;
 use std::time::Duration;
-
-/// What a metric does.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down; set when somebody asks.
-    Gauge,
-    /// Counts durations by these upper bounds, in seconds.
-    Histogram(&'static [f64]),
-}
-
-/// One metric as it is described.
-#[derive(Debug, Clone, Copy)]
-pub struct Metric {
-    /// With the prefix of the program and, last, the unit.
-    pub name: &'static str,
-    /// Counter, gauge or histogram.
-    pub kind: Kind,
-    /// Names of its labels.
-    pub labels: &'static [&'static str],
-    /// One sentence.
-    pub help: &'static str,
-}
-
-const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Metric {
-    Metric { name, kind, labels, help }
-}
-
-/// An answer: from half a millisecond to ten seconds.
-const ANSWER: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
-/// A job's way: from milliseconds to the days that a dependency may be away.
-const WAY: &[f64] = &[
-    0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 14_400.0, 86_400.0,
-];
-
-const ACCEPTED: Metric =
-    metric("chartgate_intake_accepted_total", Counter, &["source"], "Submissions that became a job.");
-const DUPLICATES: Metric = metric(
-    "chartgate_intake_duplicates_total",
-    Counter,
-    &["source"],
-    "Submissions that were answered with the first job of the same content.",
-);
-const SIGHTINGS: Metric = metric(
-    "chartgate_intake_sightings_total",
-    Counter,
-    &[],
-    "Athena events that were known already and seen again with another time.",
-);
-const REJECTED: Metric = metric(
-    "chartgate_intake_rejected_total",
-    Counter,
-    &["source", "code"],
-    "Submissions of known callers that were answered with an error, by its code.",
-);
-const INTAKE_DURATION: Metric = metric(
-    "chartgate_intake_duration_seconds",
-    Histogram(ANSWER),
-    &["source"],
-    "From a submission's headers to its 202, duplicates included.",
-);
-const JOBS_ENDED: Metric = metric(
-    "chartgate_jobs_ended_total",
-    Counter,
-    &["workflow", "status"],
-    "Rounds of jobs that workers of this process brought to an end, by status.",
-);
-const JOB_LAG: Metric = metric(
-    "chartgate_job_lag_seconds",
-    Histogram(WAY),
-    &["workflow"],
-    "From acceptance (or retry) to the end of the round.",
-);
-const STEP_DURATION: Metric = metric(
-    "chartgate_step_duration_seconds",
-    Histogram(ANSWER),
-    &["workflow", "step", "outcome"],
-    "One attempt of a step with its commit; succeeded, retried, failed or stale (the lease was lost).",
-);
-const STEPS_FAILED: Metric = metric(
-    "chartgate_steps_failed_total",
-    Counter,
-    &["workflow", "step", "class", "code"],
-    "Attempts that failed, those that are tried again included, by error code.",
-);
-const FETCHES: Metric = metric(
-    "chartgate_clinical_fetches_total",
-    Counter,
-    &["status"],
-    "Reads of the clinical view: found, not_found or ambiguous.",
-);
-const FETCH_DURATION: Metric = metric(
-    "chartgate_clinical_fetch_duration_seconds",
-    Histogram(ANSWER),
-    &["status"],
-    "From a clinical read's headers to its answer.",
-);
-const HINTS: Metric = metric(
-    "chartgate_watcher_hints_total",
-    Counter,
-    &["hint", "outcome"],
-    "Objects that the watcher looked at, by what told of them and what became of it.",
-);
-const REFUSED: Metric =
-    metric("chartgate_uploads_refused_total", Counter, &["reason"], "Objects below incoming/ that became no job's.");
-const UPLOAD_LAG: Metric = metric(
-    "chartgate_upload_lag_seconds",
-    Histogram(WAY),
-    &["hint"],
-    "From an object's last modification to its place in the queue.",
-);
-const SWEEP_DURATION: Metric = metric(
-    "chartgate_sweep_duration_seconds",
-    Histogram(WAY),
-    &["outcome"],
-    "One sweep of incoming/: complete, partial (an object could not be looked at) or failed.",
-);
-const AUTH_REFUSED: Metric = metric(
-    "chartgate_auth_refused_total",
-    Counter,
-    &["reason"],
-    "Requests that were answered with 401, by what they were not told.",
-);
-const JWKS_FETCHES: Metric =
-    metric("chartgate_jwks_fetches_total", Counter, &["outcome"], "Fetches of issuers' keys: ok or failed.");
-const HTTP_DURATION: Metric = metric(
-    "chartgate_http_request_duration_seconds",
-    Histogram(ANSWER),
-    &["route", "method", "status"],
-    "HTTP requests by route template, method and class of status (2xx, …).",
-);
-const AUDIT_SEALED: Metric =
-    metric("chartgate_audit_sealed_total", Counter, &[], "Audit records that this process sealed.");
-const AUDIT_PUBLISHED: Metric = metric(
-    "chartgate_audit_publications_total",
-    Counter,
-    &["outcome"],
-    "Attempts to put signed checkpoints into the object store: done or failed.",
-);
-const AUDIT_UNSEALED_AGE: Metric = metric(
-    "chartgate_audit_unsealed_age_seconds",
-    Gauge,
-    &[],
-    "Every audit record older than this is sealed; as the sealer last said.",
-);
-const AUDIT_UNSEALED: Metric =
-    metric("chartgate_audit_unsealed_records", Gauge, &[], "Audit records that are not sealed yet, about.");
-const AUDIT_UNPUBLISHED: Metric = metric(
-    "chartgate_audit_unpublished_checkpoints",
-    Gauge,
-    &[],
-    "Signed checkpoints that are not in the object store yet.",
-);
-const AUDIT_STATE: Metric = metric(
-    "chartgate_audit_sealer_state",
-    Gauge,
-    &["state"],
-    "1 for what the sealer last said of itself: sealing, or what stands in its way.",
-);
-
-const CONNECTIONS_REFUSED: Metric = metric(
-    "chartgate_connections_refused_total",
-    Counter,
-    &["reason"],
-    "Connections that were closed: one too many of their address, idle while others came, or without a TLS handshake.",
-);
-const REQUESTS_LIMITED: Metric =
-    metric("chartgate_requests_limited_total", Counter, &["code"], "Requests that a limit refused, by error code.");
-
-/// All metrics.
-pub const METRICS: &[Metric] = &[
-    ACCEPTED,
-    DUPLICATES,
-    SIGHTINGS,
-    REJECTED,
-    INTAKE_DURATION,
-    JOBS_ENDED,
-    JOB_LAG,
-    STEP_DURATION,
-    STEPS_FAILED,
-    FETCHES,
-    FETCH_DURATION,
-    HINTS,
-    REFUSED,
-    UPLOAD_LAG,
-    SWEEP_DURATION,
-    AUTH_REFUSED,
-    JWKS_FETCHES,
-    HTTP_DURATION,
-    AUDIT_SEALED,
-    AUDIT_PUBLISHED,
-    AUDIT_UNSEALED_AGE,
-    AUDIT_UNSEALED,
-    AUDIT_UNPUBLISHED,
-    AUDIT_STATE,
-    CONNECTIONS_REFUSED,
-    REQUESTS_LIMITED,
-];
 
 /// None: the description above is faulty, which a test would have found.
 struct Meters {
@@ -241,6 +55,10 @@ struct Meters {
     audit_state: Option<GaugeVec>,
     connections_refused: Option<IntCounterVec>,
     requests_limited: Option<IntCounterVec>,
+    trace_spans: Option<IntCounterVec>,
+    leases_reaped: Option<IntCounterVec>,
+    callbacks_disabled: Option<IntCounterVec>,
+    gauges: gauges::Gauges,
 }
 
 /// One set a process: the events come from everywhere in it.
@@ -273,6 +91,10 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         audit_state: gauge(&registry, AUDIT_STATE),
         connections_refused: counter(&registry, CONNECTIONS_REFUSED),
         requests_limited: counter(&registry, REQUESTS_LIMITED),
+        trace_spans: counter(&registry, TRACE_SPANS),
+        leases_reaped: counter(&registry, LEASES_REAPED),
+        callbacks_disabled: counter(&registry, CALLBACKS_DISABLED),
+        gauges: gauges::Gauges::register(&registry),
         registry,
     };
     // Known series begin at 0, so that the first event is an increase.
@@ -292,6 +114,15 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
     add(meters.sightings.as_ref(), &[], 0);
     for reason in ["address", "idle", "tls"] {
         add(meters.connections_refused.as_ref(), &[reason], 0);
+    }
+    for outcome in ["exported", "failed", "dropped"] {
+        add(meters.trace_spans.as_ref(), &[outcome], 0);
+    }
+    for outcome in ["retried", "parked"] {
+        add(meters.leases_reaped.as_ref(), &[outcome], 0);
+    }
+    for reason in ["failing", "gone"] {
+        add(meters.callbacks_disabled.as_ref(), &[reason], 0);
     }
     for code in ["rate_limited", "organization_queue_full", "queue_full", "overloaded"] {
         add(meters.requests_limited.as_ref(), &[code], 0);
@@ -417,13 +248,16 @@ pub fn jwks_fetched(outcome: &'static str) {
     add(METERS.jwks_fetches.as_ref(), &[outcome], 1);
 }
 
+/// A method is any token that the client likes: those that are known, or `other`.
+#[must_use]
+pub fn known_method(method: &str) -> &'static str {
+    let known = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
+    known.into_iter().find(|known| *known == method).unwrap_or("other")
+}
+
 /// An HTTP request: the route's template (never the path), the method, the status.
 pub fn http_request(route: &str, method: &str, status: u16, duration: Duration) {
-    // A method is any token that the client likes.
-    let method = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"]
-        .into_iter()
-        .find(|known| *known == method)
-        .unwrap_or("other");
+    let method = known_method(method);
     let class = match status {
         100..200 => "1xx",
         200..300 => "2xx",
@@ -465,6 +299,21 @@ pub fn request_limited(code: &'static str) {
     add(METERS.requests_limited.as_ref(), &[code], 1);
 }
 
+/// Spans were exported, failed or dropped.
+pub fn trace_spans(outcome: &'static str, spans: usize) {
+    add(METERS.trace_spans.as_ref(), &[outcome], spans as u64);
+}
+
+/// The lease of a dead worker was taken back: retried or parked.
+pub fn lease_reaped(outcome: &'static str) {
+    add(METERS.leases_reaped.as_ref(), &[outcome], 1);
+}
+
+/// A callback was disabled: failing or gone.
+pub fn callback_disabled(reason: &'static str) {
+    add(METERS.callbacks_disabled.as_ref(), &[reason], 1);
+}
+
 /// All metrics in Prometheus' text format, version 0.0.4.
 ///
 /// # Errors
@@ -475,6 +324,7 @@ pub fn render() -> prometheus::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::list::Kind::{Counter, Gauge};
     use super::*;
 
     #[test]
@@ -499,6 +349,22 @@ mod tests {
         audit_state("sealing", 1.0, 1.0, 1.0);
         connection_refused("idle");
         request_limited("rate_limited");
+        trace_spans("exported", 1);
+        lease_reaped("parked");
+        callback_disabled("gone");
+        process_gauges(Pool { busy: 1, idle: 1, max: 2 }, Some(&std::env::temp_dir()));
+        let seconds = 1.0;
+        database_gauges(&Database {
+            tasks: [("ready", 1)].to_vec(),
+            oldest_ready_seconds: seconds,
+            oldest_blocked_seconds: seconds,
+            lanes_held: 1,
+            leases_expired: 1,
+            workers: 1,
+            operations: 1,
+            callback_messages: 1,
+            oldest_callback_message_seconds: seconds,
+        });
         auth_refused("unknown_key");
         jwks_fetched("ok");
         let text = render().unwrap();

@@ -2,6 +2,7 @@
 
 use crate::audit::Actor;
 use crate::db::DbError;
+use crate::engine::traces_store::{self, Begun};
 use crate::ids::{JobId, OrganizationId, UploadId};
 use sqlx::PgConnection;
 use std::time::Duration;
@@ -65,6 +66,7 @@ pub async fn insert_upload(
     .bind(&actor.request_id)
     .execute(&mut *connection)
     .await?;
+    traces_store::note(connection, Begun::by(row.organization, row.job, 1, actor.trace)).await?;
     Ok(sqlx::query_scalar(
         "insert into uploads (organization_id, id, job_id, bucket, storage_key, content_type, declared_size_bytes,
                               declared_sha256, uploaded_by, expires_at, created_at)
@@ -142,4 +144,39 @@ pub async fn expire_uploads(
         .bind(env!("CARGO_PKG_VERSION"))
         .fetch_one(connection)
         .await?)
+}
+
+/// What people are told of an upload.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct UploadFacts {
+    /// The upload.
+    pub id: UploadId,
+    /// As signed, if it was told.
+    pub declared_size_bytes: Option<i64>,
+    /// The URL was given out.
+    pub created_at: OffsetDateTime,
+    /// The URL's end.
+    pub expires_at: OffsetDateTime,
+    /// The object was taken up.
+    pub arrived_at: Option<OffsetDateTime>,
+}
+
+/// The upload of a job, if it has one.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn of_job(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Option<UploadFacts>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, declared_size_bytes, created_at, expires_at, arrived_at
+         from uploads
+         where organization_id = $1 and job_id = $2",
+    )
+    .bind(organization)
+    .bind(job)
+    .fetch_optional(connection)
+    .await?)
 }

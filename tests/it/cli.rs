@@ -16,6 +16,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
+mod many;
+
 /// What a command did.
 struct Done {
     code: i32,
@@ -209,8 +211,12 @@ async fn jobs_are_listed_shown_explained_retried_and_cancelled() {
     let shown = desk.sender(&["jobs", "show", &failed]).await.ok();
     assert!(shown.contains("validation_failed (sender)") && shown.contains("skipped"), "{shown}");
     let explained = desk.sender(&["jobs", "explain", &failed]).await.ok();
-    assert!(explained.contains("Who must act: Correct the data") && explained.contains("jobs retry"), "{explained}");
-    assert!(desk.sender(&["jobs", "explain", &job]).await.ok().contains("It has ended"));
+    assert!(explained.contains("Who must act: the sender. Correct the data"), "{explained}");
+    assert!(
+        explained.contains("failed with validation_failed") && explained.contains("What happens next: "),
+        "{explained}"
+    );
+    assert!(desk.sender(&["jobs", "explain", &job]).await.ok().contains("Who must act: nobody."));
 
     assert_eq!(desk.sender(&["jobs", "watch", "--json", &job]).await.json()["status"], "succeeded");
     assert_eq!(desk.sender(&["jobs", "watch", &failed]).await.code, 1);
@@ -235,7 +241,7 @@ async fn jobs_are_listed_shown_explained_retried_and_cancelled() {
 
     desk.stop().await;
     let waiting = job_of(&desk.app.submit(good(9)).await.1);
-    assert!(desk.sender(&["jobs", "explain", &waiting]).await.ok().contains("goes on by itself"));
+    assert!(desk.sender(&["jobs", "explain", &waiting]).await.ok().contains("No worker process has reported"));
     let cancelled = desk.sender(&["jobs", "cancel", &waiting, "--reason", "sent by mistake"]).await.ok();
     assert_eq!(cancelled, format!("{waiting} is cancelled\n"));
     let twice = desk.sender(&["jobs", "cancel", &waiting]).await;

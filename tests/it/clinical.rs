@@ -1,6 +1,8 @@
 //! The steps of the FHIR workflow on a real database and the embedded S3: what is stored, whose it is, what it says.
 
 pub mod corpus;
+mod erasure;
+mod erasure_patient;
 mod findings;
 pub mod findings_corpus;
 mod linking;

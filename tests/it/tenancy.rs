@@ -23,6 +23,8 @@ const WITHOUT_RLS: &[&str] = &[
     "audit_publications",
     "audit_sealer",
     "clock_offset",
+    "console_sessions",
+    "figures_position",
     "ingested_objects",
     "organizations",
     "queue",
@@ -40,9 +42,11 @@ const PLATFORM_READS: &[&str] = &[
     "callback_messages",
     "chunk_steps",
     "chunks",
+    "job_figures",
     "job_steps",
     "jobs",
     "operations",
+    "queue_figures",
     "step_attempts",
 ];
 
@@ -61,6 +65,22 @@ const ROWS: &[(&str, &str)] = &[
          values ($1, gen_random_uuid(), sha256('x'), '1', 'lab', 'lab', gen_random_uuid(), sha256('x'), now())",
     ),
     ("athena_counts", "insert into athena_counts (organization_id, minute, measure, name, n) values ($1, now(), 'received', 'lab', 1)"),
+    (
+        "event_carriers",
+        "insert into event_carriers values ($1, gen_random_uuid(), gen_random_uuid(), 1, sha256('x'), 0, 0, 1, null, null, '{}')",
+    ),
+    (
+        "legal_holds",
+        "insert into legal_holds (organization_id, id, kind, reason, placed_by, placed_at)
+         values ($1, gen_random_uuid(), 'organization', 'r', 'key:1', now())",
+    ),
+    (
+        "erasures",
+        "insert into erasures (organization_id, id, kind, status, payload_sha256, reason, actor, created_at)
+         values ($1, gen_random_uuid(), 'payload', 'rows', sha256('x'), 'r', 'key:1', now())",
+    ),
+    ("retention_rounds", "insert into retention_rounds (organization_id) values ($1)"),
+    ("erased_objects", "insert into erased_objects values ($1, gen_random_uuid(), 'k', false)"),
     (
         "chunk_texts",
         "insert into chunk_texts (organization_id, plan_id, job_id, begun_at) values ($1, gen_random_uuid(), gen_random_uuid(), now())",
@@ -95,11 +115,20 @@ const ROWS: &[(&str, &str)] = &[
         "bulk_plans",
         "insert into bulk_plans values ($1, gen_random_uuid(), 'k', 'e', 'ndjson', null, false, 1, 1)",
     ),
+    (
+        "job_traces",
+        "insert into job_traces values ($1, gen_random_uuid(), 1, decode(repeat('01', 25), 'hex'))",
+    ),
     ("idempotency_keys", "insert into idempotency_keys values ($1, 's', 'k', sha256('x'), gen_random_uuid(), now())"),
     (
         "operations",
         "insert into operations (organization_id, id, kind, status, request, reason, actor, created_at)
          values ($1, gen_random_uuid(), 'retry', 'running', '{}', 'r', 'key:1', now())",
+    ),
+    (
+        "operation_jobs",
+        "insert into operation_jobs (organization_id, operation_id, position, job_organization_id, job_id)
+         values ($1, gen_random_uuid(), 1, $1, gen_random_uuid())",
     ),
     (
         "clinical_events",
@@ -184,7 +213,8 @@ const ROWS: &[(&str, &str)] = &[
         "webhook_replays",
         "insert into webhook_replays (organization_id, sender_id, webhook_id, body_sha256, seen_at) values ($1, 's', 'w', sha256('x'), now())",
     ),
-    ("sessions", "insert into sessions values ($1, sha256('x'), 'k', now(), now())"),
+    ("job_figures", "insert into job_figures values ($1, 60, now(), 'w', 0, 0, 0, 0, 0, 0, 0, '{}', '{}')"),
+    ("queue_figures", "insert into queue_figures values ($1, 0, 0, 0, 0, 0, null, now())"),
     (
         "audit_records",
         "insert into audit_records (organization_id, at, event, action, actor) values ($1, now(), 'job.accepted', 'C', 'key:1')",

@@ -56,7 +56,7 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
-    let server = tokio::spawn(http::server::serve(listener, None, Arc::clone(&app), stop.clone()));
+    let server = tokio::spawn(http::server::serve(listener, None, Arc::clone(&app), axum::Router::new(), stop.clone()));
     let key = sender.clone();
     let intake =
         move |time, first, every, connections| Load { address, key: key.clone(), connections, time, first, every };

@@ -52,7 +52,7 @@ pub async fn run(prepared: &Prepared, config: &Config, arguments: &Arguments) ->
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
-    let server = tokio::spawn(http::server::serve(listener, None, Arc::clone(&app), stop.clone()));
+    let server = tokio::spawn(http::server::serve(listener, None, Arc::clone(&app), axum::Router::new(), stop.clone()));
     // The load generator has a thread and a runtime of its own, as another machine would.
     let connections = arguments.connections;
     let cpu_before = prepared.cpu_seconds();

@@ -130,34 +130,7 @@ pub async fn list_audit(
         return Err(Problem::parameter("limit", "a number from 1 to 1000"));
     }
     let own = caller.caller.organization;
-    let mut looked = filter.clone();
-    // Beside the platform's reading: that role reads over all organizations, and may not write.
-    app.db
-        .unit::<_, DbError, _>(Scope::Organization(own.unwrap_or(OrganizationId::PLATFORM)), move |connection| {
-            Box::pin(async move {
-                let mut record = act(&caller, "audit.read");
-                (record.patient, record.job) = (looked.patient.take(), looked.job.take());
-                audit::append(connection, record).await
-            })
-        })
-        .await?;
-    if own.is_some_and(|own| wanted.is_some_and(|wanted| wanted != own)) {
-        // Somebody else's organization has no records for this caller, whether it exists or not.
-        return Ok(Json(AuditPage { records: Vec::new(), next_cursor: None }));
-    }
-    let scope = own.map_or(Scope::Platform, Scope::Organization);
-    let (records, next) = app
-        .db
-        .unit::<_, DbError, _>(scope, move |connection| {
-            Box::pin(async move {
-                let organizations = match own.or(wanted) {
-                    Some(one) => vec![one],
-                    None => list_store::organizations(connection).await?,
-                };
-                list_store::page(connection, &organizations, &filter, cursor, limit).await
-            })
-        })
-        .await?;
+    let (records, next) = app.look_up_records((own, wanted), filter, cursor, limit, &caller.actor).await?;
     Ok(Json(AuditPage { records, next_cursor: next.map(|next| next.to_string()) }))
 }
 
@@ -216,22 +189,7 @@ pub async fn verify_audit(
 ) -> Result<Json<Report>, Problem> {
     caller.allow(&[Role::Platform])?;
     let start = parameters.start()?;
-    let anchors = app.audit_anchors().await.map_err(|error| unverifiable(&error))?;
-    let mut source = Live::new(app.db.clone(), app.objects.clone(), start);
-    let report = verify(&mut source, &anchors).await.map_err(|error| unverifiable(&error))?;
-    if !report.ok {
-        tracing::error!(faults = report.faults_total, record = report.first_bad_record, "the audit log was changed");
-    }
-    let (is_ok, faults) = (report.ok, report.faults_total);
-    app.db
-        .unit::<_, DbError, _>(Scope::Organization(OrganizationId::PLATFORM), move |connection| {
-            Box::pin(async move {
-                let mut record = act(&caller, "audit.verified");
-                record.detail = Some(serde_json::json!({ "ok": is_ok, "faults": faults }));
-                audit::append(connection, record).await
-            })
-        })
-        .await?;
+    let report = app.verify_audit(start, &caller.actor, None).await.map_err(|error| unverifiable(&error))?;
     Ok(Json(report))
 }
 

@@ -4,14 +4,13 @@ use super::callbacks::{ADMIN, not_found, parse_id};
 use crate::app::App;
 use crate::audit::{self, Action, Record};
 use crate::callbacks::messages_store::{self as messages, Attempt, DeliveryView, ResentView};
-use crate::callbacks::send::{Fault, Outgoing};
+use crate::callbacks::resend::{Resend, resend};
+use crate::callbacks::send::{Fault, Outgoing, Sent};
 use crate::callbacks::{message, store};
 use crate::db::{DbError, Scope};
-use crate::engine::jobs_store;
-use crate::engine::state::JobStatus;
 use crate::http::extract::{Authenticated, Parameters, Segment, read_optional_json};
 use crate::http::problem::{Problem, ProblemDocument};
-use crate::ids::{CallbackId, DeliveryId, MessageId};
+use crate::ids::{CallbackId, DeliveryId, MessageId, OrganizationId};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -20,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Deliveries of a page, at most.
 const PAGE_MAX: i64 = 200;
@@ -132,7 +132,29 @@ pub async fn test_callback(
         body: message::test_body(organization, id, receiver.now),
         secrets,
     };
-    let sent = app.callbacks.sender.send(outgoing, receiver.now).await;
+    let Some(slot) = app.callbacks.slots.take(organization) else {
+        let detail = "As many messages as may be are on their way from this process.";
+        return Err(Problem::new("overloaded", detail).retry_after(Duration::from_secs(5)));
+    };
+    // In a task of its own: a caller that hangs up leaves neither a message without its record nor a record without its message.
+    let task = tokio::spawn(async move {
+        let sent = app.callbacks.sender.send(outgoing, receiver.now).await;
+        drop(slot);
+        record_test(&app, organization, id, message, sent, caller).await
+    });
+    let view = task.await.map_err(|_| Problem::new("internal_error", "An internal error."))??;
+    Ok(Json(view))
+}
+
+/// The line of the log and the audit record of a test.
+async fn record_test(
+    app: &App,
+    organization: OrganizationId,
+    id: CallbackId,
+    message: MessageId,
+    sent: Sent,
+    caller: Authenticated,
+) -> Result<DeliveryView, DbError> {
     let attempt = Attempt {
         id: DeliveryId::new(),
         callback: id,
@@ -143,8 +165,7 @@ pub async fn test_callback(
         response_status: sent.status,
         duration: sent.duration,
     };
-    let view = app
-        .db
+    app.db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
                 let view = messages::log(connection, organization, &attempt).await?;
@@ -156,8 +177,7 @@ pub async fn test_callback(
                 Ok(view)
             })
         })
-        .await?;
-    Ok(Json(view))
+        .await
 }
 
 /// Body of a resend; may be left out.
@@ -175,13 +195,6 @@ pub struct ResendRequest {
 pub struct Resent {
     /// One for each callback.
     pub messages: Vec<ResentView>,
-}
-
-enum Found {
-    Nothing,
-    NotEnded,
-    NoCallback,
-    Resent(Vec<ResentView>),
 }
 
 /// Tell callbacks of a job's end again, or for the first time.
@@ -207,36 +220,12 @@ pub async fn resend_callbacks(
     let organization = caller.organization(ADMIN)?;
     let request: ResendRequest = read_optional_json(&headers, body).await?;
     let (_, job) = crate::http::jobs::locate(&app, &caller, &job).await?;
-    let found = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                let Some(row) = jobs_store::find_job(connection, organization, job).await? else {
-                    return Ok(Found::Nothing);
-                };
-                if !JobStatus::parse(&row.status).is_some_and(JobStatus::is_terminal) {
-                    return Ok(Found::NotEnded);
-                }
-                if let Some(callback) = request.callback_id
-                    && store::receiver(connection, organization, callback).await?.is_none()
-                {
-                    return Ok(Found::NoCallback);
-                }
-                let resent = messages::resend(connection, organization, job, request.callback_id).await?;
-                let mut record = Record::new(organization, "callback.resent", Action::Execute, &caller.actor);
-                record.job = Some(job);
-                record.detail = Some(json!({ "messages": resent.len() }));
-                audit::append(connection, record).await?;
-                Ok(Found::Resent(resent))
-            })
-        })
-        .await?;
-    match found {
-        Found::Nothing => Err(Problem::new("job_not_found", "There is no such job.")),
-        Found::NotEnded => {
+    match resend(&app.db, organization, job, request.callback_id, &caller.actor, None).await? {
+        Resend::NoJob => Err(Problem::new("job_not_found", "There is no such job.")),
+        Resend::NotEnded => {
             Err(Problem::new("job_not_finished", "The job has not ended; there is nothing to tell yet."))
         }
-        Found::NoCallback => Err(not_found()),
-        Found::Resent(messages) => Ok((StatusCode::ACCEPTED, Json(Resent { messages })).into_response()),
+        Resend::NoCallback => Err(not_found()),
+        Resend::Done(messages) => Ok((StatusCode::ACCEPTED, Json(Resent { messages })).into_response()),
     }
 }

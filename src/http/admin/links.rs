@@ -2,11 +2,11 @@
 
 use crate::app::App;
 use crate::auth::Role;
-use crate::db::{DbError, Scope};
 use crate::http::extract::{Authenticated, Segment, read_json};
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::{EventId, OrganizationId, PatientId};
 use crate::ingest::linking::acts::{self, ActError, By, Done};
+use crate::ingest::linking::reviewing;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -16,16 +16,9 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use std::sync::Arc;
 
-/// An act that lost against a concurrent transaction is run again, at most so often.
-const RUNS_MAX: usize = 5;
-
 /// A reason that can be kept.
 pub(super) fn check_reason(reason: &str) -> Result<(), Problem> {
-    if !reason.trim().is_empty() && reason.chars().count() <= 1000 {
-        Ok(())
-    } else {
-        Err(Problem::new("invalid_request", "`reason` must have 1 to 1000 characters, not only spaces."))
-    }
+    reviewing::check_reason(reason).map_err(problem)
 }
 
 /// Run an act of this caller, for a reason that can be kept, in a unit of work of its own.
@@ -40,18 +33,8 @@ where
     T: Send + 'static,
     F: for<'c> Fn(&'c mut PgConnection, By) -> BoxFuture<'c, Result<T, ActError>> + Clone + Send + 'static,
 {
-    check_reason(&reason)?;
     let by = By { actor: caller.actor, reason };
-    let mut runs = 0;
-    loop {
-        runs += 1;
-        let (act, by) = (act.clone(), by.clone());
-        let run = app.db.unit(Scope::Organization(organization), move |connection| act(connection, by)).await;
-        match run {
-            Err(ActError::Db(DbError::Conflict(_))) if runs < RUNS_MAX => {}
-            other => return other.map(Json).map_err(problem),
-        }
-    }
+    reviewing::act(&app.db, organization, by, act).await.map(Json).map_err(problem)
 }
 
 fn problem(error: ActError) -> Problem {

@@ -3,11 +3,16 @@
 pub mod audit;
 pub mod callbacks;
 pub mod deliveries;
+pub mod holds;
 pub mod jobs;
 pub mod keys;
+pub mod lanes;
 pub mod links;
 pub mod objects;
+pub mod operations;
 pub mod organizations;
+pub mod pages;
+pub mod purge;
 pub mod reviews;
 pub mod settings;
 pub mod system;

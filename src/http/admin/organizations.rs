@@ -1,11 +1,13 @@
 //! Organizations and their keys: create, list, pause and resume, keys.
 
 use crate::app::App;
-use crate::audit::{self, Action, Actor, Record};
+use crate::audit::{Action, Actor};
+use crate::auth::Role;
+use crate::auth::administration::{self, ActError, By};
 use crate::auth::store::{self, KeyGrant, KeySummary, Organization};
-use crate::auth::{NewKey, Role};
 use crate::db::{DbError, Scope};
-use crate::http::extract::{Authenticated, Segment, read_json, read_optional_json};
+use crate::http::admin::pages::{NewestFirst, cut};
+use crate::http::extract::{Authenticated, Parameters, Segment, read_json, read_optional_json};
 use crate::http::jobs::instant;
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::OrganizationId;
@@ -15,7 +17,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::PgConnection;
 use std::sync::Arc;
 
@@ -32,6 +34,20 @@ pub(super) fn permitted(caller: &Authenticated, text: &str) -> Result<Organizati
     if caller.caller.organization.is_some_and(|own| own != id) { Err(not_found()) } else { Ok(id) }
 }
 
+pub(super) fn by(caller: Authenticated, reason: Option<String>) -> By {
+    By { actor: caller.actor, home: caller.caller.organization, reason }
+}
+
+pub(super) fn problem(error: ActError) -> Problem {
+    match error {
+        ActError::NoOrganization => not_found(),
+        ActError::NameTaken => Problem::new("organization_exists", "There is an organization of that name."),
+        ActError::NoKey => Problem::new("key_not_found", "There is no such key that is still good."),
+        ActError::Invalid(detail) => Problem::new("invalid_request", detail),
+        ActError::Db(error) => error.into(),
+    }
+}
+
 pub(super) async fn record(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -41,10 +57,8 @@ pub(super) async fn record(
     resource: &str,
     detail: Option<Value>,
 ) -> Result<(), DbError> {
-    let mut record = Record::new(organization, event, action, actor);
-    record.resource = Some(resource);
-    record.detail = detail;
-    audit::append(connection, record).await
+    let by = By { actor: actor.clone(), home: None, reason: None };
+    administration::record(connection, organization, (event, action), &by, resource, detail).await
 }
 
 /// Organizations by name.
@@ -98,36 +112,8 @@ pub async fn create_organization(
 ) -> Result<Response, Problem> {
     caller.allow(&[Role::Platform])?;
     let request: NewOrganization = read_json(&headers, body).await?;
-    let name = request.name.trim().to_owned();
-    if name.is_empty() || request.name.chars().count() > 200 || name.contains('\0') {
-        return Err(Problem::new("invalid_request", "`name` must have 1 to 200 characters."));
-    }
-    let id = OrganizationId::new();
-    let created = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
-            Box::pin(async move {
-                let created = store::insert_organization(connection, id, &name).await?;
-                if created.is_some() {
-                    record(
-                        connection,
-                        id,
-                        "organization.created",
-                        Action::Create,
-                        &caller.actor,
-                        &id.to_string(),
-                        None,
-                    )
-                    .await?;
-                }
-                Ok(created)
-            })
-        })
-        .await?;
-    match created {
-        Some(organization) => Ok((StatusCode::CREATED, Json(organization)).into_response()),
-        None => Err(Problem::new("organization_exists", "There is an organization of that name.")),
-    }
+    let created = administration::create_organization(&app.db, &request.name, by(caller, None)).await;
+    Ok((StatusCode::CREATED, Json(created.map_err(problem)?)).into_response())
 }
 
 /// Body of pause and resume; may be left out.
@@ -139,35 +125,19 @@ pub struct StatusChange {
     reason: Option<String>,
 }
 
-async fn set_status(
+async fn set_paused(
     app: &App,
     caller: Authenticated,
     id: &str,
     headers: &HeaderMap,
     body: Body,
-    status: &'static str,
+    paused: bool,
 ) -> Result<Json<Organization>, Problem> {
     let id = permitted(&caller, id)?;
     let request: StatusChange = read_optional_json(headers, body).await?;
-    let changed = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
-            Box::pin(async move {
-                let changed = store::set_status(connection, id, status).await?;
-                if changed.is_some() {
-                    let event = if status == "paused" { "organization.paused" } else { "organization.resumed" };
-                    let resource = id.to_string();
-                    let mut record = Record::new(id, event, Action::Update, &caller.actor);
-                    record.resource = Some(&resource);
-                    record.purpose = request.reason.as_deref();
-                    audit::append(connection, record).await?;
-                }
-                Ok(changed)
-            })
-        })
-        .await?;
+    let changed = administration::set_paused(&app.db, id, paused, by(caller, request.reason)).await;
     app.wake.signal();
-    changed.map(Json).ok_or_else(not_found)
+    changed.map(Json).map_err(problem)
 }
 
 /// Pause an organization: its jobs are accepted and wait.
@@ -184,7 +154,7 @@ pub async fn pause_organization(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Organization>, Problem> {
-    set_status(&app, caller, &id, &headers, body, "paused").await
+    set_paused(&app, caller, &id, &headers, body, true).await
 }
 
 /// Resume a paused organization.
@@ -201,32 +171,40 @@ pub async fn resume_organization(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Organization>, Problem> {
-    set_status(&app, caller, &id, &headers, body, "active").await
+    set_paused(&app, caller, &id, &headers, body, false).await
 }
 
-/// Keys, never their secrets.
+/// A page of keys, never their secrets.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Keys {
-    /// Oldest first.
+    /// Newest first.
     pub keys: Vec<KeySummary>,
+    /// Give it as `cursor` for the next page; null on the last.
+    pub next_cursor: Option<String>,
 }
 
 /// Keys: of the own organization, or all with the platform role.
 #[utoipa::path(
-    get, path = "/v1/admin/keys", tag = "administration", operation_id = "listKeys",
+    get, path = "/v1/admin/keys", tag = "administration", operation_id = "listKeys", params(NewestFirst),
     responses((status = 200, description = "The keys", body = Keys), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn list_keys(State(app): State<Arc<App>>, caller: Authenticated) -> Result<Json<Keys>, Problem> {
+pub async fn list_keys(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Parameters(page): Parameters<NewestFirst>,
+) -> Result<Json<Keys>, Problem> {
     caller.allow(ADMINS)?;
-    let only = caller.caller.organization;
-    let keys = app
+    let (only, limit) = (caller.caller.organization, page.limit()?);
+    let rows = app
         .db
         .unit::<_, DbError, _>(Scope::Global, move |connection| {
-            Box::pin(async move { store::list_keys(connection, only).await })
+            Box::pin(async move { store::list_keys(connection, only, page.cursor.as_deref(), limit + 1).await })
         })
         .await?;
-    Ok(Json(Keys { keys }))
+    let (keys, next_cursor) = cut(rows, limit, |key| &key.id);
+    Ok(Json(Keys { keys, next_cursor }))
 }
 
 /// Body of a new key.
@@ -240,7 +218,7 @@ pub struct NewKeyRequest {
     role: Role,
     /// For people.
     #[serde(default)]
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     name: String,
     /// Label of the sending system; resource ids of two systems are told apart by it.
     #[serde(default = "default_source")]
@@ -285,36 +263,13 @@ pub async fn create_key(
 ) -> Result<Response, Problem> {
     caller.allow(ADMINS)?;
     let request: NewKeyRequest = read_json(&headers, body).await?;
-    if request.name.chars().count() > 200
-        || !(1..=100).contains(&request.source.chars().count())
-        || request.name.contains('\0')
-        || request.source.chars().any(char::is_control)
-    {
-        return Err(Problem::new("invalid_request", "`name` must have at most 200 and `source` 1 to 100 characters."));
-    }
+    administration::check_words(&request.name, &request.source).map_err(problem)?;
     let expires_at = instant("expiresAt", request.expires_at.as_deref())?;
     let organization = key_organization(&app, &caller, &request).await?;
-    let (key, role) = (NewKey::generate(), request.role);
-    let created = CreatedKey { id: key.id.clone(), key: key.key.clone(), role, organization_id: organization };
+    let role = request.role;
     let grant = KeyGrant { organization, role, name: request.name, source: request.source, expires_at };
-    let home = organization.unwrap_or(OrganizationId::PLATFORM);
-    app.db
-        .unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
-            Box::pin(async move {
-                store::insert_key(connection, &key, &grant).await?;
-                record(
-                    connection,
-                    home,
-                    "key.created",
-                    Action::Create,
-                    &caller.actor,
-                    &format!("key:{}", key.id),
-                    Some(json!({ "role": role.as_str() })),
-                )
-                .await
-            })
-        })
-        .await?;
+    let key = administration::create_key(&app.db, grant, by(caller, None)).await.map_err(problem)?;
+    let created = CreatedKey { id: key.id, key: key.key, role, organization_id: organization };
     Ok((StatusCode::CREATED, Json(created)).into_response())
 }
 
@@ -336,11 +291,13 @@ async fn key_organization(
         (Some(_), Role::Platform) => Err(Problem::new("invalid_request", "A platform key belongs to no organization.")),
         (None, _) => Err(Problem::new("invalid_request", "`organization` is missing.")),
         (Some(text), _) => {
-            let (id, name) = (text.parse::<OrganizationId>().ok(), text.clone());
+            // What reads as an id is no name: else a name could be given that is another's id.
+            let id = text.parse::<OrganizationId>().ok();
+            let name = id.is_none().then(|| text.clone());
             let found = app
                 .db
                 .unit::<_, DbError, _>(Scope::Global, move |connection| {
-                    Box::pin(async move { store::find_organization(connection, id, Some(&name)).await })
+                    Box::pin(async move { store::find_organization(connection, id, name.as_deref()).await })
                 })
                 .await?;
             found.map(|organization| Some(organization.id)).ok_or_else(not_found)
@@ -360,20 +317,9 @@ pub async fn revoke_key(
     Segment(id): Segment,
 ) -> Result<StatusCode, Problem> {
     caller.allow(ADMINS)?;
-    let only = caller.caller.organization;
-    let home = only.unwrap_or(OrganizationId::PLATFORM);
-    let revoked = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
-            Box::pin(async move {
-                let revoked = store::revoke_key(connection, &id, only).await?;
-                if revoked {
-                    record(connection, home, "key.revoked", Action::Delete, &caller.actor, &format!("key:{id}"), None)
-                        .await?;
-                }
-                Ok(revoked)
-            })
-        })
-        .await?;
-    if revoked { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::new("key_not_found", "There is no such key.")) }
+    match administration::revoke_key(&app.db, &id, by(caller, None)).await {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(ActError::NoKey) => Err(Problem::new("key_not_found", "There is no such key.")),
+        Err(error) => Err(problem(error)),
+    }
 }

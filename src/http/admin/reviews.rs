@@ -5,13 +5,13 @@
 
 use super::links::acting;
 use crate::app::App;
-use crate::audit::{self, Action, Record};
 use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::http::extract::{Authenticated, Parameters, Segment, read_json};
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::{EventId, PatientId, ReviewId};
 use crate::ingest::linking::acts::{self, Answer};
+use crate::ingest::linking::reviewing::{self, Shown};
 use crate::ingest::linking::reviews_store::{self as reviews, PersonRow, Review};
 use axum::Json;
 use axum::body::Body;
@@ -20,7 +20,6 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
@@ -195,33 +194,8 @@ pub async fn get_review(
 ) -> Result<Response, Problem> {
     let organization = caller.organization(&[Role::Admin])?;
     let id: ReviewId = id.parse().map_err(|_| not_found())?;
-    let found = app
-        .db
-        .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move {
-                let Some(review) = reviews::find(connection, organization, id, false).await? else { return Ok(None) };
-                let patients = acts::patients_of(&review);
-                let incoming = match review.statement_id {
-                    Some(statement) => reviews::said(connection, organization, statement).await?,
-                    None => None,
-                };
-                let people = reviews::people(connection, organization, &patients).await?;
-                let waiting = reviews::waiting(connection, organization, &review).await?;
-                // One record a patient that is shown; one all the same when there is none.
-                let shown: BTreeSet<Option<PatientId>> = people.iter().map(|row| row.id).collect();
-                let shown = if shown.is_empty() { BTreeSet::from([None]) } else { shown };
-                let resource = id.to_string();
-                for patient in shown {
-                    let mut record = Record::new(organization, "review.read", Action::Read, &caller.actor);
-                    record.patient = patient;
-                    record.resource = Some(&resource);
-                    audit::append(connection, record).await?;
-                }
-                Ok(Some((review, incoming, people, waiting)))
-            })
-        })
-        .await?;
-    let (review, incoming, people, waiting) = found.ok_or_else(not_found)?;
+    let shown = reviewing::show(&app.db, organization, id, &caller.actor).await?;
+    let Shown { review, incoming, people, waiting } = shown.ok_or_else(not_found)?;
     let mut shaped = serde_json::to_value(ReviewView::from(review)).unwrap_or_default();
     shaped["incoming"] = incoming.as_ref().map(person).unwrap_or_default();
     shaped["people"] = people.iter().map(person).collect();

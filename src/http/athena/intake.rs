@@ -11,6 +11,7 @@ use crate::ids::{EventId, JobId, OrganizationId};
 use crate::ingest::athena::event::{self, EventFault};
 use crate::ingest::athena::submit::{NewEvent, SOURCE, Taken, TakenEvent};
 use crate::ingest::fhir::node::Node;
+use crate::ingest::submit::SubmitError;
 use crate::telemetry::metrics as telemetry;
 use axum::Json;
 use axum::body::Body;
@@ -219,7 +220,8 @@ async fn take_event(app: &App, caller: Submitting, headers: &HeaderMap, body: Bo
     let (sender, body) = Sender::receive(app, caller, headers, body, false).await?;
     let new = read(body, move |body| sender.event(body.clone(), event::open(body)?)).await?;
     let taken = app.submitter.submit_events(vec![new]).await?;
-    taken.into_iter().next().ok_or_else(|| Problem::new("internal_error", "An internal error."))
+    let taken = taken.into_iter().next().ok_or_else(|| Problem::new("internal_error", "An internal error."))?;
+    Ok(taken.ok_or(SubmitError::Purged)?)
 }
 
 /// A request's end, counted.
@@ -289,11 +291,9 @@ async fn take_events(
     }
     app.limits.pressure.count(organization, new.len().saturating_sub(1) as u64);
     let taken = if new.is_empty() { Vec::new() } else { app.submitter.submit_events(new).await? };
-    let mut taken = taken.into_iter();
-    Ok(faults
-        .into_iter()
-        .filter_map(|fault| fault.map_or_else(|| taken.next().map(Ok), |fault| Some(Err(fault))))
-        .collect())
+    let erased = || EventFault::new("payload_purged", "The event was erased; it is not taken again.");
+    let mut taken = taken.into_iter().map(|taken| taken.ok_or_else(erased));
+    Ok(faults.into_iter().filter_map(|fault| fault.map_or_else(|| taken.next(), |fault| Some(Err(fault)))).collect())
 }
 
 fn result(taken: Result<TakenEvent, EventFault>) -> BatchResult {

@@ -46,14 +46,39 @@ struct Listener {
 }
 
 /// Serve until `stop`; then answer on for the grace, while `/health/ready` says so, and let running requests finish.
-pub async fn serve(listener: TcpListener, tls: Option<Arc<Tls>>, app: Arc<App>, stop: CancellationToken) {
+///
+/// `pages` are routes beside the API's, such as the console's.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    app: Arc<App>,
+    pages: axum::Router<Arc<App>>,
+    stop: CancellationToken,
+) {
+    let router = super::router(Arc::clone(&app), pages);
+    serve_routes(listener, tls, app, router, stop).await;
+}
+
+/// The same for a process without the API: metrics and health only.
+pub async fn serve_metrics(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
+    let router = super::watching_router(Arc::clone(&app));
+    serve_routes(listener, None, app, router, stop).await;
+}
+
+async fn serve_routes(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    app: Arc<App>,
+    router: axum::Router,
+    stop: CancellationToken,
+) {
     let limits = app.config.limits.clone();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header).max_header_size(HEAD_BYTES_MAX);
     http.max_buf_size(64 * 1024);
     let closing = CancellationToken::new();
     let shared = Arc::new(Listener {
-        router: super::router(Arc::clone(&app)),
+        router,
         app: Arc::clone(&app),
         tls: tls.clone(),
         http,
@@ -151,7 +176,9 @@ impl Listener {
             let (router, place) = (self.router.clone(), Arc::clone(&place));
             answer(router, request, peer, place)
         });
-        let io = TokioIo::new(Guarded::new(stream, self.app.config.limits.write));
+        let limits = &self.app.config.limits;
+        let guarded = Guarded::new(stream, limits.write, limits.body_bytes_per_second);
+        let io = TokioIo::new(guarded.of(Arc::clone(place.connection())));
         let mut connection = pin!(self.http.serve_connection(io, service));
         let mut is_leaving = false;
         loop {

@@ -2,16 +2,18 @@
 
 use super::submit::{NewEvent, Taken, TakenRow};
 use crate::db::DbError;
+use crate::engine::traces_store;
 use crate::ids::{EventId, JobId, OrganizationId, PatientId};
-use crate::ingest::submit::{Row, bind_jobs};
-use sqlx::PgConnection;
+use crate::ingest::submit::{Row, are_traced, begun, bind_jobs};
+use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
 #[derive(sqlx::FromRow)]
 struct EventRow {
     #[sqlx(flatten)]
     job: Row,
-    event_id: EventId,
+    /// None of one that was erased.
+    event_id: Option<EventId>,
 }
 
 /// Take events in, in the order given; the answers are in that order too.
@@ -42,7 +44,16 @@ pub async fn submit(
         .bind(column!(|event| event.source_endpoint.as_deref()))
         .bind(column!(|event| event.captured_at.as_deref()))
         .bind(column!(|event| event.captured_key.as_deref()));
-    let mut rows: Vec<EventRow> = query.fetch_all(connection).await?;
+    let mut rows: Vec<EventRow> = if are_traced(&jobs) {
+        let mut transaction = connection.begin().await?;
+        let rows: Vec<EventRow> = query.fetch_all(&mut *transaction).await?;
+        let begun = begun(&jobs, rows.iter().map(|row| &row.job));
+        traces_store::note(&mut transaction, begun).await?;
+        transaction.commit().await?;
+        rows
+    } else {
+        query.fetch_all(connection).await?
+    };
     rows.sort_by_key(|row| row.job.ordinal);
     Ok(rows
         .into_iter()
@@ -52,7 +63,7 @@ pub async fn submit(
                 "sighting" => Taken::Sighting,
                 _ => Taken::Duplicate,
             };
-            (taken, row.event_id, row.job)
+            (taken, row.event_id.unwrap_or_default(), row.job)
         })
         .collect())
 }

@@ -160,11 +160,11 @@ impl Item for EventBatch {
 
 impl Submitter {
     /// Record events of one request durably in one transaction, or find the first ones with the same content; in the
-    /// order given. Safe to drop.
+    /// order given. Nothing of one whose content was erased: it is not taken again, the others are. Safe to drop.
     ///
     /// # Errors
     /// [`SubmitError`]: none of them was accepted as far as the caller knows.
-    pub async fn submit_events(&self, events: Vec<NewEvent>) -> Result<Vec<TakenEvent>, SubmitError> {
+    pub async fn submit_events(&self, events: Vec<NewEvent>) -> Result<Vec<Option<TakenEvent>>, SubmitError> {
         let callers: Vec<_> = events
             .iter()
             .map(|event| {
@@ -176,13 +176,16 @@ impl Submitter {
         let rows = self.events.submit(EventBatch { events }).await?;
         let mut taken_events = Vec::with_capacity(rows.len());
         for ((organization, workflow, actor), (taken, event, row)) in callers.into_iter().zip(rows) {
-            let submitted = self.conclude(organization, &workflow, actor, row).await?;
-            taken_events.push(TakenEvent {
-                taken,
-                event,
-                job: submitted.job,
-                status: submitted.status,
-                retried: submitted.retried,
+            taken_events.push(match self.conclude(organization, &workflow, actor, row).await {
+                Ok(submitted) => Some(TakenEvent {
+                    taken,
+                    event,
+                    job: submitted.job,
+                    status: submitted.status,
+                    retried: submitted.retried,
+                }),
+                Err(SubmitError::Purged) => None,
+                Err(error) => return Err(error),
             });
         }
         Ok(taken_events)

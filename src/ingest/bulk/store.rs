@@ -3,6 +3,7 @@
 use super::plan::Shape;
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId};
+use crate::ingest::erasure;
 use crate::uploads::watcher::store::{self as watcher, JobObject};
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -290,6 +291,31 @@ pub async fn identify(
     Ok(())
 }
 
+/// Were these bytes erased? If not, an erasure that comes now waits for this transaction, and sees what it wrote; and if they went because of
+/// their age, their copy in object storage is not deleted any more.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn is_purged(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    sha256: &[u8; 32],
+) -> Result<bool, DbError> {
+    let query = sqlx::query_as(
+        "update payloads
+         set last_received_at = case when purged_at is null then chartgate_now() end
+         where organization_id = $1
+           and sha256 = $2
+         returning purged_at is not null, expired_at is not null",
+    );
+    let found: Option<(bool, bool)> =
+        query.bind(organization).bind(sha256.as_slice()).fetch_optional(&mut *connection).await?;
+    if let Some((false, true)) = found {
+        erasure::spare(connection, organization, sha256).await?;
+    }
+    Ok(found.is_some_and(|(is_purged, _)| is_purged))
+}
+
 /// The job that ingested these bytes before, from the same source.
 ///
 /// # Errors
@@ -311,6 +337,8 @@ pub async fn ingested_before(
            and status in ('succeeded', 'succeeded_with_issues')
            and duplicate_of is null
            and id <> $2
+           -- Its plan goes with what it brought.
+           and exists (select from bulk_plans p where p.organization_id = $1 and p.job_id = jobs.id)
          order by seq
          limit 1",
     );
@@ -473,9 +501,11 @@ pub async fn keep_payload(
         "insert into payloads (organization_id, sha256, size_bytes, content_type, storage_key, stored_at, created_at)
          values ($1, $2, $3, $4, $5, chartgate_now(), chartgate_now())
          on conflict (organization_id, sha256) do update
-         set storage_key = excluded.storage_key, stored_at = excluded.stored_at, body = null
+         set storage_key = excluded.storage_key, stored_at = excluded.stored_at, body = null, expired_at = null,
+             last_received_at = chartgate_now()
          -- The same bytes came by the webhook and wait for their copy; else nothing changes.
-         where payloads.storage_key is null",
+         where payloads.storage_key is null
+           and payloads.purged_at is null",
     )
     .bind(organization)
     .bind(sha256)

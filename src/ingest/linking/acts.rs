@@ -137,7 +137,7 @@ async fn open(
 }
 
 /// Link anew what depends on it, and write history and audit.
-async fn finish(
+pub(super) async fn finish(
     connection: &mut PgConnection,
     organization: OrganizationId,
     mut refolded: Refolded,

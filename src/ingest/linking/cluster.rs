@@ -50,6 +50,8 @@ pub struct Cluster {
     pub holders: HashMap<Mrn, PatientId>,
     /// Stored statements that go by more names now, or were accepted earlier than was known.
     grown: BTreeSet<StatementId>,
+    /// Stored statements that nobody says any more.
+    forgotten: Vec<Statement>,
 }
 
 /// What the fold changed.
@@ -145,7 +147,29 @@ impl Cluster {
                 rulings.by_fingerprint.insert(fingerprint.clone(), ruling);
             }
         }
-        Ok(Self { organization, statements, named, rulings, pins, former, holders, grown })
+        let forgotten = Vec::new();
+        Ok(Self { organization, statements, named, rulings, pins, former, holders, grown, forgotten })
+    }
+
+    /// These statements are said by nobody any more: they are not folded, and what they led to is looked at again. Their rows are the
+    /// caller's to delete.
+    pub fn forget(&mut self, gone: &BTreeSet<StatementId>) {
+        let statements = std::mem::take(&mut self.statements);
+        let (gone, stay): (Vec<_>, Vec<_>) = statements.into_iter().partition(|one| gone.contains(&one.said.id));
+        self.statements = stay;
+        self.forgotten.extend(gone);
+    }
+
+    /// A statement was accepted elsewhere first, now that something was erased.
+    pub fn move_to(&mut self, statement: StatementId, place: (i64, i32), event: EventId) {
+        for one in self.statements.iter_mut().filter(|one| one.said.id == statement) {
+            one.event = event;
+            // Of one job the place where it stood first is known, which need not be the event's.
+            if one.said.place.0 != place.0 {
+                one.said.place = place;
+                self.grown.insert(statement);
+            }
+        }
     }
 
     /// The statement that a patient is told by when nobody is merged into it: what merges brought along leaves with them
@@ -191,6 +215,7 @@ impl Cluster {
         let organization = self.organization;
         // Nothing arrived and nothing was decided: what is stored is what the fold would say.
         let is_quiet = self.grown.is_empty()
+            && self.forgotten.is_empty()
             && self.statements.iter().all(|statement| !statement.is_new)
             && self.rulings.by_fingerprint.is_empty()
             && self.pins.is_empty();
@@ -215,7 +240,8 @@ impl Cluster {
             let (inserted, updated) = self.settle(&folded, &refolded.groups);
             let given: BTreeMap<Mrn, PatientId> =
                 folded.holders.iter().map(|(mrn, group)| (mrn.clone(), refolded.groups[*group])).collect();
-            let own: BTreeSet<&Mrn> = self.statements.iter().flat_map(|statement| &statement.said.numbers).collect();
+            let stored = self.statements.iter().chain(&self.forgotten);
+            let own: BTreeSet<&Mrn> = stored.flat_map(|statement| &statement.said.numbers).collect();
             let taken: BTreeSet<Mrn> = own
                 .into_iter()
                 .filter(|mrn| self.holders.contains_key(mrn) && !given.contains_key(mrn))
@@ -304,7 +330,8 @@ impl Cluster {
     /// Which events must be looked at again.
     fn note_affected(&self, refolded: &mut Refolded, updated: &BTreeSet<StatementId>, holders_moved: bool) {
         let now: BTreeSet<PatientId> = self.statements.iter().filter_map(Statement::patient).collect();
-        let before: BTreeSet<PatientId> = refolded.before.iter().filter_map(|status| status.patient()).collect();
+        let mut before: BTreeSet<PatientId> = refolded.before.iter().filter_map(|status| status.patient()).collect();
+        before.extend(self.forgotten.iter().filter_map(Statement::patient));
         let news = |statement: &&Statement| statement.is_new || updated.contains(&statement.said.id);
         let moved = self
             .statements
@@ -322,9 +349,10 @@ impl Cluster {
             statement.named_by().any(|key| places.get(&key).is_some_and(|places| places.len() > 1))
         };
         let ambiguous = self.statements.iter().filter(news).any(is_ambiguous);
-        let thorough = moved || holders_moved || ambiguous || !self.grown.is_empty();
+        let thorough = moved || holders_moved || ambiguous || !self.grown.is_empty() || !self.forgotten.is_empty();
         let concerned = self.statements.iter().filter(|statement| thorough || news(statement));
-        let mut keys: BTreeSet<String> = concerned.clone().flat_map(Statement::named_by).collect();
+        let mut keys: BTreeSet<String> =
+            concerned.clone().chain(&self.forgotten).flat_map(Statement::named_by).collect();
         // What a person is said to be is compared with events that contain a Patient, and have one of its numbers.
         let persons: BTreeSet<PatientId> = concerned.clone().filter_map(Statement::patient).collect();
         let of_persons =
@@ -334,11 +362,12 @@ impl Cluster {
         let others: BTreeSet<PatientId> = others.filter_map(Statement::patient).collect();
         refolded.affected.keys = keys.into_iter().collect();
         refolded.affected.statements =
-            concerned.filter(|statement| !statement.is_new).map(|statement| statement.said.id).collect();
+            concerned.filter(|one| !one.is_new).chain(&self.forgotten).map(|statement| statement.said.id).collect();
         if thorough {
             refolded.affected.patients = before.union(&now).copied().chain(others).collect();
         }
         refolded.changes.touched.extend(concerned_patients(&self.statements, &refolded.before));
+        refolded.changes.touched.extend(self.forgotten.iter().filter_map(Statement::patient));
         refolded.emptied =
             before.difference(&now).copied().map(|patient| (patient, self.heir(patient, &refolded.before))).collect();
     }

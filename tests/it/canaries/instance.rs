@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub const CLINICAL_TABLES: &[(&str, &str)] = &[
     ("athena_events", "events as received: patient number, type, endpoint, times as given"),
     ("clinical_events", "ids, references and demographics of resources"),
+    ("event_carriers", "keys of the subjects of events, as each job that brought them has them"),
     ("event_sightings", "times of capture, as senders gave them"),
     ("event_subjects", "keys of the subjects of events"),
     ("finding_evidence", "quotes"),
@@ -98,6 +99,8 @@ pub struct Instance {
     started: usize,
     answers: Mutex<Vec<(String, Vec<u8>)>>,
     statuses: Mutex<Vec<u16>>,
+    /// Of every process.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Instance {
@@ -109,7 +112,7 @@ impl Instance {
         }
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let (answers, statuses) = (Mutex::default(), Mutex::default());
-        Self { directory, client, processes: Vec::new(), started: 0, answers, statuses }
+        Self { directory, client, processes: Vec::new(), started: 0, answers, statuses, environment: Vec::new() }
     }
 
     pub fn data(&self) -> PathBuf {
@@ -124,6 +127,7 @@ impl Instance {
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.directory.path().join("home")).env("TMPDIR", self.directory.path().join("tmp"));
         command.env("CHARTGATE_TELEMETRY_LOG_LEVEL", "trace").env("CHARTGATE_LEASE_SECONDS", "2");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env("RUST_BACKTRACE", "full").envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(said("out").unwrap()).stderr(said("err").unwrap());
         command

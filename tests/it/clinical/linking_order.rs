@@ -36,12 +36,12 @@ const UNFOUNDED: &str = "select count(*)
                       where s.patient_id = e.patient_id
                         and k.key in (select e.subject_key union select m.key from event_subjects m where m.event_id = e.id))";
 
-struct Messages {
-    bodies: Vec<(String, &'static str)>,
+pub struct Messages {
+    pub bodies: Vec<(String, &'static str)>,
 }
 
 /// A few people, much confusion: numbers that meet, ids that are used again, other birth dates, references of all kinds.
-fn messages(seed: u64) -> Messages {
+pub fn messages(seed: u64) -> Messages {
     let mut rng = StdRng::seed_from_u64(seed);
     let count = rng.random_range(4..12);
     let people =
@@ -103,7 +103,7 @@ async fn link(clinic: &Clinic, accepted: Accepted) {
 }
 
 /// Links, holders of numbers, shown demographics, open questions.
-async fn state(clinic: &Clinic) -> (BTreeMap<String, String>, Vec<String>) {
+pub async fn state(clinic: &Clinic) -> (BTreeMap<String, String>, Vec<String>) {
     let links = whose(clinic).await;
     let more: Vec<String> = clinic
         .unit(|connection| {
@@ -129,7 +129,7 @@ async fn state(clinic: &Clinic) -> (BTreeMap<String, String>, Vec<String>) {
 }
 
 /// What one has and the other has not.
-fn difference(
+pub fn difference(
     found: &(BTreeMap<String, String>, Vec<String>),
     expected: &(BTreeMap<String, String>, Vec<String>),
 ) -> String {
@@ -142,7 +142,7 @@ fn difference(
     extra.chain(missing).collect::<Vec<_>>().join("\n")
 }
 
-async fn check_forbidden(clinic: &Clinic, context: &str) {
+pub async fn check_forbidden(clinic: &Clinic, context: &str) {
     for (what, sql) in [("contradictions", CONTRADICTIONS), ("numbers", RENUMBERED), ("unfounded links", UNFOUNDED)] {
         assert_eq!(clinic.count(sql).await, 0, "{what}, {context}");
     }

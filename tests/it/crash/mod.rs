@@ -7,6 +7,7 @@
 //! `CHARTGATE_CRASH_JOBS=5000 CHARTGATE_CRASH_KILL_MS=2000 cargo test --test it crash:: -- --nocapture --test-threads 1`
 
 mod database;
+mod operations;
 pub mod program;
 mod workers;
 

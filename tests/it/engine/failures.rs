@@ -230,7 +230,7 @@ async fn operate(app: &TestApp, request: &serde_json::Value) -> serde_json::Valu
     assert_eq!(status, 202, "{operation}");
     let path = format!("/v1/admin/operations/{}", operation["operationId"].as_str().unwrap());
     for _ in 0..500 {
-        if operation["status"] != "running" {
+        if operation["status"] != "running" && operation["status"] != "canary" {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -256,6 +256,7 @@ async fn the_unit_of_work_of_a_stale_lease_writes_nothing() {
         epoch: 1,
         lane: None,
         age_ms: 0,
+        trace: chartgate::engine::store::LeaseTrace::Unknown,
     };
     let step = chartgate::engine::store::FinishedStep {
         lease,

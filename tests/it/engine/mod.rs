@@ -7,4 +7,5 @@ mod generated;
 mod lanes;
 mod leases;
 mod lost_answers;
+mod operations;
 pub mod scripted;

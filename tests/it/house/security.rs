@@ -16,6 +16,7 @@ const PRINTING: &[(&str, &str, &str)] = &[
     ("ingest/athena/event.rs", "EventFault", "a fixed sentence and the place of a member that we name"),
     ("ingest/bulk/piece.rs", "Piece", "writes its cut and the number of its items"),
     ("ingest/demographics.rs", "Demographics", "writes that it is redacted"),
+    ("ingest/erasure/mod.rs", "Erasure", "a hash, a word for how far it is, and names of tables"),
     ("ingest/fhir/definitions/generate/formula.rs", "Formula", "FHIR's own definitions"),
     ("ingest/fhir/definitions/generate/formula.rs", "Token", "FHIR's own definitions"),
     ("ingest/fhir/definitions/generate/mod.rs", "GenerateError", "FHIR's own definitions"),
@@ -263,4 +264,15 @@ fn every_control_names_tests_that_exist() {
         let gone: Vec<_> = tests.iter().filter(|name| !known.contains(**name)).collect();
         assert!(gone.is_empty(), "docs/security.md names tests that are gone: {gone:?}");
     }
+}
+
+#[test]
+fn compose_gives_every_process_one_key_and_the_example_names_all_that_it_asks_for() {
+    let (compose, example) = (read("compose.yaml"), read(".env.example"));
+    let asked: BTreeSet<&str> =
+        compose.split("${").skip(1).filter_map(|rest| rest.split_once(":?")).map(|(name, _)| name).collect();
+    let given: BTreeSet<&str> = example.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    assert!(asked.contains("CHARTGATE_SECRETS_KEY"), "what one container seals, another one opens: {asked:?}");
+    let missing: Vec<_> = asked.difference(&given).collect();
+    assert!(missing.is_empty(), ".env.example lacks {missing:?}");
 }

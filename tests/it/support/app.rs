@@ -157,7 +157,13 @@ impl TestApp {
         let scheme = if setup.tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        tokio::spawn(http::server::serve(listener, setup.tls, Arc::clone(&app), stop.clone()));
+        tokio::spawn(http::server::serve(
+            listener,
+            setup.tls,
+            Arc::clone(&app),
+            chartgate::console::routes(),
+            stop.clone(),
+        ));
         tokio::spawn(app.wake.clone().notify_others(app.db.clone(), stop.clone()));
         let organization = create_organization(&app, "Test Hospital").await;
         let platform = create_key(&app, None, Role::Platform).await;
@@ -198,7 +204,13 @@ impl TestApp {
         self.stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(http::server::serve(listener, None, Arc::clone(&self.app), self.stop.clone()));
+        tokio::spawn(http::server::serve(
+            listener,
+            None,
+            Arc::clone(&self.app),
+            chartgate::console::routes(),
+            self.stop.clone(),
+        ));
         tokio::spawn(self.app.wake.clone().notify_others(self.app.db.clone(), self.stop.clone()));
         self
     }

@@ -1,6 +1,7 @@
 //! Shared set-up of the integration tests.
 
 pub mod app;
+pub mod browser;
 pub mod cluster;
 pub mod directory;
 pub mod faulty_s3;

@@ -1,9 +1,9 @@
 //! `bulk.validate`: plans the file before the fan-out, validates a chunk, and judges the whole behind the last one.
 
 use super::planning::{self, Planned, Texts};
-use crate::db::{DbError, Scope};
+use crate::db::Scope;
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
-use crate::ids::JobId;
+use crate::ids::{JobId, OrganizationId};
 use crate::ingest::bulk::check::{self, Found};
 use crate::ingest::bulk::plan::{FilePlan, LineIssue, PlanError, Shape};
 use crate::ingest::bulk::source::{object_changed, object_gone};
@@ -11,10 +11,12 @@ use crate::ingest::bulk::store::{self, Identity, PlanRow, Upload};
 use crate::ingest::fhir::envelope::BundleType;
 use crate::ingest::fhir::issue::{Issue, Severity};
 use crate::ingest::fhir::validate;
+use crate::ingest::issues;
+use crate::ingest::payloads::{self, Payloads, storage_error};
 use crate::ingest::steps::validate::OnError;
-use crate::ingest::{issues, payloads::Payloads, payloads::storage_error};
 use crate::uploads::watcher::store::generation_of;
 use serde_json::{Value, json};
+use sqlx::PgConnection;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -39,11 +41,12 @@ impl StepHandler for Validate {
             Err((error, issues)) => {
                 // A step that fails has no transaction of its own: whose bytes they are is written by itself, so that
                 // they are kept. The same attempt again writes the same.
-                let written = self.payloads.db().unit::<_, DbError, _>(Scope::Organization(organization), {
+                let written = self.payloads.db().unit::<_, StepError, _>(Scope::Organization(organization), {
                     move |connection| {
                         Box::pin(async move {
+                            refuse_purged(connection, organization, &identity).await?;
                             store::identify(connection, organization, job, &identity, 0, None).await?;
-                            issues::replace(connection, organization, job, &issues).await
+                            Ok(issues::replace(connection, organization, job, &issues).await?)
                         })
                     }
                 });
@@ -70,6 +73,7 @@ impl StepHandler for Validate {
             let planned = Arc::clone(&planned);
             Box::pin(async move {
                 let (identity, row, chunks, issues, source) = &*planned;
+                refuse_purged(connection, organization, identity).await?;
                 if may_repeat {
                     let before =
                         store::ingested_before(connection, organization, job, source, &identity.sha256).await?;
@@ -162,6 +166,18 @@ impl Validate {
         }
         Ok((object.storage_key.clone(), object.etag.clone()))
     }
+}
+
+/// Bytes that were erased are not taken again.
+async fn refuse_purged(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    identity: &Identity,
+) -> Result<(), StepError> {
+    if store::is_purged(connection, organization, &identity.sha256).await? {
+        return Err(payloads::purged());
+    }
+    Ok(())
 }
 
 /// What the file as a whole is guilty of, with its issues.
