@@ -475,7 +475,8 @@ pub async fn resend(
     .await?)
 }
 
-/// Forget what ended before, at most `limit` rows each. Answers how many rows went.
+/// Forget what ended before, at most `limit` rows each, and give up what waits for a callback that is gone (its job ended
+/// while the callback was being removed). Answers how many rows went.
 ///
 /// # Errors
 /// [`DbError`].
@@ -485,6 +486,15 @@ pub async fn forget(
     keep: Duration,
     limit: i64,
 ) -> Result<u64, DbError> {
+    sqlx::query(
+        "update callback_messages m
+         set status = 'failed', ended_at = chartgate_now()
+         where m.organization_id = $1 and m.status = 'waiting'
+           and not exists (select from callbacks c where c.organization_id = m.organization_id and c.id = m.callback_id)",
+    )
+    .bind(organization)
+    .execute(&mut *connection)
+    .await?;
     let messages = sqlx::query(
         "delete from callback_messages
          where ctid = any (array(

@@ -182,10 +182,10 @@ pub(super) async fn list(
     let below = value_of(raw.as_deref(), "cursor").map(|text| text.parse::<i64>()).transpose();
     let below = below.map_err(|_| Refused::Invalid("The cursor is none of an earlier page.".to_owned()))?;
     let (own, wanted) = (visitor.caller.organization, visitor.organization);
-    let (records, next) =
-        app.look_up_records((own, wanted), filter, below, PAGE, &visitor.actor).await?;
+    let (records, next) = app.look_up_records((own, wanted), filter, below, PAGE, &visitor.actor).await?;
     let kept = kept(&visitor);
-    let mut query: Vec<(&str, Option<&str>)> = asked.0.iter().map(|(name, value)| (*name, Some(value.as_str()))).collect();
+    let mut query: Vec<(&str, Option<&str>)> =
+        asked.0.iter().map(|(name, value)| (*name, Some(value.as_str()))).collect();
     query.push(("organization", kept.as_deref()));
     let next = next.map(|next| next.to_string());
     let after = html! {
@@ -290,7 +290,9 @@ pub(super) async fn verify(State(app): State<Arc<App>>, visitor: Visitor, form: 
         Ok(Err(SourceError::Db(error))) => return Err(error.into()),
         Ok(Err(error)) => {
             tracing::warn!(error = ?error, "the audit log cannot be verified now");
-            return Err(Refused::Conflict("Object storage is not available: nothing can be said without it.".to_owned()));
+            return Err(Refused::Conflict(
+                "Object storage is not available: nothing can be said without it.".to_owned(),
+            ));
         }
         Err(_) => {
             return Err(Refused::Conflict(

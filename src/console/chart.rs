@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 190.0;
-const LEFT: f64 = 52.0;
+const LEFT: f64 = 68.0;
 const RIGHT: f64 = 8.0;
 const TOP: f64 = 8.0;
 const BOTTOM: f64 = 22.0;

@@ -282,7 +282,7 @@ fn tiles(facts: &Facts, course: &Course, ended: &[i64], range: Range, of: Of) ->
             (parts::tile("Accepted", &parts::count(course.sum(0)), &html! { "in the last " (range.name) ", " (to("/admin/jobs", &[], "newest jobs")) }))
             (parts::tile("Ended", &parts::count(rounds), &html! { (share) " in 100 well, " (to("/admin/jobs", &[("status", "succeeded_with_issues")], "with issues")) }))
             (parts::tile("Failed now", &format!("{}{}", parts::count(failed), if is_capped { "+" } else { "" }), &html! {
-                (parts::count(course.sum(3))) " more rounds in the range, " (to("/admin/failures", &[], "failures"))
+                (parts::count(course.sum(3))) " rounds failed in the range, " (to("/admin/failures", &[], "failures"))
             }))
             (parts::tile("Retried", &parts::count(course.sum(4)), &html! { "rounds, " (to("/admin/operations", &[], "operations")) }))
             (parts::tile("Time to the end", &time_of(ended, 0.5), &html! { "p95 " (time_of(ended, 0.95)) ", p99 " (time_of(ended, 0.99)) }))
@@ -319,9 +319,11 @@ fn audit_tile(sealer: Option<&SealerStatus>, of: Of) -> Markup {
     let Some(sealer) = sealer else {
         return parts::tile("Audit sealed", "–", &html! { (parts::badge("no sealer ran yet", Tone::Warn)) " " (link) });
     };
-    let is_well = sealer.state == "ok" && sealer.unsealed_seconds < SEALED;
+    let is_well = sealer.state == "sealing" && sealer.unsealed_seconds < SEALED;
     let beside = html! {
-        @if is_well { (parts::badge("sealing", Tone::Good)) } @else { (parts::badge(&sealer.state, Tone::Bad)) }
+        @if is_well { (parts::badge("sealing", Tone::Good)) }
+        @else if sealer.state == "sealing" { (parts::badge("behind", Tone::Warn)) }
+        @else { (parts::badge(&sealer.state.replace('_', " "), Tone::Bad)) }
         " " (link)
     };
     parts::tile("Audit sealed until", &format!("{} ago", parts::duration(sealer.unsealed_seconds)), &beside)

@@ -27,7 +27,8 @@ const PAGE: i64 = 50;
 /// Which reviews.
 const STATUSES: &[(&str, &str)] = &[("open", "open"), ("decided", "decided"), ("superseded", "gone by themselves")];
 
-const NOT_THEIRS: &str = "Reviews show demographics: they are for the organization's own administrators, with a key of its role admin.";
+const NOT_THEIRS: &str =
+    "Reviews show demographics: they are for the organization's own administrators, with a key of its role admin.";
 
 fn missing() -> Refused {
     Refused::NotFound("There is no such review.")
@@ -184,7 +185,12 @@ pub(super) async fn show(
 
 fn name(person: &PersonRow) -> String {
     let given = person.given.join(" ");
-    [person.family.as_deref().unwrap_or_default(), &given].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(", ")
+    [person.family.as_deref().unwrap_or_default(), &given]
+        .iter()
+        .filter(|part| !part.is_empty())
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn identifiers(person: &PersonRow) -> Markup {
@@ -207,9 +213,10 @@ fn people(shown: &Shown, candidates: &[Candidate]) -> Markup {
         .enumerate()
         .map(|(index, candidate)| (format!("Candidate {}", letter(index)), Some(candidate), person(candidate)))
         .collect();
-    let others = shown.people.iter().filter(|row| {
-        row.id.is_some_and(|id| !candidates.iter().any(|candidate| candidate.patient == id.to_string()))
-    });
+    let others = shown
+        .people
+        .iter()
+        .filter(|row| row.id.is_some_and(|id| !candidates.iter().any(|candidate| candidate.patient == id.to_string())));
     columns.extend(others.map(|row| ("Linked now".to_owned(), None, Some(row))));
     let line = |title: &str, incoming: Markup, value: &dyn Fn(&PersonRow) -> Markup| {
         html! {
@@ -339,7 +346,8 @@ pub(super) async fn decide(
     if next.is_empty() {
         next = page_of(&app, organization, "open".to_owned(), None, 1).await?;
     }
-    let path = next.first().map_or_else(|| "/admin/reviews".to_owned(), |review| format!("/admin/reviews/{}", review.id));
+    let path =
+        next.first().map_or_else(|| "/admin/reviews".to_owned(), |review| format!("/admin/reviews/{}", review.id));
     Ok(Redirect::to(&format!("{path}?note=decided")).into_response())
 }
 

@@ -46,6 +46,10 @@ struct Finding {
 /// `GET /admin/workers`
 pub(super) async fn list(State(app): State<Arc<App>>, visitor: Visitor) -> Result<Response, Refused> {
     let organization = visitor.organization;
+    let queues = app.db.unit::<_, DbError, _>(visitor.scope(), move |connection| {
+        Box::pin(async move { figures_list_store::queue_now(connection, organization, QUEUES).await })
+    });
+    let queues = queues.await?;
     let facts = app
         .db
         .unit::<_, DbError, _>(Scope::Global, move |connection| {
@@ -54,7 +58,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, visitor: Visitor) -> Resul
                     now: crate::audit::store::now(connection).await?,
                     workers: workers_store::list_workers(connection).await?,
                     leases: workers_store::list_leases(connection, organization, LEASES).await?,
-                    queues: figures_list_store::queue_now(connection, organization, QUEUES).await?,
+                    queues,
                     versions: workflows_store::jobs_in_flight(connection, organization).await?,
                     sealer: sealer_status(connection).await?,
                 })
@@ -99,7 +103,9 @@ async fn findings(app: &App, facts: &Facts) -> Vec<Finding> {
         });
     }
     for queue in facts.queues.iter().filter(|queue| queue.status == "active") {
-        let Some(waits) = queue.oldest_ready_at.map(|at| facts.now - at).filter(|waits| *waits > READY) else { continue };
+        let Some(waits) = queue.oldest_ready_at.map(|at| facts.now - at).filter(|waits| *waits > READY) else {
+            continue;
+        };
         found.push(Finding {
             what: format!(
                 "The oldest ready job of {} waits for {}.",
@@ -176,8 +182,17 @@ fn processes(facts: &Facts) -> Markup {
         return parts::nothing("No process was seen during the last day.");
     }
     let head = [
-        "Process", "State", "Host", "Roles", "Version", "In flight", "Steps committed", "Stale commits refused", "Leases taken back",
-        "Started", "Last seen",
+        "Process",
+        "State",
+        "Host",
+        "Roles",
+        "Version",
+        "In flight",
+        "Steps committed",
+        "Stale commits refused",
+        "Leases taken back",
+        "Started",
+        "Last seen",
     ];
     parts::table("Worker processes of the last day", &head, &rows)
 }

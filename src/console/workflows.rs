@@ -19,11 +19,7 @@ use std::time::Duration;
 
 type InFlight = BTreeMap<(String, i32), i64>;
 
-async fn read(
-    app: &App,
-    visitor: &Visitor,
-    name: Option<String>,
-) -> Result<(Vec<VersionRow>, InFlight), DbError> {
+async fn read(app: &App, visitor: &Visitor, name: Option<String>) -> Result<(Vec<VersionRow>, InFlight), DbError> {
     let organization = visitor.organization;
     let read = app.db.unit::<_, DbError, _>(Scope::Global, move |connection| {
         Box::pin(async move {
@@ -76,8 +72,16 @@ pub(super) async fn list(State(app): State<Arc<App>>, visitor: Visitor) -> Resul
             }
         });
     }
-    let head =
-        ["Workflow", "Version", "Jobs in flight", "On other versions", "Registered versions", "Order", "Steps", "What it does"];
+    let head = [
+        "Workflow",
+        "Version",
+        "Jobs in flight",
+        "On other versions",
+        "Registered versions",
+        "Order",
+        "Steps",
+        "What it does",
+    ];
     let live = parts::table("Workflows that this process has loaded", &head, &rows);
     Ok(Page::live(Section::Workflows, "Workflows", live).render(&visitor))
 }

@@ -11,6 +11,7 @@ pub mod definition;
 pub mod events_store;
 pub mod executor;
 pub mod explain;
+mod failing;
 pub mod failures_store;
 pub mod figures;
 pub mod figures_list_store;
@@ -37,5 +38,6 @@ pub mod timeline;
 pub mod traces_store;
 pub mod wake;
 pub mod workers_store;
+pub mod workflows_store;
 
 pub use executor::{Engine, EngineOptions};

@@ -151,8 +151,6 @@ pub async fn expire_uploads(
 pub struct UploadFacts {
     /// The upload.
     pub id: UploadId,
-    /// As its sender named the file.
-    pub filename: Option<String>,
     /// As signed, if it was told.
     pub declared_size_bytes: Option<i64>,
     /// The URL was given out.
@@ -173,7 +171,7 @@ pub async fn of_job(
     job: JobId,
 ) -> Result<Option<UploadFacts>, DbError> {
     Ok(sqlx::query_as(
-        "select id, filename, declared_size_bytes, created_at, expires_at, arrived_at
+        "select id, declared_size_bytes, created_at, expires_at, arrived_at
          from uploads
          where organization_id = $1 and job_id = $2",
     )

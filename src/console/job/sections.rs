@@ -237,7 +237,6 @@ pub(super) fn payload(view: &JobView, beside: &Beside, visitor: &Visitor) -> Mar
     }
     if let Some(upload) = &beside.upload {
         facts.push(("Upload", html! { span class="mono" { (upload.id) } }));
-        facts.push(("File name", html! { @if let Some(name) = &upload.filename { bdi { (name) } } @else { "–" } }));
         if let Some(size) = upload.declared_size_bytes {
             facts.push(("Declared size", html! { (parts::count(size)) " bytes" }));
         }

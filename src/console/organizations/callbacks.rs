@@ -159,9 +159,15 @@ pub(in super::super) async fn show(
         (table(&visitor, &deliveries))
         (parts::next_page(&path, &[("outcome", outcome.as_deref())], next.as_deref()))
     };
-    let after = parts::act("Tell of a job's end again", &format!("{path}/resend"), Tone::Busy, &html! {
-        label { span { "Job" } input type="text" name="job" required pattern="job_[0-9a-hjkmnp-tv-z]{26}" autocomplete="off"; }
-    }, "Send again");
+    let after = parts::act(
+        "Tell of a job's end again",
+        &format!("{path}/resend"),
+        Tone::Busy,
+        &html! {
+            label { span { "Job" } input type="text" name="job" required pattern="job_[0-9a-hjkmnp-tv-z]{26}" autocomplete="off"; }
+        },
+        "Send again",
+    );
     let title = format!("Callback {callback_id}");
     Ok(Page { section: Section::Organizations, title, before, live, after }.render(&visitor))
 }
@@ -203,8 +209,7 @@ pub(in super::super) async fn send_again(
     let reason = form.reason()?;
     let no_job = || Refused::NotFound("There is no such job.");
     let job: JobId = form.need("job")?.parse().map_err(|_| no_job())?;
-    let sent =
-        resend::resend(&app.db, organization.id, job, Some(callback), &visitor.actor, Some(&reason)).await?;
+    let sent = resend::resend(&app.db, organization.id, job, Some(callback), &visitor.actor, Some(&reason)).await?;
     app.wake.signal();
     let note = match sent {
         Resend::NoJob => return Err(no_job()),

@@ -99,9 +99,9 @@ pub(super) async fn list(
         .db
         .unit::<_, DbError, _>(Scope::Global, move |connection| {
             // One more than the page, to know whether there is another.
-            Box::pin(async move {
-                store::page_organizations(connection, only, wanted.as_deref(), after, PAGE + 1).await
-            })
+            Box::pin(
+                async move { store::page_organizations(connection, only, wanted.as_deref(), after, PAGE + 1).await },
+            )
         })
         .await?;
     let more = found.len() > usize::try_from(PAGE).unwrap_or(usize::MAX);

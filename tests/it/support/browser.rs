@@ -245,28 +245,13 @@ impl Browser {
     }
 }
 
-/// The browser itself, which the driver puts into a process group of its own.
-fn children_of(parent: u32) -> Vec<i32> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let ids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    ids.filter(|id| {
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        // `pid (name) state ppid …`; the name may hold anything.
-        let after = stat.rsplit(") ").next().unwrap_or_default();
-        after.split(' ').nth(1).and_then(|ppid| ppid.parse().ok()) == Some(parent)
-    })
-    .collect()
-}
-
 impl Drop for Browser {
     fn drop(&mut self) {
         use rustix::process::{Pid, Signal, kill_process_group};
-        for child in children_of(self.driver.id()) {
-            if let Some(group) = Pid::from_raw(child) {
-                let _ = kill_process_group(group, Signal::KILL);
-            }
+        // The driver leads the group in which it starts the browser.
+        if let Some(group) = i32::try_from(self.driver.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
         }
-        let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
 }
