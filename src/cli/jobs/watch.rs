@@ -29,6 +29,11 @@ fn is_good(status: &str) -> bool {
     status.starts_with("succeeded")
 }
 
+/// Did an ended job do what it was for? One that was cancelled or expired did not.
+pub fn has_succeeded(view: &Value) -> bool {
+    is_good(&text(view, "status"))
+}
+
 /// One job to its end; exit 1 unless it succeeded. With `json` each change is a line.
 ///
 /// # Errors

@@ -300,9 +300,10 @@ impl Instance {
             .credentials_provider(Credentials::new(text("s3_access_key"), text("s3_secret_key"), None, None, "test"));
         let client = aws_sdk_s3::Client::from_conf(config.build());
         let bucket = client.list_buckets().send().await.unwrap().buckets()[0].name().unwrap().to_owned();
-        let listed = client.list_objects_v2().bucket(&bucket).send().await.unwrap();
+        let pages = client.list_objects_v2().bucket(&bucket).into_paginator().send();
+        let pages = pages.collect::<Result<Vec<_>, _>>().await.unwrap();
         let mut objects = Vec::new();
-        for key in listed.contents().iter().filter_map(aws_sdk_s3::types::Object::key) {
+        for key in pages.iter().flat_map(|page| page.contents()).filter_map(aws_sdk_s3::types::Object::key) {
             let object = client.get_object().bucket(&bucket).key(key).send().await.unwrap();
             let facts =
                 format!("{key} {:?} {:?} {:?}", object.metadata(), object.content_type(), object.content_disposition());

@@ -6,6 +6,7 @@ mod corpus;
 mod cors;
 mod described;
 mod disconnects;
+mod events;
 mod idempotency;
 mod intake;
 mod jobs;
