@@ -16,7 +16,8 @@ pub use limits::{BODY_WINDOW, LimitsConfig, TlsConfig};
 pub use retention::RetentionConfig;
 pub use traces::TracesConfig;
 
-use secrecy::SecretString;
+use crate::secrets::Secrets;
+use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -323,6 +324,11 @@ impl Config {
         if config.database.migrate_url.is_some() && config.database.url.is_none() {
             reader.faults.push("database.migrate_url: needs database.url too".to_owned());
         }
+        if let Some(Err(error)) = config.secrets_key.as_ref().map(|text| Secrets::check(text.expose_secret())) {
+            reader
+                .faults
+                .push(format!("{error} (`openssl rand -base64 32` makes some; several with commas between them)"));
+        }
         let queue_url = config.s3.events_queue_url.as_deref();
         if queue_url.is_some_and(|url| !(url.starts_with("https://") || url.starts_with("http://"))) {
             reader.faults.push("s3.events_queue_url: must be the URL of a queue".to_owned());
@@ -386,7 +392,6 @@ fn flatten(prefix: &str, table: &toml::Table, flat: &mut Vec<(String, String)>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret as _;
 
     fn with(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let pairs: BTreeMap<String, String> =
@@ -454,9 +459,11 @@ mod tests {
             ("CHARTGATE_LISTEN", "here"),
             ("CHARTGATE_LEASE_SECONDS", "0"),
             ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+            ("CHARTGATE_SECRETS_KEY", "hunter2"),
         ])
         .unwrap_err();
-        assert_eq!(faults.0.len(), 3, "{faults}");
+        assert_eq!(faults.0.len(), 4, "{faults}");
+        assert!(faults.0.iter().any(|fault| fault.starts_with("secrets.key does not hold 32 bytes")), "{faults}");
         let config = with(&[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hunter2")]).unwrap();
         assert!(!format!("{config:?}{faults}").contains("hunter2"));
     }

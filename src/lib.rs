@@ -13,7 +13,7 @@
 //! | 6 | `engine` | durable execution: workflow files, states, retries, leases, fenced commits |
 //! | 7 | `audit`, `auth`, `limits` | the audit log: append, seal, verify; API keys and roles (`auth` names `audit`: a caller is the actor of a record); what callers may take |
 //! | 8 | `db`, `objects` | PostgreSQL and S3, real or embedded |
-//! | 9 | `config`, `telemetry`, `clock`, `ids`, `phi`, `secrets` | plain facts that everything may use |
+//! | 9 | `config`, `telemetry`, `clock`, `ids`, `phi`, `secrets` | plain facts that everything may use (`config` names `secrets`: whether its keys are keys) |
 
 pub mod app;
 pub mod audit;

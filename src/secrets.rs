@@ -3,7 +3,7 @@
 //!
 //! The key is `secrets.key` of the configuration (32 bytes in base64; several separated by commas: the first seals, all
 //! open, which is how a key is replaced), else the file `{data_dir}/secrets.key`, made with mode 0600 when the first
-//! secret is sealed. All processes of an installation need the same key. Leaves to others: what the secrets are for.
+//! secret is sealed (never when one is opened). All processes of an installation need the same key. Leaves to others: what the secrets are for.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine as _;
@@ -87,6 +87,14 @@ fn fresh_key() -> String {
 }
 
 impl Secrets {
+    /// Does `secrets.key` hold keys? What the configuration checks before anything is started.
+    ///
+    /// # Errors
+    /// [`SecretsError::BadKey`].
+    pub fn check(text: &str) -> Result<(), SecretsError> {
+        keys(text, "secrets.key").map(drop)
+    }
+
     /// With the configured key, if there is one, else that of `{data_dir}/secrets.key`. Touches nothing yet.
     #[must_use]
     pub fn new(configured: Option<SecretString>, data_dir: &Path) -> Self {
@@ -99,24 +107,35 @@ impl Secrets {
         self.configured.is_some()
     }
 
-    fn keys(&self) -> Result<Arc<Vec<Key>>, SecretsError> {
+    /// The keys that there are; none where nothing was configured and no file was made yet.
+    fn keys(&self) -> Result<Option<Arc<Vec<Key>>>, SecretsError> {
         let mut slot = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(keys) = &*slot {
-            return Ok(Arc::clone(keys));
+            return Ok(Some(Arc::clone(keys)));
         }
         let read = match &self.configured {
             Some(text) => keys(text.expose_secret(), "secrets.key")?,
-            None => keys(&self.read_or_make_file()?, &self.file.display().to_string())?,
+            None => match fs::read_to_string(&self.file) {
+                Ok(text) => keys(&text, &self.file.display().to_string())?,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(source) => return Err(SecretsError::File { path: self.file.display().to_string(), source }),
+            },
         };
-        Ok(Arc::clone(slot.insert(Arc::new(read))))
+        Ok(Some(Arc::clone(slot.insert(Arc::new(read)))))
     }
 
-    fn read_or_make_file(&self) -> Result<String, SecretsError> {
-        let fail = |source| SecretsError::File { path: self.file.display().to_string(), source };
-        match fs::read_to_string(&self.file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            read => return read.map_err(fail),
+    /// The keys to seal with: the file is made here, and only here. A process that is to open what another one sealed finds
+    /// out that it has no key, instead of making one of its own.
+    fn keys_or_new(&self) -> Result<Arc<Vec<Key>>, SecretsError> {
+        if let Some(keys) = self.keys()? {
+            return Ok(keys);
         }
+        self.make_file()?;
+        self.keys()?.ok_or_else(|| SecretsError::BadKey(self.file.display().to_string()))
+    }
+
+    fn make_file(&self) -> Result<(), SecretsError> {
+        let fail = |source| SecretsError::File { path: self.file.display().to_string(), source };
         if let Some(directory) = self.file.parent() {
             fs::create_dir_all(directory).map_err(fail)?;
         }
@@ -132,8 +151,15 @@ impl Secrets {
             linked => linked,
         });
         let _ = fs::remove_file(&draft);
-        linked.map_err(fail)?;
-        fs::read_to_string(&self.file).map_err(fail)
+        linked.map_err(fail)
+    }
+
+    /// Has this process the key with that id (eight hexadecimal digits, as [`SecretsError::OtherKey`] names it)?
+    ///
+    /// # Errors
+    /// [`SecretsError::BadKey`], [`SecretsError::File`].
+    pub fn has_key(&self, id: &str) -> Result<bool, SecretsError> {
+        Ok(self.keys()?.is_some_and(|keys| keys.iter().any(|key| hex::encode(key.id) == id)))
     }
 
     /// Seal a secret for one purpose: `context` (such as `callback:org_…:cb_…`) is needed again to open it, so that what is
@@ -142,7 +168,7 @@ impl Secrets {
     /// # Errors
     /// [`SecretsError::BadKey`], [`SecretsError::File`].
     pub fn seal(&self, context: &str, secret: &[u8]) -> Result<Vec<u8>, SecretsError> {
-        let keys = self.keys()?;
+        let keys = self.keys_or_new()?;
         let first = keys.first().ok_or_else(|| SecretsError::BadKey("secrets.key".to_owned()))?;
         // Random nonces of 96 bits: safe for far more secrets than an installation makes (NIST SP 800-38D, 8.3).
         let mut nonce = [0u8; NONCE_LEN];
@@ -172,7 +198,7 @@ impl Secrets {
         }
         let (id, rest) = rest.split_at(KEY_ID_LEN);
         let (nonce, text) = rest.split_at(NONCE_LEN);
-        let keys = self.keys()?;
+        let keys = self.keys()?.unwrap_or_default();
         let key = keys.iter().find(|key| key.id == id).ok_or_else(|| SecretsError::OtherKey(hex::encode(id)))?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SecretsError::Damaged)?;
         let mut text = text.to_vec();
@@ -229,6 +255,23 @@ mod tests {
         assert_eq!(fs::metadata(directory.join("secrets.key")).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(Secrets::new(None, &directory).open("x", &sealed).unwrap().expose_secret(), b"s");
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_process_without_the_key_makes_none_of_its_own_when_it_opens() {
+        let directory = std::env::temp_dir().join(format!("chartgate-no-key-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        let text = fresh_key();
+        let sealed = configured(&text).seal("x", b"s").unwrap();
+        let without = Secrets::new(None, &directory);
+        let Err(SecretsError::OtherKey(id)) = without.open("x", &sealed) else { panic!("it cannot be opened") };
+        assert!(!directory.exists(), "no file was made");
+        assert!(!without.has_key(&id).unwrap() && configured(&text).has_key(&id).unwrap());
+        // Once the key is brought, the same process opens it.
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("secrets.key"), &text).unwrap();
+        assert_eq!(without.open("x", &sealed).unwrap().expose_secret(), b"s");
         fs::remove_dir_all(&directory).unwrap();
     }
 

@@ -3,6 +3,7 @@
 
 use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::CatalogError;
+use crate::secrets::Secrets;
 
 /// Why the program does not start.
 #[derive(Debug, thiserror::Error)]
@@ -75,4 +76,40 @@ pub(super) async fn check_database(db: &Db, allow_unsafe: bool) -> Result<(), St
         }
     }
     if faults.is_empty() { Ok(()) } else { Err(StartError::Unsafe(faults)) }
+}
+
+/// The ids of keys that seal stored secrets which are still good, and that this process does not have: callbacks cannot be
+/// delivered by it, or signed webhooks not be checked. None when it has all of them.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn missing_secret_keys(db: &Db, secrets: &Secrets) -> Result<Vec<String>, DbError> {
+    let used: Vec<String> = db
+        .unit::<_, DbError, _>(Scope::Global, |connection| {
+            Box::pin(async move {
+                // In the context of all organizations, for ids of keys only: the five bytes that a sealed secret begins with.
+                sqlx::query(
+                    "select set_config('app.organization', coalesce((select array_agg(id)::text from organizations), '{}'), true)",
+                )
+                .execute(&mut *connection)
+                .await?;
+                Ok(sqlx::query_scalar(
+                    "select distinct encode(substring(sealed from 2 for 4), 'hex') id
+                     from (
+                       select secret sealed from callbacks
+                       union all
+                       select previous_secret from callbacks where previous_until > chartgate_now()
+                       union all
+                       select sealed_secret from webhook_secrets
+                       where revoked_at is null and (expires_at is null or expires_at > chartgate_now())) s
+                     where sealed is not null
+                     order by id",
+                )
+                .fetch_all(connection)
+                .await?)
+            })
+        })
+        .await?;
+    // A key that cannot be read is one that is not there: what reads it says so by itself.
+    Ok(used.into_iter().filter(|id| !secrets.has_key(id).unwrap_or(false)).collect())
 }

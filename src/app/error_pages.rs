@@ -22,6 +22,7 @@ pages!(
     "callback_url_refused",
     "database_conflict",
     "database_refused",
+    "database_timeout",
     "database_unavailable",
     "declared_hash_differs",
     "declared_size_differs",

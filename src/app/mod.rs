@@ -4,14 +4,15 @@
 mod audit;
 mod checks;
 pub mod error_pages;
+pub mod health;
 mod servers;
 pub mod settings;
 pub(crate) use servers::write_private;
 
-pub use checks::StartError;
+pub use checks::{StartError, missing_secret_keys};
 pub use servers::{Endpoints, Servers};
 
-use crate::audit::keys::SigningKey;
+use crate::audit::keys::{KeyFileError, SigningKey};
 use crate::audit::note::PublicKey;
 use crate::audit::sealer::SealerOptions;
 use crate::audit::source::SourceError;
@@ -70,6 +71,8 @@ pub struct App {
     pub callbacks: Callbacks,
     /// What callers may take of this process.
     pub limits: Arc<Limits>,
+    /// What was found of the dependencies lately.
+    health: health::Health,
     /// When the database was last looked at for the metrics, and how long that took.
     pub scraped: tokio::sync::Mutex<Option<(Instant, Duration)>>,
 }
@@ -96,6 +99,12 @@ impl App {
         let db = Db::connect(database, config.database.connections_max);
         checks::check_database(&db, config.database.allow_unsafe).await?;
         let secrets = Secrets::new(config.secrets_key.clone(), &config.data_dir);
+        for key in missing_secret_keys(&db, &secrets).await? {
+            tracing::error!(
+                key,
+                "secrets of callbacks or webhook senders are sealed with key {key}, which this process does not have: all processes need the same secrets.key"
+            );
+        }
         let callbacks = Callbacks::new(&config, db.clone(), secrets.clone())
             .map_err(|_| StartError::Server("TLS for callbacks cannot be set up".to_owned()))?;
         let registry = Registry::default()
@@ -117,6 +126,7 @@ impl App {
             callbacks,
             clock,
             limits: Limits::new(&config.limits),
+            health: health::Health::default(),
             scraped: tokio::sync::Mutex::default(),
             config,
             db,
@@ -152,7 +162,10 @@ impl App {
             .await?;
         let trusted = self.config.audit_trusted_keys.iter().filter_map(|key| PublicKey::from_verifier(key));
         // Readable only where this process may sign; elsewhere its public half is configured, or unknown.
-        let own = SigningKey::load(&self.config.audit_key())?.map(|key| key.key(log));
+        let own = match SigningKey::load(&self.config.audit_key()) {
+            Err(KeyFileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => None,
+            loaded => loaded?.map(|key| key.key(log)),
+        };
         Ok(trusted.chain(own).collect())
     }
 

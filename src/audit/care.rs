@@ -67,11 +67,51 @@ pub async fn rotate_key(db: &Db, path: &Path, actor: Actor) -> Result<PublicKey,
     Ok(new.key(log))
 }
 
-/// Go on after the database was restored to an earlier time: the checkpoints that only the object store knows are given up,
-/// by a checkpoint that says so. Its number.
+/// Statements of keys that only the object store knows, because the database was restored to before a rotation: they are the log's if
+/// each is signed by the key before it. How many were taken over.
+async fn take_over_keys(db: &Db, objects: &Objects) -> Result<usize, SealError> {
+    let (log, mut statements) = db
+        .unit::<_, DbError, _>(Scope::Global, |connection| {
+            Box::pin(async move { Ok((store::log_id(connection).await?, store::key_statements(connection).await?)) })
+        })
+        .await?;
+    let known = statements.len();
+    let mut taken: Vec<(KeyStatement, String)> = Vec::new();
+    for ordinal in (1i64..).skip(known) {
+        let Some(bytes) = witness::read(objects, &witness::key_key(log, ordinal)).await? else { break };
+        let text = String::from_utf8(bytes).map_err(|_| SealError::KeyForked(ordinal))?;
+        statements.push(text.clone());
+        let (ring, faults) = KeyRing::follow(log, &statements, &[]);
+        match ring.newest() {
+            Some(newest) if faults.is_empty() => taken.push((newest.clone(), text)),
+            _ => return Err(SealError::KeyForked(ordinal)),
+        }
+    }
+    let count = taken.len();
+    if count > 0 {
+        db.unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move {
+                store::lock_checkpoints(connection).await?;
+                if store::key_statements(connection).await?.len() != known {
+                    return Err(DbError::stale());
+                }
+                for (statement, note) in &taken {
+                    store::insert_key(connection, statement, note).await?;
+                    store::insert_publication(connection, Published::Key, statement.ordinal).await?;
+                }
+                Ok(())
+            })
+        })
+        .await?;
+    }
+    Ok(count)
+}
+
+/// Go on after the database was restored to an earlier time: statements of keys that only the object store knows are taken over,
+/// checkpoints that only it knows are given up, by a checkpoint that says so. Its number.
 ///
 /// # Errors
-/// [`SealError::NothingToContinue`] when there are none; else as sealing.
+/// [`SealError::NothingToContinue`] when there is neither; else as sealing.
 pub async fn continue_log(
     sealer: &mut Sealer,
     objects: &Objects,
@@ -79,6 +119,7 @@ pub async fn continue_log(
     reason: &str,
 ) -> Result<i64, SealError> {
     let db = sealer.db.clone();
+    let keys = take_over_keys(&db, objects).await?;
     // What both know is published first; what they differ in is the first number that is given up.
     let differing = match sealer.publish().await {
         Err(SealError::Forked(number)) => Some(number),
@@ -94,23 +135,27 @@ pub async fn continue_log(
         .await?;
     let first = differing.unwrap_or(newest + 1);
     let last = witness::newest(objects, log, first).await?;
-    let Some(note) = witness::read(objects, &witness::checkpoint_key(log, last)).await?.filter(|_| last >= first)
-    else {
+    let note = witness::read(objects, &witness::checkpoint_key(log, last)).await?.filter(|_| last >= first);
+    let hash = note.map(|note| Note::hash(&String::from_utf8_lossy(&note)));
+    let abandoned = hash.map(|hash| Abandoned { first, last, hash });
+    if abandoned.is_none() && keys == 0 {
         return Err(SealError::NothingToContinue);
-    };
-    let hash = Note::hash(&String::from_utf8_lossy(&note));
-    let (purpose, detail) = (reason.to_owned(), serde_json::json!({ "first": first, "last": last }));
+    }
+    let mut detail = serde_json::Map::new();
+    if let Some(abandoned) = &abandoned {
+        detail.extend([("first".to_owned(), abandoned.first.into()), ("last".to_owned(), abandoned.last.into())]);
+    }
+    if keys > 0 {
+        detail.insert("keys".to_owned(), keys.into());
+    }
+    let purpose = reason.to_owned();
     let written = db
         .unit::<_, DbError, _>(Scope::Organization(OrganizationId::PLATFORM), move |connection| {
             Box::pin(async move {
                 let mut record = Record::new(OrganizationId::PLATFORM, "audit.continued", Action::Execute, &actor);
                 record.purpose = Some(&purpose);
-                record.detail = Some(detail);
+                record.detail = Some(detail.into());
                 super::append(connection, record).await?;
-                // Our own checkpoints of those numbers have no place in the object store.
-                for number in first..=newest {
-                    store::insert_publication(connection, Published::Checkpoint, number).await?;
-                }
                 store::own_transaction(connection).await
             })
         })
@@ -127,7 +172,7 @@ pub async fn continue_log(
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let number = sealer.checkpoint_after(Some(Abandoned { first, last, hash })).await?;
+    let number = sealer.checkpoint_after(abandoned).await?;
     let number = number.ok_or(SealError::NothingToContinue)?;
     sealer.publish().await?;
     Ok(number)

@@ -76,7 +76,7 @@ pub async fn page(
         if looked >= WINDOW {
             return Ok((records, Some(from)));
         }
-        (below, reach) = (from, (reach * 10).min(WINDOW));
+        (below, reach) = (from, (reach * 10).min(WINDOW - looked));
     }
 }
 

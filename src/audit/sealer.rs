@@ -73,6 +73,11 @@ pub enum SealError {
         "the object store has another checkpoint {0} than this database: it was restored from a backup, or changed; run `chartgate audit verify`, then see docs/audit.md, \"After a restore\""
     )]
     Forked(i64),
+    /// The object store has another statement under a key's number.
+    #[error(
+        "the object store has another statement of key {0} than this database: it was restored from a backup, and its key rotated since, or it was changed; see docs/audit.md, \"After a restore\""
+    )]
+    KeyForked(i64),
     /// Transactions are numbered lower than sealed ones.
     #[error(
         "transactions are numbered from {below}, but records up to {sealed} are sealed: see docs/audit.md, \"After a restore\""
@@ -99,6 +104,7 @@ impl SealError {
             Self::KeyMissing { .. } => "key_missing",
             Self::Tampered(_) => "tampered",
             Self::Forked(_) => "forked",
+            Self::KeyForked(_) => "key_forked",
             Self::WentBack { .. } => "transactions_went_back",
             Self::NothingToContinue => "nothing_to_continue",
         }
@@ -297,7 +303,14 @@ impl Sealer {
             batch.leaves.iter().for_each(|(_, hash)| tree.push(*hash));
         }
         let before = newest.map_or(0, |(row, _)| row.checkpoint);
-        let number = abandoned.as_ref().map_or(before, |abandoned| abandoned.last) + 1;
+        if abandoned.is_none() {
+            self.compare_unpublished(log).await?;
+        }
+        // Behind what both sides have, so that no number means two checkpoints; and one that its key may sign.
+        let last = before.max(abandoned.as_ref().map_or(0, |abandoned| abandoned.last));
+        let number = last.max(ring.newest().map_or(0, |newest| newest.from - 1)) + 1;
+        // Our own checkpoints of the numbers that are given up have no place in the object store.
+        let displaced = abandoned.as_ref().map_or(1..=0, |abandoned| abandoned.first..=before);
         match self.objects.get(&witness::checkpoint_key(log, number)).await {
             Ok(_) => return Err(SealError::Forked(number)),
             // Away: what is signed now is compared when it is published.
@@ -332,6 +345,9 @@ impl Sealer {
                         // A rotation came in between: the next round signs with the new key.
                         return Err(DbError::NotOneRow(0));
                     }
+                    for number in displaced {
+                        store::insert_publication(connection, Published::Checkpoint, number).await?;
+                    }
                     store::insert_checkpoint(connection, &row).await
                 })
             })
@@ -339,11 +355,32 @@ impl Sealer {
         Ok(Some(number))
     }
 
+    /// What could not be published when it was signed, because the object store was away: it may know another history, and then
+    /// nothing is signed on top of ours.
+    async fn compare_unpublished(&self, log: Uuid) -> Result<(), SealError> {
+        let first = self
+            .db
+            .unit::<_, DbError, _>(Scope::Global, |connection| {
+                Box::pin(async move {
+                    let done = store::last_published(connection, Published::Checkpoint).await?;
+                    Ok(store::checkpoints_after(connection, done, 1).await?.pop())
+                })
+            })
+            .await?;
+        let Some(first) = first else { return Ok(()) };
+        match self.objects.get(&witness::checkpoint_key(log, first.checkpoint)).await {
+            Ok(there) if there != first.note.as_bytes() => Err(SealError::Forked(first.checkpoint)),
+            Ok(_) | Err(ObjectError::NotFound | ObjectError::Unavailable { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Put what was signed into the object store: keys, then tiles and checkpoints in order. How many checkpoints are not
     /// there yet, which is 0 unless this fails.
     ///
     /// # Errors
-    /// [`SealError`], [`SealError::Forked`] if the store has something else under a number.
+    /// [`SealError`], [`SealError::Forked`] if the store has something else under a number, [`SealError::KeyForked`] under that of
+    /// a key.
     pub async fn publish(&mut self) -> Result<u64, SealError> {
         let (log, statements, _) = self.read_keys().await?;
         let (keys_done, checkpoints_done) = self
@@ -358,7 +395,9 @@ impl Sealer {
             })
             .await?;
         for (number, statement) in (1..).zip(&statements).skip(usize::try_from(keys_done).unwrap_or_default()) {
-            self.put_once(&witness::key_key(log, number), statement.clone().into_bytes(), number).await?;
+            if !self.put_once(&witness::key_key(log, number), statement.clone().into_bytes()).await? {
+                return Err(SealError::KeyForked(number));
+            }
             self.published(Published::Key, number).await?;
         }
         let mut done = checkpoints_done;
@@ -382,9 +421,12 @@ impl Sealer {
                 .await?;
             let leaves = tile.into_iter().filter(|batch| batch.number <= last).flat_map(|batch| batch.leaves);
             let tile = witness::tile(leaves);
-            self.put_once(&witness::tile_key(log, next.checkpoint), tile, next.checkpoint).await?;
             let note = next.note.into_bytes();
-            self.put_once(&witness::checkpoint_key(log, next.checkpoint), note, next.checkpoint).await?;
+            if !self.put_once(&witness::tile_key(log, next.checkpoint), tile).await?
+                || !self.put_once(&witness::checkpoint_key(log, next.checkpoint), note).await?
+            {
+                return Err(SealError::Forked(next.checkpoint));
+            }
             self.published(Published::Checkpoint, next.checkpoint).await?;
             done = next.checkpoint;
         }
@@ -398,8 +440,8 @@ impl Sealer {
             .await
     }
 
-    /// Put an object that nobody may replace: if the key is taken, by the same bytes.
-    async fn put_once(&self, key: &str, bytes: Vec<u8>, number: i64) -> Result<(), SealError> {
+    /// Put an object that nobody may replace. False: the key is taken, by other bytes.
+    async fn put_once(&self, key: &str, bytes: Vec<u8>) -> Result<bool, SealError> {
         // Looked at first, because not every server knows conditional writes.
         let there = match self.objects.get(key).await {
             Ok(there) => there,
@@ -407,11 +449,11 @@ impl Sealer {
                 let content_type = "application/octet-stream";
                 match self.objects.put_new(key, bytes.clone().into(), content_type).await {
                     Err(ObjectError::Changed) => self.objects.get(key).await?,
-                    result => return Ok(result?),
+                    result => return Ok(result.map(|()| true)?),
                 }
             }
             Err(error) => return Err(error.into()),
         };
-        if there == bytes { Ok(()) } else { Err(SealError::Forked(number)) }
+        Ok(there == bytes)
     }
 }

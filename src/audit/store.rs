@@ -186,6 +186,13 @@ pub async fn newest_checkpoint(connection: &mut PgConnection, up_to: i64) -> Res
     Ok(sqlx::query_as(select).bind(up_to).fetch_optional(connection).await?)
 }
 
+/// The newest checkpoint of at most so many leaves, by its number.
+pub async fn checkpoint_of_size(connection: &mut PgConnection, leaves: i64) -> Result<Option<i64>, DbError> {
+    // Trees only grow: from the newest on it is near.
+    let select = "select checkpoint from audit_checkpoints where tree_size <= $1 order by checkpoint desc limit 1";
+    Ok(sqlx::query_scalar(select).bind(leaves).fetch_optional(connection).await?)
+}
+
 /// Checkpoints behind that one, in order.
 pub async fn checkpoints_after(
     connection: &mut PgConnection,

@@ -12,8 +12,9 @@ pub use report::{Fault, FaultKind, GivenUp, NewestCheckpoint, Report, Unsealed};
 use super::compare::{Difference, compare};
 use super::keys::KeyRing;
 use super::merkle::{Hash, Tree};
-use super::note::{Checkpoint, Note, PublicKey, origin};
+use super::note::{Abandoned, Checkpoint, Note, PublicKey, origin};
 use super::record::{Line, Position};
+use super::sealer::CHECKPOINT_LEAVES_MAX;
 use super::source::{Checkpointed, Header, KeyPair, Leaves, Source, SourceError};
 use super::witness;
 use std::collections::VecDeque;
@@ -213,15 +214,43 @@ impl<'a> Verifier<'a> {
         let (mut equal, mut differs) = (self.number, at);
         while differs - equal > 1 {
             let middle = i64::midpoint(equal, differs);
-            let object = self.source.object(middle).await?;
-            let row = self.source.checkpoints(middle - 1, 1).await?.into_iter().next();
-            if row.is_some_and(|row| row.number == middle && Some(row.note) == object) {
-                equal = middle;
-            } else {
-                differs = middle;
-            }
+            let (is_same, row) = self.is_same(middle).await?;
+            // A number that was given up is nobody's: what can be compared stands on either side of it.
+            let beside = row.filter(|row| !is_same && row.number > middle && row.number <= at);
+            let abandoned = beside.and_then(|row| Some((row.number, self.abandons(&row)?)));
+            let probe = match abandoned.filter(|(_, abandoned)| (abandoned.first..=abandoned.last).contains(&middle)) {
+                None => {
+                    if is_same {
+                        equal = middle
+                    } else {
+                        differs = middle
+                    }
+                    continue;
+                }
+                Some((by, _)) if by < differs => by,
+                Some((_, abandoned)) if abandoned.first - 1 <= equal => break,
+                Some((_, abandoned)) => abandoned.first - 1,
+            };
+            if self.is_same(probe).await?.0 { equal = probe } else { differs = probe }
         }
         Ok(Some(differs))
+    }
+
+    /// Do database and object store have the same checkpoint of that number? With the database's first one from there on.
+    async fn is_same(&mut self, number: i64) -> Result<(bool, Option<Checkpointed>), SourceError> {
+        let object = self.source.object(number).await?;
+        let row = self.source.checkpoints(number - 1, 1).await?.into_iter().next();
+        Ok((row.as_ref().is_some_and(|row| row.number == number && Some(&row.note) == object.as_ref()), row))
+    }
+
+    /// What a checkpoint that is signed gives up.
+    fn abandons(&self, row: &Checkpointed) -> Option<Abandoned> {
+        let note = Note::parse(&row.note)?;
+        let checkpoint = Checkpoint::parse(&note.text)?;
+        let is_sound = checkpoint.origin == origin(self.log)
+            && checkpoint.number == row.number
+            && note.is_signed_by(&self.ring.key_of(row.number)?);
+        checkpoint.abandoned.filter(|abandoned| is_sound && abandoned.last < row.number)
     }
 
     /// The database's next checkpoint, without taking it.
@@ -243,7 +272,11 @@ impl<'a> Verifier<'a> {
                 return Ok(());
             }
             let mut row = row;
-            if !is_disputed && let Some(given_up) = row.as_ref().and_then(|row| self.given_up(row, number)) {
+            let given_up = row.as_ref().and_then(|row| self.given_up(row, number));
+            if let (Some(given_up), Some(row)) = (given_up, &row)
+                // Where database and object store differ, only what both say counts.
+                && (!is_disputed || self.source.object(row.number).await?.as_ref() == Some(&row.note))
+            {
                 number = given_up.by;
                 self.report.given_up.push(given_up);
             }
@@ -279,7 +312,7 @@ impl<'a> Verifier<'a> {
     fn given_up(&self, row: &Checkpointed, number: i64) -> Option<GivenUp> {
         let checkpoint = self.check(&row.note, row.number).ok()?;
         let abandoned = checkpoint.abandoned?;
-        let fits = abandoned.first <= number && abandoned.last + 1 == row.number && row.number > self.number;
+        let fits = abandoned.first <= number && abandoned.last < row.number && row.number > self.number;
         fits.then_some(GivenUp { first: abandoned.first, last: abandoned.last, by: row.number, time: checkpoint.time })
     }
 
@@ -411,7 +444,9 @@ impl<'a> Verifier<'a> {
     /// The database's leaves from the end of the tree up to a size, by their places.
     fn stored_leaves(&self, size: u64) -> Vec<Option<(i64, Hash)>> {
         let first = self.tree.size();
-        let mut stored = vec![None; usize::try_from(size.saturating_sub(first)).unwrap_or_default()];
+        // The size is signed, but by whom? No checkpoint of ours adds so many.
+        let added = size.saturating_sub(first).min(2 * CHECKPOINT_LEAVES_MAX);
+        let mut stored = vec![None; usize::try_from(added).unwrap_or_default()];
         for batch in &self.batches {
             for (index, leaf) in (batch.first..).zip(&batch.leaves) {
                 let place = index.checked_sub(first).and_then(|place| usize::try_from(place).ok());

@@ -27,12 +27,6 @@ pub struct By {
     pub reason: Option<String>,
 }
 
-impl By {
-    fn record_in(&self) -> OrganizationId {
-        self.home.unwrap_or(OrganizationId::PLATFORM)
-    }
-}
-
 /// Why an act was not done. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {
@@ -81,6 +75,10 @@ pub async fn create_organization(db: &Db, name: &str, by: By) -> Result<Organiza
     if trimmed.is_empty() || name.chars().count() > 200 || trimmed.contains('\0') {
         return Err(ActError::Invalid("`name` must have 1 to 200 characters."));
     }
+    // Whoever names an organization may do so by id or by name: one must not look like another's.
+    if trimmed.parse::<OrganizationId>().is_ok() {
+        return Err(ActError::Invalid("`name` must not have the form of an organization's id."));
+    }
     let id = OrganizationId::new();
     let created = db
         .unit::<_, DbError, _>(Scope::Organization(id), move |connection| {
@@ -122,12 +120,14 @@ pub async fn set_paused(db: &Db, id: OrganizationId, paused: bool, by: By) -> Re
 /// # Errors
 /// [`ActError::Invalid`].
 pub fn check_words(name: &str, source: &str) -> Result<(), ActError> {
-    let is_name = name.chars().count() <= 200 && !name.contains('\0');
+    let is_name = name.chars().count() <= 200 && !name.chars().any(char::is_control);
     let is_source = (1..=100).contains(&source.chars().count()) && !source.chars().any(char::is_control);
     if is_name && is_source {
         Ok(())
     } else {
-        Err(ActError::Invalid("`name` must have at most 200 and `source` 1 to 100 characters."))
+        Err(ActError::Invalid(
+            "`name` must have at most 200 and `source` 1 to 100 characters, none of them a control character.",
+        ))
     }
 }
 
@@ -148,6 +148,19 @@ pub async fn create_key(db: &Db, grant: KeyGrant, by: By) -> Result<NewKey, ActE
         })
     });
     Ok(created.await?)
+}
+
+/// Whose a key is, and so whose log tells of its end: an administrator's own organization's keys only; those of the platform role
+/// are the platform's.
+async fn home_of(db: &Db, id: &str, by: &By) -> Result<OrganizationId, ActError> {
+    let id = id.to_owned();
+    let found = db
+        .unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move { store::find_key(connection, &id).await })
+        })
+        .await?;
+    let key = found.filter(|key| by.home.is_none() || key.organization_id == by.home).ok_or(ActError::NoKey)?;
+    Ok(key.organization_id.unwrap_or(OrganizationId::PLATFORM))
 }
 
 /// A key's successor: with what it may do, and for whom.
@@ -174,14 +187,15 @@ pub async fn rotate_key(
     if overlap_seconds > OVERLAP_SECONDS_MAX {
         return Err(ActError::Invalid("`overlapSeconds` must be at most 7776000."));
     }
+    let home = home_of(db, id, &by).await?;
     let (key, id) = (NewKey::generate(), id.to_owned());
     let rotated = db
-        .unit::<_, DbError, _>(Scope::Organization(by.record_in()), move |connection| {
+        .unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
                 let overlap = Duration::from_secs(overlap_seconds.into());
                 let rotated = store::rotate_key(connection, &id, by.home, &key, overlap, expires_at).await?;
                 let Some((role, organization)) = rotated else { return Ok(None) };
-                let (resource, home) = (format!("key:{id}"), by.record_in());
+                let resource = format!("key:{id}");
                 let detail = json!({ "new": key.id, "overlapSeconds": overlap_seconds });
                 record(connection, home, ("key.rotated", Action::Update), &by, &resource, Some(detail)).await?;
                 Ok(Some(Rotated { key, role, organization }))
@@ -196,13 +210,14 @@ pub async fn rotate_key(
 /// # Errors
 /// [`ActError::NoKey`], the database's.
 pub async fn revoke_key(db: &Db, id: &str, by: By) -> Result<(), ActError> {
+    let home = home_of(db, id, &by).await?;
     let id = id.to_owned();
     let revoked = db
-        .unit::<_, DbError, _>(Scope::Organization(by.record_in()), move |connection| {
+        .unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
                 let revoked = store::revoke_key(connection, &id, by.home).await?;
                 if revoked {
-                    let (resource, home) = (format!("key:{id}"), by.record_in());
+                    let resource = format!("key:{id}");
                     record(connection, home, ("key.revoked", Action::Delete), &by, &resource, None).await?;
                 }
                 Ok(revoked)

@@ -10,11 +10,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use subtle::ConstantTimeEq as _;
+use tokio::sync::Semaphore;
 
 /// Every key begins so.
 pub const PREFIX: &str = "cgk_";
 /// Looked-up keys in memory, at most, and ids that nobody has, at most; then that half of the cache starts anew.
 const CACHE_MAX: usize = 10_000;
+
+/// Ids that are not known to exist and are looked up at once: of the pool that all requests share, these connections.
+const STRANGERS_MAX: usize = 4;
 
 /// A key that was just made: shown once. Has no `Debug`.
 pub struct NewKey {
@@ -73,6 +77,15 @@ impl Cache {
         self.unknown.get(id).filter(|at| at.elapsed() < CACHE_TIME).map(|_| Cached::Unknown)
     }
 
+    /// The same row as it is now, if it is still that.
+    fn replace(&mut self, row: &Arc<store::KeyRow>, now: Arc<store::KeyRow>) {
+        if let Some((_, cached)) = self.known.get_mut(&row.id)
+            && Arc::ptr_eq(cached, row)
+        {
+            *cached = now;
+        }
+    }
+
     fn put(&mut self, id: String, row: Option<Arc<store::KeyRow>>, at: Instant) {
         if let Some(row) = row {
             if self.known.len() >= CACHE_MAX {
@@ -95,13 +108,14 @@ impl Cache {
 pub struct Keys {
     db: Db,
     cache: Arc<Mutex<Cache>>,
+    strangers: Arc<Semaphore>,
 }
 
 impl Keys {
     /// Over that database.
     #[must_use]
     pub fn new(db: Db) -> Self {
-        Self { db, cache: Arc::default() }
+        Self { db, cache: Arc::default(), strangers: Arc::new(Semaphore::new(STRANGERS_MAX)) }
     }
 
     /// The caller of a presented key.
@@ -119,6 +133,9 @@ impl Keys {
         if !row.is_valid {
             return Err(Refusal::KeyEnded.into());
         }
+        if row.use_is_due {
+            self.note_use(&row).await?;
+        }
         Ok(Caller {
             name: format!("key:{}", row.id),
             authentication: "api_key",
@@ -128,6 +145,16 @@ impl Keys {
         })
     }
 
+    async fn note_use(&self, row: &Arc<store::KeyRow>) -> Result<(), DbError> {
+        // Of the requests that come at once, one notes it; the next look at the row finds it noted.
+        let noted = Arc::new(store::KeyRow { use_is_due: false, ..store::KeyRow::clone(row) });
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).replace(row, noted);
+        let id = row.id.clone();
+        self.db
+            .unit(Scope::Global, move |connection| Box::pin(async move { store::note_use(connection, &id).await }))
+            .await
+    }
+
     async fn look_up(&self, id: &str) -> Result<Option<Arc<store::KeyRow>>, DbError> {
         let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(id);
         match cached {
@@ -135,6 +162,9 @@ impl Keys {
             Some(Cached::Unknown) => return Ok(None),
             None => {}
         }
+        // Of ids that nobody was ever known by, a few at once: whoever makes them up leaves connections to the others.
+        let is_known = self.cache.lock().unwrap_or_else(PoisonError::into_inner).known.contains_key(id);
+        let _turn = if is_known { None } else { self.strangers.acquire().await.ok() };
         // Believed from before it is read: what is revoked while it is read must not be believed for longer.
         let (at, wanted) = (Instant::now(), id.to_owned());
         let row = self
@@ -166,7 +196,15 @@ mod tests {
     fn made_up_ids_do_not_push_known_keys_out_of_the_cache() {
         let row = |id: &str| {
             let (id, role, source) = (id.to_owned(), "sender".to_owned(), "default".to_owned());
-            store::KeyRow { id, organization_id: None, role, source, secret_sha256: vec![0; 32], is_valid: true }
+            store::KeyRow {
+                id,
+                organization_id: None,
+                role,
+                source,
+                secret_sha256: vec![0; 32],
+                is_valid: true,
+                use_is_due: false,
+            }
         };
         let mut cache = Cache::default();
         cache.put("known".to_owned(), Some(Arc::new(row("known"))), Instant::now());

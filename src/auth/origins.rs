@@ -16,7 +16,7 @@ const LOAD_MAX: Duration = Duration::from_secs(1);
 /// Origin → the organizations that allow it.
 type Lists = HashMap<String, HashSet<OrganizationId>>;
 /// When they were read.
-type Cached = Option<(Instant, Arc<Lists>)>;
+type Cached = Option<(Option<Instant>, Arc<Lists>)>;
 
 /// Looks origins up; cheap to clone.
 #[derive(Clone)]
@@ -52,14 +52,17 @@ impl Origins {
 
     /// An organization's list changed: this process reads all anew at the next question, others within [`CACHE_TIME`].
     pub async fn forget(&self) {
-        *self.lists.lock().await = None;
+        // Old, not gone: while the database is away, they stay.
+        if let Some((at, _)) = self.lists.lock().await.as_mut() {
+            *at = None;
+        }
     }
 
     /// The lists, read by one request at a time while the others wait for it.
     async fn lists(&self) -> Arc<Lists> {
         let mut cached = self.lists.lock().await;
         if let Some((at, lists)) = cached.as_ref()
-            && at.elapsed() < CACHE_TIME
+            && at.is_some_and(|at| at.elapsed() < CACHE_TIME)
         {
             return Arc::clone(lists);
         }
@@ -81,7 +84,7 @@ impl Origins {
                 cached.as_ref().map(|(_, lists)| Arc::clone(lists)).unwrap_or_default()
             }
         };
-        *cached = Some((Instant::now(), Arc::clone(&lists)));
+        *cached = Some((Some(Instant::now()), Arc::clone(&lists)));
         lists
     }
 }

@@ -23,32 +23,40 @@ pub struct KeyRow {
     pub secret_sha256: Vec<u8>,
     /// Neither revoked nor expired, by the database's clock.
     pub is_valid: bool,
+    /// Its last use was noted more than a minute ago, or never.
+    pub use_is_due: bool,
 }
 
-/// Look a key up by its public part, and note its use (once a minute at most).
+/// Look a key up by its public part, which many may know.
 ///
 /// # Errors
 /// [`DbError`].
 pub async fn find_key(connection: &mut PgConnection, id: &str) -> Result<Option<KeyRow>, DbError> {
-    let row: Option<KeyRow> = sqlx::query_as(
+    Ok(sqlx::query_as(
         "select id, organization_id, role, source, secret_sha256,
-                revoked_at is null and (expires_at is null or expires_at > chartgate_now()) is_valid
+                revoked_at is null and (expires_at is null or expires_at > chartgate_now()) is_valid,
+                last_used_at is null or last_used_at < chartgate_now() - interval '1 minute' use_is_due
          from api_keys
          where id = $1",
     )
     .bind(id)
-    .fetch_optional(&mut *connection)
+    .fetch_optional(connection)
+    .await?)
+}
+
+/// Note that a key was used, once a minute at most: by whoever has its secret, while it is good.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn note_use(connection: &mut PgConnection, id: &str) -> Result<(), DbError> {
+    sqlx::query(
+        "update api_keys set last_used_at = chartgate_now()
+         where id = $1 and (last_used_at is null or last_used_at < chartgate_now() - interval '1 minute')",
+    )
+    .bind(id)
+    .execute(connection)
     .await?;
-    if row.is_some() {
-        sqlx::query(
-            "update api_keys set last_used_at = chartgate_now()
-             where id = $1 and (last_used_at is null or last_used_at < chartgate_now() - interval '1 minute')",
-        )
-        .bind(id)
-        .execute(connection)
-        .await?;
-    }
-    Ok(row)
+    Ok(())
 }
 
 /// A key in a list: never its secret.
@@ -118,22 +126,27 @@ pub async fn insert_key(connection: &mut PgConnection, key: &NewKey, grant: &Key
     Ok(())
 }
 
-/// Keys of one organization, or all.
+/// Keys of one organization, or all: newest first, after the one with that id.
 ///
 /// # Errors
 /// [`DbError`].
 pub async fn list_keys(
     connection: &mut PgConnection,
     organization: Option<OrganizationId>,
+    after: Option<&str>,
+    limit: i64,
 ) -> Result<Vec<KeySummary>, DbError> {
     Ok(sqlx::query_as(
         "select id, organization_id, role, name, source, created_at, expires_at, last_used_at, revoked_at, replaced_by
          from api_keys
-         where $1::uuid is null or organization_id = $1
-         order by created_at, id
-         limit 1000",
+         where ($1::uuid is null or organization_id = $1)
+           and ($2::text is null or (created_at, id) < (select created_at, id from api_keys where id = $2))
+         order by created_at desc, id desc
+         limit $3",
     )
     .bind(organization)
+    .bind(after)
+    .bind(limit)
     .fetch_all(connection)
     .await?)
 }
@@ -319,6 +332,34 @@ pub async fn list_organizations(
         "select {ORGANIZATION_COLUMNS} from organizations where $1::uuid is null or id = $1 order by name limit 10000"
     )))
     .bind(only)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// A page of organizations by name, behind one of them; those whose name holds the words, without regard to case.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn page_organizations(
+    connection: &mut PgConnection,
+    only: Option<OrganizationId>,
+    words: Option<&str>,
+    after: Option<OrganizationId>,
+    limit: i64,
+) -> Result<Vec<Organization>, DbError> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {ORGANIZATION_COLUMNS}
+         from organizations
+         where ($1::uuid is null or id = $1)
+           and ($2::text is null or position(lower($2) in lower(name)) > 0)
+           and ($3::uuid is null or name > (select name from organizations where id = $3))
+         order by name
+         limit $4"
+    )))
+    .bind(only)
+    .bind(words)
+    .bind(after)
+    .bind(limit)
     .fetch_all(connection)
     .await?)
 }

@@ -11,30 +11,25 @@ use super::{Callbacks, message};
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::{DbError, Scope};
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
-use crate::ids::{DeliveryId, OrganizationId};
+use crate::ids::{CallbackId, DeliveryId, OrganizationId};
+use crate::secrets::SecretsError;
 use crate::telemetry;
 use serde_json::json;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
-/// Messages on their way from this process at once, over all callbacks: receivers that hang take no more of the workers'
-/// slots than these.
-const SLOTS: usize = 64;
-/// A delivery that finds no slot comes again after so long.
+/// A delivery that finds no place comes again after so long.
 const BUSY: Duration = Duration::from_secs(5);
 
 /// The handler.
 pub struct Deliver {
     callbacks: Callbacks,
-    slots: Arc<Semaphore>,
 }
 
 impl Deliver {
-    /// With slots of its own.
+    /// Over those callbacks.
     #[must_use]
     pub fn new(callbacks: Callbacks) -> Self {
-        Self { callbacks, slots: Arc::new(Semaphore::new(SLOTS)) }
+        Self { callbacks }
     }
 
     async fn due(&self, context: &StepContext) -> Result<(MessageRow, Receiver), StepError> {
@@ -61,17 +56,14 @@ impl Deliver {
 #[async_trait::async_trait]
 impl StepHandler for Deliver {
     async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
-        let Ok(_slot) = self.slots.try_acquire() else {
-            let mut error =
-                StepError::transient("callback_busy", "As many callbacks as may be are under way in this process.");
-            error.retry_after = Some(BUSY);
-            return Err(error);
+        let Some(_slot) = self.callbacks.slots.take(context.organization) else {
+            let message = "As many callbacks as may be are under way in this process.";
+            return Err(StepError::put_off("callback_busy", message, BUSY));
         };
         let (row, receiver) = self.due(context).await?;
         let organization = context.organization;
-        let secrets = self.callbacks.open_secrets(organization, row.callback_id, &receiver).map_err(|error| {
-            StepError::ours("callback_secret_unreadable", "The callback's secret cannot be opened.").caused_by(error)
-        })?;
+        let opened = self.callbacks.open_secrets(organization, row.callback_id, &receiver);
+        let secrets = opened.map_err(|error| unreadable(error, row.callback_id))?;
         let outgoing = Outgoing {
             url: receiver.url,
             id: row.id.to_string(),
@@ -95,6 +87,17 @@ impl StepHandler for Deliver {
             })
         }))
     }
+}
+
+/// A process without the right key is mended by its operator, or by another process that has it: the message waits for that
+/// as for a receiver. Only a damaged secret never opens.
+fn unreadable(error: SecretsError, callback: CallbackId) -> StepError {
+    const CODE: &str = "callback_secret_unreadable";
+    if matches!(error, SecretsError::Damaged) {
+        return StepError::ours(CODE, "The callback's secret is damaged: rotate it.").caused_by(error);
+    }
+    tracing::error!(callback.id = %callback, error = %error, "the secret of callback {callback} cannot be opened here: all processes need the same secrets.key");
+    StepError::transient(CODE, "The callback's secret cannot be opened by this process.").caused_by(error)
 }
 
 fn attempt(row: &MessageRow, sent: Sent) -> Attempt {

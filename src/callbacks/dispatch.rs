@@ -11,43 +11,50 @@ use crate::db::{Db, DbError, Scope};
 use crate::engine::catalog::Catalog;
 use crate::engine::wake::Wake;
 use crate::ids::{JobId, OrganizationId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Between two looks: the most that a message waits beside an idle receiver.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// The same while there was something to dispatch: a callback's rate is then its window by its receiver's time to answer.
+const INTERVAL_BUSY: Duration = Duration::from_millis(20);
 /// Jobs of one callback at once.
 pub const WINDOW: i64 = 16;
 /// Of one that fails: it is tried, not stormed.
 const WINDOW_FAILING: i64 = 1;
-/// Looks between two rounds of forgetting.
-const FORGET_EVERY: u32 = 1200;
+/// Between two rounds of forgetting.
+const FORGET_EVERY: Duration = Duration::from_mins(10);
 /// Rows forgotten in one transaction, of each kind.
 const FORGET_MAX: i64 = 1_000;
 
 /// Dispatch until cancelled.
 pub async fn run(db: Db, catalog: Catalog, wake: Wake, keep: Duration, stop: CancellationToken) {
-    let mut round = 0u32;
+    let mut interval = INTERVAL;
+    let mut forgotten = Instant::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(interval) => {}
         }
+        interval = INTERVAL;
         match dispatch(&db, &catalog).await {
             Ok(0) => {}
-            Ok(_) => wake.signal(),
+            Ok(_) => {
+                wake.signal();
+                interval = INTERVAL_BUSY;
+            }
             Err(error) => tracing::warn!(error = ?error, "callbacks could not be dispatched"),
         }
-        round = round.wrapping_add(1);
-        if round.is_multiple_of(FORGET_EVERY)
-            && let Err(error) = forget(&db, keep).await
-        {
-            tracing::warn!(error = ?error, "old messages of callbacks could not be forgotten");
+        if forgotten.elapsed() >= FORGET_EVERY {
+            forgotten = Instant::now();
+            if let Err(error) = forget(&db, keep).await {
+                tracing::warn!(error = ?error, "old messages of callbacks could not be forgotten");
+            }
         }
     }
 }
 
-/// Once; how many jobs were made.
+/// Once, one organization after another; how many jobs were made.
 ///
 /// # Errors
 /// [`DbError`].
@@ -67,11 +74,20 @@ pub async fn dispatch(db: &Db, catalog: &Catalog) -> Result<usize, DbError> {
     let mut made = 0;
     for organization in organizations {
         let workflow = workflow.clone();
-        made += db
+        let dispatched = db
             .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
                 Box::pin(async move { dispatch_for(connection, organization, &workflow).await })
             })
-            .await?;
+            .await;
+        match dispatched {
+            Ok(jobs) => made += jobs,
+            // Nobody could be served.
+            Err(error @ DbError::Unavailable(_)) => return Err(error),
+            // The others must not wait for what is wrong with one.
+            Err(error) => {
+                tracing::warn!(organization.id = %organization, error = ?error, "callbacks of {organization} could not be dispatched");
+            }
+        }
     }
     Ok(made)
 }

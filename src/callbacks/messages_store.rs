@@ -475,7 +475,8 @@ pub async fn resend(
     .await?)
 }
 
-/// Forget what ended before, at most `limit` rows each. Answers how many rows went.
+/// Forget what ended before, at most `limit` rows each, and give up what waits for a callback that is gone (its job ended
+/// while the callback was being removed). Answers how many rows went.
 ///
 /// # Errors
 /// [`DbError`].
@@ -485,6 +486,15 @@ pub async fn forget(
     keep: Duration,
     limit: i64,
 ) -> Result<u64, DbError> {
+    sqlx::query(
+        "update callback_messages m
+         set status = 'failed', ended_at = chartgate_now()
+         where m.organization_id = $1 and m.status = 'waiting'
+           and not exists (select from callbacks c where c.organization_id = m.organization_id and c.id = m.callback_id)",
+    )
+    .bind(organization)
+    .execute(&mut *connection)
+    .await?;
     let messages = sqlx::query(
         "delete from callback_messages
          where ctid = any (array(
@@ -516,4 +526,47 @@ pub async fn forget(
 /// [`DbError`].
 pub async fn organizations(connection: &mut PgConnection) -> Result<Vec<OrganizationId>, DbError> {
     Ok(sqlx::query_scalar("select id from organizations order by id").fetch_all(connection).await?)
+}
+
+/// What a callback was or will be told of a job.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct JobMessage {
+    /// `msg_…`
+    pub id: MessageId,
+    /// Whom.
+    pub callback_id: CallbackId,
+    /// Of which round.
+    pub round: i32,
+    /// The job's status at its end.
+    pub event: String,
+    /// waiting, sending, delivered or failed.
+    pub status: String,
+    /// Attempts so far.
+    pub attempts: i32,
+    /// Made.
+    pub created_at: OffsetDateTime,
+    /// Delivered, or given up.
+    pub ended_at: Option<OffsetDateTime>,
+}
+
+/// Messages about a job, the newest rounds first; at most a hundred.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn of_job(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Vec<JobMessage>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, callback_id, round, event, status, attempts, created_at, ended_at
+         from callback_messages
+         where organization_id = $1 and job_id = $2
+         order by round desc, created_at desc
+         limit 100",
+    )
+    .bind(organization)
+    .bind(job)
+    .fetch_all(connection)
+    .await?)
 }

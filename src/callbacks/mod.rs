@@ -14,6 +14,7 @@ pub mod messages_store;
 pub mod resend;
 pub mod send;
 pub mod signature;
+pub mod slots;
 pub mod store;
 pub mod target;
 
@@ -24,6 +25,7 @@ use crate::ids::{CallbackId, OrganizationId};
 use crate::secrets::{Secrets, SecretsError};
 use secrecy::SecretSlice;
 use send::Sender;
+use slots::Slots;
 use std::sync::Arc;
 use std::time::Duration;
 use target::{Lookup, Policy, SystemLookup};
@@ -56,6 +58,8 @@ pub struct Callbacks {
     pub sender: Sender,
     /// Opens the secrets.
     pub secrets: Secrets,
+    /// Places for deliveries that are under way.
+    pub slots: Slots,
     /// Failures on end for so long disable a callback.
     pub disable_after: Duration,
     /// Put before the path of a job.
@@ -86,6 +90,7 @@ impl Callbacks {
             db,
             sender: Sender::new(Policy::new(&config.callbacks), lookup, roots)?,
             secrets,
+            slots: Slots::new(config.workers_concurrency),
             disable_after: config.callbacks.disable_after,
             public_url: config.callbacks.public_url.as_str().into(),
         })
@@ -100,7 +105,7 @@ impl Callbacks {
     /// The secrets of a receiver that are good now, the current one first.
     ///
     /// # Errors
-    /// [`SecretsError`].
+    /// [`SecretsError`]: all but `Damaged` are this process's, and another one may have the key.
     pub fn open_secrets(
         &self,
         organization: OrganizationId,

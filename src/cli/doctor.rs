@@ -2,7 +2,7 @@
 //! object that it puts to see whether it may (`doctor/probe`).
 
 use super::{out, serve};
-use crate::app::{App, Servers};
+use crate::app::{App, Servers, missing_secret_keys};
 use crate::audit::store::sealer_status;
 use crate::auth::store::{list_key_concerns, list_organizations};
 use crate::callbacks;
@@ -92,6 +92,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitC
                 check_database_log(&app, &mut findings).await?;
                 check_clock(&app, &mut findings).await?;
                 check_keys(&app, &mut findings).await?;
+                check_sealing(&app, &mut findings).await?;
                 check_engine(&app, &mut findings).await?;
                 check_audit(&app, &mut findings).await?;
                 check_callbacks(&app, &mut findings).await?;
@@ -113,6 +114,31 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitC
         }
     }
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The key that seals stored secrets: this host has it, and so have the others.
+async fn check_sealing(app: &App, findings: &mut Findings) -> Result<(), DbError> {
+    const REMEDY: &str =
+        "set secrets.key to the same on every host (`openssl rand -base64 32`; or copy the file's content)";
+    for key in missing_secret_keys(&app.db, &app.secrets).await? {
+        let what = format!("stored secrets are sealed with key {key}, which this host does not have");
+        findings.fault("secrets", what, REMEDY);
+    }
+    let file = app.config.data_dir.join("secrets.key");
+    match (app.secrets.is_configured(), app.config.database.url.is_some()) {
+        (true, _) => findings.fine("secrets", "secrets.key is set"),
+        (false, false) => findings.fine("secrets", format!("sealed with {}", file.display())),
+        (false, true) => {
+            let read = app.db.unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(gauges(connection)));
+            let processes = read.await?.workers;
+            let what = format!(
+                "no secrets.key: what seals secrets of callbacks and webhook senders is {} of one host, and {processes} process(es) work",
+                file.display()
+            );
+            findings.add(processes <= 1, "secrets", what, REMEDY);
+        }
+    }
+    Ok(())
 }
 
 /// The strong wall: the URL itself names the working role.
@@ -138,14 +164,6 @@ fn check_configuration(config: &Config, findings: &mut Findings) {
             "callbacks.allow_http or callbacks.allow_private opens what is closed to callbacks by default",
             "unset callbacks.allow_http outside development, and keep callbacks.allow_private as narrow as the receivers need",
         );
-    }
-    if config.secrets_key.is_none() && config.database.url.is_some() {
-        let file = config.data_dir.join("secrets.key");
-        let what = format!(
-            "no secrets.key: secrets of callbacks and webhook senders are sealed with {}, which every host needs",
-            file.display()
-        );
-        findings.fine("secrets", what);
     }
     let is_private = config.listen.ip().is_loopback();
     let listener = match &config.tls {

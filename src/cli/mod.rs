@@ -185,9 +185,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
     let away = match error.downcast_ref::<StartError>() {
         Some(StartError::Server(_)) => true,
-        Some(StartError::Db(error)) => error.is_transient(),
+        Some(StartError::Db(error)) => error.may_pass(),
         Some(_) => false,
-        None => error.downcast_ref::<DbError>().is_some_and(DbError::is_transient),
+        None => error.downcast_ref::<DbError>().is_some_and(DbError::may_pass),
     };
     ExitCode::from(if away { 3 } else { 1 })
 }

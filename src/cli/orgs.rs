@@ -201,9 +201,9 @@ pub async fn run_keys(command: KeysCommand, config: &Config) -> anyhow::Result<E
             }
         }
         KeysCommand::List { json: as_json } => {
-            let list: Value = client.get("/v1/admin/keys").await?;
+            let keys = all_pages(&client, "/v1/admin/keys", "keys").await?;
             print_list(
-                &list["keys"],
+                &keys,
                 as_json,
                 &["id", "role", "organizationId", "name", "source", "lastUsedAt", "expiresAt", "revokedAt"],
             )?;
@@ -232,6 +232,24 @@ pub async fn run_keys(command: KeysCommand, config: &Config) -> anyhow::Result<E
         KeysCommand::Bootstrap { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// All rows of a list that comes in pages, oldest first, as people read on from what they know.
+pub(super) async fn all_pages(client: &Client, path: &str, member: &str) -> anyhow::Result<Value> {
+    let mut rows: Vec<Value> = Vec::new();
+    let mut query = String::new();
+    loop {
+        let mut page: Value = client.get(&format!("{path}{query}")).await?;
+        if let Some(more) = page[member].as_array_mut() {
+            rows.append(more);
+        }
+        match page["nextCursor"].as_str() {
+            Some(cursor) => query = format!("?cursor={}", encode(cursor)),
+            None => break,
+        }
+    }
+    rows.reverse();
+    Ok(Value::Array(rows))
 }
 
 pub(super) fn print_list(list: &Value, as_json: bool, columns: &[&str]) -> anyhow::Result<()> {

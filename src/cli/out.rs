@@ -3,20 +3,33 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-/// A line of the answer.
+/// Text as a terminal may show it: names come from many people, and control characters would move its cursor, set its title or
+/// its clipboard. Line ends and tabs of our own stay.
+fn shown(text: &str) -> String {
+    let is_harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().map(|c| if is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
+/// A line of the answer. If it cannot be written (a full disk), the program ends with exit code 1: a key that is shown once
+/// must not be lost without a word.
 pub fn line(text: &str) {
-    // A closed pipe (`| head`) is not an error of ours.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    if let Err(error) = writeln!(std::io::stdout(), "{}", shown(text)) {
+        // A closed pipe (`| head`) is not an error of ours.
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            self::error(&format!("the answer cannot be written: {error}"));
+            std::process::exit(1);
+        }
+    }
 }
 
 /// A message to people, beside the answer.
 pub fn note(text: &str) {
-    eprintln!("{text}");
+    eprintln!("{}", shown(text));
 }
 
 /// An error to people.
 pub fn error(text: &str) {
-    eprintln!("error: {text}");
+    eprintln!("error: {}", shown(text));
 }
 
 /// May colors and moving lines be used?
@@ -67,5 +80,16 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) {
     print(header.to_vec());
     for row in rows {
         print(row.iter().map(String::as_str).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_steer_a_terminal_is_shown_and_does_not() {
+        let name = "lab\u{1b}]52;c;aGk=\u{7} \u{9b}2J\r\u{0}M\u{fc}ller\tx";
+        assert_eq!(shown(name), "lab\u{fffd}]52;c;aGk=\u{fffd} \u{fffd}2J\u{fffd}\u{fffd}M\u{fc}ller\tx");
     }
 }

@@ -10,7 +10,7 @@ use crate::callbacks;
 use crate::config::{Config, TracesConfig};
 use crate::console;
 use crate::db::{DbError, Scope};
-use crate::engine::sweeper;
+use crate::engine::{figures, sweeper};
 use crate::http::server::{self, tls::Tls};
 use crate::ids::OrganizationId;
 use crate::ingest::athena::counts;
@@ -207,6 +207,8 @@ impl Running {
                 tasks.push(tokio::spawn(retention.run(stop.clone())));
                 tasks.push(tokio::spawn(eraser.run(stop.clone())));
                 tasks.push(tokio::spawn(webhooks::run(app.db.clone(), stop.clone())));
+                tasks.push(tokio::spawn(console::forget_ended_sessions(app.db.clone(), stop.clone())));
+                tasks.push(tokio::spawn(figures::run(app.db.clone(), stop.clone())));
             }
             let names = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
             if has(ProcessRole::Worker) {

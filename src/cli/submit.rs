@@ -1,7 +1,7 @@
 //! `submit FILE…`.
 
 use super::client::{Client, encode};
-use super::jobs::follow;
+use super::jobs::{follow, has_succeeded};
 use super::out;
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ pub struct SubmitArguments {
     /// Files with a FHIR Bundle each.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Follow each job to its end; exit 1 if one failed.
+    /// Follow each job to its end; exit 1 if one did not succeed.
     #[arg(long)]
     wait: bool,
     /// One JSON line a file.
@@ -23,7 +23,7 @@ pub struct SubmitArguments {
     json: bool,
 }
 
-/// Submit; exit 1 if a file was refused or, with `--wait`, a job failed.
+/// Submit; exit 1 if a file was refused or, with `--wait`, a job did not succeed.
 ///
 /// # Errors
 /// An unreadable file, or a server that cannot be reached.
@@ -54,7 +54,7 @@ pub async fn submit(arguments: SubmitArguments) -> anyhow::Result<ExitCode> {
         }
         if arguments.wait {
             let ended = follow(&client, &encode(&job), !arguments.json).await?;
-            failed |= ended["status"] == json!("failed");
+            failed |= !has_succeeded(&ended);
             if arguments.json {
                 out::json(&ended)?;
             }

@@ -76,9 +76,9 @@ pub async fn run(command: WebhookCommand, client: &Client) -> anyhow::Result<Exi
             }
         }
         WebhookCommand::List { json: as_json } => {
-            let list: Value = client.get("/v1/admin/webhook-secrets").await?;
+            let secrets = orgs::all_pages(client, "/v1/admin/webhook-secrets", "secrets").await?;
             let columns = &["id", "sender", "name", "source", "lastUsedAt", "expiresAt", "revokedAt"];
-            orgs::print_list(&list["secrets"], as_json, columns)?;
+            orgs::print_list(&secrets, as_json, columns)?;
         }
         WebhookCommand::Revoke { id } => {
             let path = format!("/v1/admin/webhook-secrets/{}", encode(&id));

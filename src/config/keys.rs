@@ -219,7 +219,12 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "268435456, or twice intake.max_body_bytes if that is more",
         "Bytes of request bodies in memory at once, as received and as decompressed.",
     ),
-    ("limits.write_seconds", &[], "10", "A client that takes nothing of an answer for so long is cut off."),
+    (
+        "limits.write_seconds",
+        &[],
+        "10",
+        "A client that takes nothing of an answer for so long is cut off; so is one that was waited for that long, little by little, and took less than limits.body_bytes_per_second.",
+    ),
     ("limits.validations", &[], "4", "validateOnly requests that are computed at once."),
     ("limits.requests_per_second", &[], "0", "Requests of one organization in one process; 0: no limit."),
     ("limits.burst", &[], "0", "Requests that an organization may send at once after quiet; 0: those of one second."),

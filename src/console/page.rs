@@ -1,7 +1,7 @@
 //! The layout around every page.
 
 use super::answer;
-use super::assets::{SCRIPT_PATH, STYLE_PATH};
+use super::assets::{ICON_PATH, SCRIPT_PATH, STYLE_PATH};
 use super::session::Visitor;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -159,7 +159,7 @@ fn document(title: &str, body: &Markup, with_keys: bool) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) " · Chartgate" }
-                link rel="icon" href="data:,";
+                link rel="icon" type="image/svg+xml" href=(*ICON_PATH);
                 link rel="stylesheet" href=(*STYLE_PATH);
                 script src=(*SCRIPT_PATH) defer {}
             }

@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::audit::{self, Action, Actor, Record};
 use crate::auth::denials::Denial;
 use crate::auth::{AuthError, Caller, Refusal, Role};
-use crate::db::{DbError, Scope};
+use crate::db::{Db, DbError, Scope};
 use crate::ids::{OrganizationId, RequestId};
 use crate::telemetry::RequestTag;
 use axum::extract::{FromRequestParts, Query, State};
@@ -25,6 +25,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Roles that may log in.
 const ADMINS: &[Role] = &[Role::Admin, Role::Platform];
@@ -85,6 +87,9 @@ fn note_of(query: Option<&str>) -> Option<&'static str> {
         "paused" => "The organization is paused: its jobs are accepted and wait.",
         "organization-resumed" => "The organization goes on.",
         "saved" => "The settings are stored.",
+        "created" => "The organization was created. Its senders need keys now.",
+        "rotated" => "The key has a successor.",
+        "nothing-resent" => "No callback wants to be told of such an end; nothing was sent.",
         "revoked" => "The key is revoked; it stops working within three seconds.",
         _ => return None,
     })
@@ -291,6 +296,21 @@ pub(super) async fn logout(
         })
         .await?;
     Ok(with_cookie(Redirect::to("/admin/login").into_response(), &headers, is_tls, ""))
+}
+
+/// Forget sessions that have ended, until cancelled. Any number of processes may.
+pub async fn forget_ended_sessions(db: Db, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_mins(5)) => {}
+        }
+        let forgotten =
+            db.unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(session_store::forget_sessions(connection)));
+        if let Err(error) = forgotten.await {
+            tracing::warn!(error = ?error, "sessions that have ended could not be forgotten");
+        }
+    }
 }
 
 #[cfg(test)]

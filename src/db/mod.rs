@@ -39,6 +39,10 @@ pub enum DbError {
     /// Lost against a concurrent transaction (serialization failure, deadlock, racing unique key): run it again.
     #[error("lost against a concurrent transaction")]
     Conflict(#[source] DriverError),
+    /// A statement took longer than it may (`statement_timeout`), or was cancelled by hand; rolled back. It may well do so
+    /// again: repeat it a few times, with patience, and never for as long as it takes.
+    #[error("the database took too long")]
+    TimedOut(#[source] DriverError),
     /// The statement itself is wrong, or the data cannot be stored: a bug of ours.
     #[error("the database refused a statement (SQLSTATE {sqlstate})")]
     Refused {
@@ -66,10 +70,16 @@ impl DbError {
         Self::Conflict(DriverError(sqlx::Error::RowNotFound))
     }
 
-    /// Worth repeating without any change.
+    /// Worth repeating without any change, at once and for as long as it takes.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Conflict(_))
+    }
+
+    /// A later try may succeed without any change: what is transient, and what took too long.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.is_transient() || matches!(self, Self::TimedOut(_))
     }
 }
 
@@ -78,6 +88,7 @@ impl std::fmt::Debug for DbError {
         match self {
             Self::Unavailable(error) => write!(f, "Unavailable({error})"),
             Self::Conflict(error) => write!(f, "Conflict({error})"),
+            Self::TimedOut(error) => write!(f, "TimedOut({error})"),
             Self::Refused { source, .. } => write!(f, "Refused({source})"),
             Self::Driver(error) => write!(f, "Driver({error})"),
             Self::Panicked => f.write_str("Panicked"),
@@ -134,6 +145,8 @@ impl From<sqlx::Error> for DbError {
                 match sqlstate.as_str() {
                     // serialization_failure, deadlock_detected, lock_not_available, unique_violation, exclusion_violation
                     "40001" | "40P01" | "55P03" | "23505" | "23P01" => Self::Conflict(DriverError(error)),
+                    // query_canceled, idle_in_transaction_session_timeout
+                    "57014" | "25P03" => Self::TimedOut(DriverError(error)),
                     // Connection exceptions, insufficient resources (53: too many connections, disk full),
                     // operator intervention (57: shutdown, cannot connect now), read-only after failover.
                     _ if ["08", "53", "57"].iter().any(|class| sqlstate.starts_with(class)) || sqlstate == "25006" => {

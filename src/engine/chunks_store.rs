@@ -21,8 +21,9 @@ pub async fn fan_out(
     step: &FinishedStep,
     last: i16,
     worker: WorkerId,
+    lease: Duration,
 ) -> Result<i64, DbError> {
-    Ok(sqlx::query_scalar("select fan_out($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+    Ok(sqlx::query_scalar("select fan_out($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
         .bind(step.lease.organization)
         .bind(step.lease.seq)
         .bind(step.lease.step)
@@ -33,6 +34,7 @@ pub async fn fan_out(
         .bind((!step.output.is_empty()).then(|| Value::Object(step.output.clone())))
         .bind(worker)
         .bind(PROGRAM_VERSION)
+        .bind(lease.as_secs_f64())
         .fetch_one(connection)
         .await?)
 }
@@ -45,8 +47,9 @@ pub async fn commit_chunk(
     connection: &mut PgConnection,
     step: &FinishedStep,
     worker: WorkerId,
+    lease: Duration,
 ) -> Result<bool, DbError> {
-    Ok(sqlx::query_scalar("select commit_chunk($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+    Ok(sqlx::query_scalar("select commit_chunk($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
         .bind(step.lease.organization)
         .bind(step.lease.seq)
         .bind(step.lease.chunk)
@@ -58,6 +61,7 @@ pub async fn commit_chunk(
         .bind((!step.output.is_empty()).then(|| Value::Object(step.output.clone())))
         .bind(worker)
         .bind(PROGRAM_VERSION)
+        .bind(lease.as_secs_f64())
         .fetch_one(connection)
         .await?)
 }

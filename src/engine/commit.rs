@@ -12,7 +12,7 @@ use backon::BackoffBuilder as _;
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 pub(super) const SUCCEEDED: &str = "succeeded";
@@ -75,6 +75,7 @@ impl Engine {
         let mut delays = committer::patience().build();
         let mut conflicts = 0;
         loop {
+            let begun = Instant::now();
             let (step, effect, worker, lease_time) =
                 (step.clone(), effect.clone(), self.worker(), self.options().lease);
             let with_issues = Arc::clone(with_issues);
@@ -100,37 +101,64 @@ impl Engine {
                                 Ok(committer::replies(rows).remove(&key).unwrap_or(CommitReply::Stale))
                             }
                             Commit::FanOut { last } => {
-                                Ok(match chunks_store::fan_out(connection, &step, last, worker).await? {
+                                Ok(match chunks_store::fan_out(connection, &step, last, worker, lease_time).await? {
                                     0 => CommitReply::Passed { next: None, freed: false },
                                     _ => CommitReply::FannedOut,
                                 })
                             }
                             Commit::Chunk => {
-                                let freed = chunks_store::commit_chunk(connection, &step, worker).await?;
+                                let freed = chunks_store::commit_chunk(connection, &step, worker, lease_time).await?;
                                 Ok(CommitReply::Passed { next: None, freed })
                             }
                         }
                     })
                 })
                 .await;
+            if committed.is_err() && begun.elapsed() > lease_time / 4 {
+                // A commit renews the lease by itself; one that was rolled back held the row's lock as long.
+                self.renew(&lease).await;
+            }
             match committed {
-                Err(error) if error.code == "database_conflict" && conflicts < 10 => {
+                Err(error) if error.code == "database_conflict" && conflicts < committer::CONFLICTS_MAX => {
                     conflicts += 1;
-                    tokio::time::sleep(Duration::from_millis(2 << conflicts.min(6)).mul_f64(rand::random::<f64>()))
-                        .await;
+                    tokio::time::sleep(committer::after_conflict(conflicts)).await;
                 }
                 Err(error) if error.code == "database_unavailable" && self.holds(&lease) => {
                     tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
                     if matches!(committer::applied(self, &probe, commit).await, Ok(true)) {
                         return Ok(match commit {
-                            // With no chunk to do the lease is still ours; it runs out, and the join is made then.
-                            Commit::FanOut { .. } => CommitReply::FannedOut,
-                            Commit::Step | Commit::Chunk => CommitReply::Passed { next: None, freed: true },
+                            Commit::FanOut { .. } => {
+                                // With no chunk to do the lease is still ours: the join is made by whoever claims it then.
+                                self.hand_back(&lease).await;
+                                CommitReply::FannedOut
+                            }
+                            Commit::Step | Commit::Chunk => {
+                                if probe.next.is_none() {
+                                    self.hand_back_successor(&lease).await;
+                                }
+                                CommitReply::Passed { next: None, freed: true }
+                            }
                         });
                     }
                 }
                 other => return other,
             }
+        }
+    }
+}
+
+impl Engine {
+    /// Renew a lease at once; what cannot be renewed now, the renewal tries again.
+    async fn renew(&self, lease: &Lease) {
+        let (held, lease_time) = (vec![(lease.key(), lease.epoch)], self.options().lease);
+        let renewed = self
+            .db()
+            .unit(Scope::Global, move |connection| {
+                Box::pin(async move { store::renew_leases(connection, &held, lease_time).await })
+            })
+            .await;
+        if let Err(error) = renewed {
+            tracing::warn!(job.id = %lease.job, error = ?error, "could not renew the lease of job {}", lease.job);
         }
     }
 }

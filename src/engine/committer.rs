@@ -17,6 +17,9 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 /// Rows in one statement, at most: more would only lengthen the wait of the first.
 const BATCH_MAX: usize = 64;
 
+/// A row that loses so often in a row is not raced: it is refused for good (a key that is taken).
+pub(super) const CONFLICTS_MAX: u32 = 10;
+
 /// What became of a finished step.
 #[derive(Debug)]
 pub enum CommitReply {
@@ -94,10 +97,14 @@ pub async fn run(engine: Arc<Engine>, requests: Requests) {
 /// One row by itself, for as long as the database is away and the lease is still held here.
 async fn commit_one(engine: &Arc<Engine>, connection: &mut Option<PgConnection>, step: &FinishedStep) -> CommitReply {
     let mut delays = patience().build();
+    let mut conflicts = 0;
     loop {
         let attempt = async {
             // An earlier try may have been committed although its answer was lost.
             if applied(engine, step, Commit::Step).await? {
+                if step.next.is_none() {
+                    engine.hand_back_successor(&step.lease).await;
+                }
                 return Ok(CommitReply::Passed { next: None, freed: true });
             }
             let open = open(engine, connection).await?;
@@ -107,14 +114,14 @@ async fn commit_one(engine: &Arc<Engine>, connection: &mut Option<PgConnection>,
         };
         match attempt.await {
             Ok(reply) => return reply,
-            Err(error) if error.is_transient() => {
-                if matches!(error, DbError::Unavailable(_)) {
-                    *connection = None;
-                }
-                if !engine.holds(&step.lease) {
-                    return CommitReply::Stale;
-                }
+            Err(error) if error.is_transient() && !engine.holds(&step.lease) => return CommitReply::Stale,
+            Err(DbError::Unavailable(_)) => {
+                *connection = None;
                 tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
+            }
+            Err(DbError::Conflict(_)) if conflicts < CONFLICTS_MAX => {
+                conflicts += 1;
+                tokio::time::sleep(after_conflict(conflicts)).await;
             }
             Err(error) => return CommitReply::Refused(error),
         }
@@ -146,6 +153,11 @@ pub fn patience() -> ExponentialBuilder {
         .with_max_delay(Duration::from_secs(1))
         .with_jitter()
         .without_max_times()
+}
+
+/// The pause before a try after the given number of conflicts: 128 ms at most, with full jitter.
+pub(super) fn after_conflict(conflicts: u32) -> Duration {
+    Duration::from_millis(2 << conflicts.min(6)).mul_f64(rand::random::<f64>())
 }
 
 async fn open<'c>(engine: &Engine, connection: &'c mut Option<PgConnection>) -> Result<&'c mut PgConnection, DbError> {

@@ -5,17 +5,16 @@
 //! worker that lost its lease changes nothing; a database that is away delays but does not fail a step. Leaves to
 //! others: claiming and renewing (`queue`), taking back lost leases (`sweeper`).
 
-use super::catalog::{Catalog, CatalogError};
+use super::catalog::Catalog;
 use super::commit::{SUCCEEDED, SUCCEEDED_WITH_ISSUES};
 use super::committer::{self, CommitReply, CommitRequest};
-use super::definition::{StepDefinition, WorkflowDefinition};
-use super::handler::{ErrorClass, Facts, StepContext, StepError, StepOutcome};
+use super::definition::StepDefinition;
+use super::handler::{Facts, StepContext, StepError, StepOutcome};
 use super::region::{self, AtRegion};
-use super::retry::{FailedAttempt, NextMove, decide};
 use super::spans::{Ended, trace_id};
-use super::store::{self, FailedStep, Lease, TaskKey};
+use super::store::{self, Lease, TaskKey};
 use super::wake::Wake;
-use crate::db::{Db, DbError, Scope};
+use crate::db::{Db, Scope};
 use crate::ids::WorkerId;
 use crate::telemetry;
 use backon::BackoffBuilder as _;
@@ -85,7 +84,7 @@ pub struct Counters {
     pub jobs_ended: AtomicI64,
 }
 
-fn count(counter: &AtomicI64) {
+pub(super) fn count(counter: &AtomicI64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -247,7 +246,7 @@ impl Engine {
             }
         };
         // Only a job that was claimed in the middle can have failed before: an earlier claim ran those steps.
-        let mut failed = lease.step > 0 && lease.chunk == 0 && self.look_back(&lease).await;
+        let mut failed = lease.step > 0 && lease.chunk == 0 && self.look_back(&lease).await?;
         loop {
             let index = usize::try_from(lease.step).unwrap_or(usize::MAX);
             let Some(step) = definition.steps.get(index) else {
@@ -364,16 +363,32 @@ impl Engine {
         }
     }
 
-    async fn look_back(&self, lease: &Lease) -> bool {
-        let wanted = lease.clone();
-        let looked = self
-            .db
-            .unit(Scope::Organization(lease.organization), move |connection| {
-                Box::pin(async move { store::failed_before(connection, &wanted).await })
-            })
-            .await;
-        // The database went away just now: treat the round as sound; closing reads the error from the job again.
-        looked.unwrap_or(false)
+    /// Did an earlier step of this round fail for good? Not to know is no answer: it is asked again for as long as the lease is
+    /// held. `None`: the lease is not held any more, was handed back, or runs out.
+    async fn look_back(&self, lease: &Lease) -> Option<bool> {
+        let mut delays = committer::patience().build();
+        loop {
+            let wanted = lease.clone();
+            let looked = self
+                .db
+                .unit(Scope::Organization(lease.organization), move |connection| {
+                    Box::pin(async move { store::failed_before(connection, &wanted).await })
+                })
+                .await;
+            match looked {
+                Ok(failed) => return Some(failed),
+                Err(error) if !error.may_pass() => {
+                    tracing::error!(job.id = %lease.job, error = ?error, "cannot look up how job {} stands; its lease will run out", lease.job);
+                    return None;
+                }
+                Err(_) if !self.holds(lease) => return None,
+                Err(_) if self.is_draining() => {
+                    self.hand_back(lease).await;
+                    return None;
+                }
+                Err(_) => tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await,
+            }
+        }
     }
 
     /// One attempt: the handler's preparation, with its timeout; a panic is a bug of ours, not the worker's end.
@@ -423,172 +438,9 @@ impl Engine {
             )),
         }
     }
-
-    /// Record a failed attempt. True: the step failed for good and an `always` step follows under the same lease.
-    #[expect(clippy::too_many_arguments, reason = "the facts of one failed attempt")]
-    async fn fail(
-        self: &Arc<Self>,
-        lease: &Lease,
-        name: &str,
-        elapsed: Duration,
-        error: StepError,
-        definition: &WorkflowDefinition,
-        index: Option<usize>,
-        failed_before: bool,
-        claimed: Instant,
-    ) -> bool {
-        let policy = index.and_then(|index| definition.steps.get(index)).map(|step| step.retry).unwrap_or_default();
-        let age = age_of(lease, claimed);
-        let attempt = FailedAttempt {
-            attempt: u16::try_from(lease.attempts).unwrap_or(u16::MAX),
-            class: error.class,
-            retry_after: error.retry_after,
-            age,
-            deadline: definition.deadline,
-        };
-        let next_move = if index.is_some() { decide(&policy, attempt, rand::random()) } else { NextMove::Fail };
-        let (delay, next, skipped) = match (next_move, index) {
-            (NextMove::RetryAfter(delay), _) => (Some(delay), None, Vec::new()),
-            // What follows for the job is the join's business.
-            (NextMove::Fail, Some(_)) if lease.chunk > 0 => (None, None, Vec::new()),
-            (NextMove::Fail, Some(index)) => {
-                (None, definition.next_step(index, true), definition.skipped_steps(index, failed_before))
-            }
-            (NextMove::Fail, None) => (None, None, Vec::new()),
-        };
-        self.log_failure(lease, name, &error, delay);
-        let failed = FailedStep {
-            lease: lease.clone(),
-            name: name.to_owned(),
-            elapsed,
-            code: error.code.into(),
-            class: error.class,
-            message: error.message.clone(),
-            delay,
-            next,
-            skipped,
-        };
-        let passed = self.record_failure(failed).await;
-        let outcome = match (passed, delay) {
-            (false, _) => "stale",
-            (true, Some(_)) => "retried",
-            (true, None) => "failed",
-        };
-        let told = Some((error.class.as_str(), error.code));
-        self.tell(lease, definition, name, Ended { outcome, error: told, elapsed });
-        if passed {
-            telemetry::step_failed(&definition.name, name, error.class.as_str(), error.code);
-        }
-        count(if delay.is_some() { &self.counters.steps_retried } else { &self.counters.steps_failed });
-        if !passed {
-            self.note_stale(lease, name);
-            return false;
-        }
-        if delay.is_none() && next.is_none() {
-            if lease.chunk == 0 {
-                telemetry::job_ended(&definition.name, "failed", Some(age_of(lease, claimed)));
-                count(&self.counters.jobs_ended);
-            }
-            self.wake.signal();
-        }
-        if delay.is_some() {
-            // The feeder sleeps exactly until the next backoff ends; this one may be earlier.
-            self.wake.signal();
-        }
-        next.is_some()
-    }
-
-    /// Until it is recorded or the lease is lost; the database may be away for a while.
-    pub(super) async fn record_failure(&self, failed: FailedStep) -> bool {
-        let mut delays = committer::patience().build();
-        loop {
-            let (attempt, worker) = (failed.clone(), self.worker);
-            let recorded = self
-                .db
-                .unit(Scope::Global, move |connection| {
-                    Box::pin(async move { store::fail_step(connection, &attempt, worker).await })
-                })
-                .await;
-            match recorded {
-                Ok(passed) => return passed,
-                Err(error) => {
-                    if !error.is_transient() {
-                        tracing::error!(job.id = %failed.lease.job, error = ?error, "cannot record a failed step of job {}", failed.lease.job);
-                    }
-                    if !self.holds(&failed.lease) {
-                        return false;
-                    }
-                    tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
-                }
-            }
-        }
-    }
-
-    async fn fail_unknown(self: &Arc<Self>, lease: &Lease, error: CatalogError) {
-        if let CatalogError::Db(DbError::Unavailable(_)) = &error {
-            // Not a fault of the job: give it back.
-            self.hand_back(lease).await;
-            return;
-        }
-        tracing::error!(job.id = %lease.job, error = %error, "job {} cannot run: its workflow is not known here", lease.job);
-        let failed = FailedStep {
-            lease: lease.clone(),
-            name: "?".to_owned(),
-            elapsed: Duration::ZERO,
-            code: "workflow_unknown".into(),
-            class: ErrorClass::Ours,
-            message: "The job's workflow version is not known to this program.".to_owned(),
-            delay: None,
-            next: None,
-            skipped: Vec::new(),
-        };
-        if self.record_failure(failed).await {
-            telemetry::job_ended(&lease.workflow, "failed", None);
-            count(&self.counters.jobs_ended);
-        } else {
-            self.note_stale(lease, "?");
-        }
-    }
-
-    /// Give a lease back without counting the attempt.
-    pub async fn hand_back(&self, lease: &Lease) {
-        let leases = vec![(lease.key(), lease.epoch)];
-        let back = self
-            .db
-            .unit(Scope::Global, move |connection| {
-                Box::pin(async move { store::release_tasks(connection, &leases, false).await })
-            })
-            .await;
-        if let Err(error) = back {
-            tracing::warn!(job.id = %lease.job, error = ?error, "could not hand back job {}; its lease will run out", lease.job);
-        }
-        self.wake.signal();
-    }
-
-    fn note_stale(&self, lease: &Lease, step: &str) {
-        count(&self.counters.stale_commits);
-        tracing::warn!(job.id = %lease.job, step, lease.epoch, "a stale commit of job {} was refused: the lease is not ours any more", lease.job);
-    }
-
-    fn log_failure(&self, lease: &Lease, step: &str, error: &StepError, delay: Option<Duration>) {
-        let cause = error.cause();
-        let (job, code, class) = (lease.job, error.code, error.class.as_str());
-        match (delay, error.class) {
-            (Some(delay), _) => {
-                let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-                tracing::warn!(job.id = %job, step, code, class, delay_ms, cause, worker.id = %self.worker, trace.id = trace_id(lease), "step `{step}` of job {job} failed and is tried again");
-            }
-            (None, ErrorClass::Sender) => {
-                tracing::info!(job.id = %job, step, code, class, trace.id = trace_id(lease), "step `{step}` of job {job} refused the sender's data");
-            }
-            (None, _) => {
-                tracing::error!(job.id = %job, step, code, class, cause, trace.id = trace_id(lease), "step `{step}` of job {job} failed for good");
-            }
-        }
-    }
 }
 
 /// How old the round is.
-fn age_of(lease: &Lease, claimed: Instant) -> Duration {
+pub(super) fn age_of(lease: &Lease, claimed: Instant) -> Duration {
     Duration::from_millis(u64::try_from(lease.age_ms).unwrap_or(0)) + claimed.elapsed()
 }

@@ -204,7 +204,7 @@ fn queued(situation: &Situation) -> Words {
     if situation.is_paused {
         return waiting(&happened, situation);
     }
-    let words = match situation.head_state.as_deref().and_then(TaskState::parse) {
+    match situation.head_state.as_deref().and_then(TaskState::parse) {
         Some(TaskState::Delayed) => {
             let at = situation.head_run_at.map(|at| format!(" at {}", told(at))).unwrap_or_default();
             let next = format!(
@@ -216,13 +216,12 @@ fn queued(situation: &Situation) -> Words {
             let next = format!("A worker died with job {head}: it runs again, alone, and this job follows.");
             Words::new(happened, Who::Nobody, BY_ITSELF, next)
         }
-        Some(TaskState::Ready) if situation.workers == 0 => return waiting(&happened, situation),
+        Some(TaskState::Ready) if situation.workers == 0 => waiting(&happened, situation),
         _ => {
             let next = format!("When job {head} ends, the next of the lane runs.");
             Words::new(happened, Who::Nobody, BY_ITSELF, next)
         }
-    };
-    words
+    }
 }
 
 fn step_words(view: &JobView) -> String {

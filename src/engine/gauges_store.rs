@@ -49,7 +49,7 @@ pub async fn gauges(connection: &mut PgConnection) -> Result<Gauges, DbError> {
                  join queue b on b.organization_id = d.organization_id and b.lane = d.lane and b.state = 'blocked'
                  where d.state = 'delayed' and d.lane is not null) lanes_held,
                 (select count(*) from workers where last_seen_at > chartgate_now() - interval '1 minute' and stopped_at is null) workers,
-                (select count(*) from operations where status = 'running') operations,
+                (select count(*) from operations where status in ('running', 'canary', 'undoing')) operations,
                 m.messages callback_messages, m.age oldest_callback_message_seconds
          from (
            select count(*) filter (where state = 'ready') ready,

@@ -53,6 +53,8 @@ pub struct StepError {
     pub message: String,
     /// A dependency's `Retry-After`; the next attempt comes no sooner.
     pub retry_after: Option<Duration>,
+    /// See [`StepError::put_off`].
+    pub put_off: Option<Duration>,
     /// The cause; see [`StepError::cause`].
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -61,7 +63,13 @@ pub struct StepError {
 impl StepError {
     /// An error of the given class.
     pub fn new(class: ErrorClass, code: &'static str, message: impl Into<String>) -> Self {
-        Self { class, code, message: message.into(), retry_after: None, source: None }
+        Self { class, code, message: message.into(), retry_after: None, put_off: None, source: None }
+    }
+
+    /// Nothing was attempted, because something of this process's is in use: the step comes again after exactly so long, and
+    /// this was no attempt. Once the workflow's deadline has passed, it fails with that code.
+    pub fn put_off(code: &'static str, message: impl Into<String>, after: Duration) -> Self {
+        Self { put_off: Some(after), ..Self::transient(code, message) }
     }
 
     /// A dependency is away: wait and retry.
@@ -214,6 +222,7 @@ impl From<crate::db::DbError> for StepError {
         match &error {
             DbError::Unavailable(_) => Self::transient("database_unavailable", "The database is not available."),
             DbError::Conflict(_) => Self::transient("database_conflict", "Lost against a concurrent transaction."),
+            DbError::TimedOut(_) => Self::transient("database_timeout", "The database took too long for this step."),
             DbError::Refused { .. } | DbError::Driver(_) | DbError::NotOneRow(_) | DbError::Panicked => {
                 Self::ours("database_refused", "The database refused what this step wrote.")
             }

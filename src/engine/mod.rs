@@ -11,7 +11,11 @@ pub mod definition;
 pub mod events_store;
 pub mod executor;
 pub mod explain;
+mod failing;
 pub mod failures_store;
+pub mod figures;
+pub mod figures_list_store;
+pub mod figures_store;
 pub mod filter;
 pub mod gauges_store;
 pub mod handler;
@@ -34,5 +38,6 @@ pub mod timeline;
 pub mod traces_store;
 pub mod wake;
 pub mod workers_store;
+pub mod workflows_store;
 
 pub use executor::{Engine, EngineOptions};

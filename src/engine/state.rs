@@ -42,7 +42,7 @@ states!(
     JobStatus {
         /// An upload URL was given out; the object has not come. Set by `upload-url`. Next: queued, expired, cancelled.
         AwaitingUpload = "awaiting_upload",
-        /// Accepted and waiting for its first step, or blocked behind its lane. Set by intake and by a retry. Next: running, cancelled.
+        /// Accepted and waiting for its first step, or blocked behind its lane. Set by intake and by a retry. Next: running, cancelled; or, when a retry is undone, the status before it.
         Queued = "queued",
         /// A worker holds its lease, or it is between two steps. Read from the queue row. Next: running, retrying, any terminal status.
         Running = "running",
@@ -76,7 +76,8 @@ impl JobStatus {
         };
         match self {
             AwaitingUpload => matches!(next, Queued | Expired | Cancelled),
-            Queued => matches!(next, Running | Cancelled),
+            // The last three: a retry that is undone.
+            Queued => matches!(next, Running | Cancelled | Failed | Succeeded | SucceededWithIssues),
             Running => matches!(next, Retrying | Queued | Succeeded | SucceededWithIssues | Failed | Cancelled),
             Retrying => matches!(next, Running | Failed | Cancelled),
             Succeeded | SucceededWithIssues | Failed | Cancelled | Expired => next == Queued,

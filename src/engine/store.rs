@@ -344,10 +344,15 @@ pub struct FailedStep {
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn fail_step(connection: &mut PgConnection, failed: &FailedStep, worker: WorkerId) -> Result<bool, DbError> {
+pub async fn fail_step(
+    connection: &mut PgConnection,
+    failed: &FailedStep,
+    worker: WorkerId,
+    lease: Duration,
+) -> Result<bool, DbError> {
     let (steps, names): (Vec<i16>, Vec<String>) = failed.skipped.iter().cloned().unzip();
     Ok(sqlx::query_scalar(
-        "select fail_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+        "select fail_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
     )
     .bind(failed.lease.organization)
     .bind(failed.lease.seq)
@@ -367,6 +372,7 @@ pub async fn fail_step(connection: &mut PgConnection, failed: &FailedStep, worke
     .bind(failed.lease.lane)
     .bind(worker)
     .bind(PROGRAM_VERSION)
+    .bind(lease.as_secs_f64())
     .fetch_one(connection)
     .await?)
 }
@@ -383,6 +389,29 @@ pub async fn failed_before(connection: &mut PgConnection, lease: &Lease) -> Resu
     .bind(lease.job)
     .fetch_one(connection)
     .await?)
+}
+
+/// Give a lease back for a while, without counting the attempt and without a row of its history: nothing was done. False: the
+/// fence refused.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn put_off(connection: &mut PgConnection, lease: &Lease, after: Duration) -> Result<bool, DbError> {
+    let put_off = sqlx::query(
+        "update queue
+         set state = 'delayed', run_at = chartgate_now() + $6 * interval '1 second', held_since = coalesce(held_since, chartgate_now()),
+             attempts = greatest(attempts - 1, 0), lease_epoch = null, lease_until = null, worker_id = null
+         where organization_id = $1 and seq = $2 and chunk = $3 and lease_epoch = $4 and step = $5",
+    )
+    .bind(lease.organization)
+    .bind(lease.seq)
+    .bind(lease.chunk)
+    .bind(lease.epoch)
+    .bind(lease.step)
+    .bind(after.as_secs_f64())
+    .execute(connection)
+    .await?;
+    Ok(put_off.rows_affected() == 1)
 }
 
 fn keys(leases: &[(TaskKey, i64)]) -> (Vec<Uuid>, Vec<i64>, Vec<i32>, Vec<i64>) {
@@ -414,6 +443,30 @@ pub async fn release_tasks(
         .bind(begun)
         .fetch_one(connection)
         .await?)
+}
+
+/// The row that heads a lane, if it is leased to this worker: its key and epoch. What was handed to a worker that did not get
+/// the answer.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn head_of_lane(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    lane: i64,
+    worker: WorkerId,
+) -> Result<Option<(TaskKey, i64)>, DbError> {
+    let head: Option<(i64, i32, i64)> = sqlx::query_as(
+        "select seq, chunk, lease_epoch
+         from queue
+         where organization_id = $1 and lane = $2 and state <> 'blocked' and worker_id = $3 and lease_epoch is not null",
+    )
+    .bind(organization)
+    .bind(lane)
+    .bind(worker)
+    .fetch_optional(connection)
+    .await?;
+    Ok(head.map(|(seq, chunk, epoch)| ((organization.0, seq, chunk), epoch)))
 }
 
 /// Extend leases; answers the keys that are still ours.

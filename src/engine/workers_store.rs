@@ -2,8 +2,9 @@
 
 use super::store::PROGRAM_VERSION;
 use crate::db::DbError;
-use crate::ids::WorkerId;
+use crate::ids::{JobId, OrganizationId, WorkerId};
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 /// What a worker process says of itself.
 #[derive(Debug, Clone, Copy, Default)]
@@ -125,6 +126,57 @@ pub async fn list_workers(connection: &mut PgConnection) -> Result<Vec<WorkerRow
          order by started_at desc
          limit 1000",
     )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// A lease that is held.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct LeaseRow {
+    /// Whose job.
+    pub organization_id: OrganizationId,
+    /// The job.
+    pub job_id: JobId,
+    /// Of its chunk with this number; 0: of the job itself.
+    pub chunk: i32,
+    /// Workflow.
+    pub workflow: String,
+    /// Its version.
+    pub workflow_version: i32,
+    /// The step.
+    pub step: i16,
+    /// Attempts at it, this one included.
+    pub attempts: i16,
+    /// Who holds it.
+    pub worker_id: Option<WorkerId>,
+    /// Since when.
+    pub claimed_at: Option<OffsetDateTime>,
+    /// Until when, unless it is renewed.
+    pub lease_until: Option<OffsetDateTime>,
+    /// It ran out, and nobody took it back yet.
+    pub is_expired: bool,
+}
+
+/// Leases that are held now, those that end first before others; of one organization's jobs, or of all.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn list_leases(
+    connection: &mut PgConnection,
+    organization: Option<OrganizationId>,
+    limit: i64,
+) -> Result<Vec<LeaseRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select organization_id, job_id, chunk, workflow, workflow_version, step, attempts, worker_id, claimed_at, lease_until,
+                lease_until < chartgate_now() - interval '30 seconds' is_expired
+         from queue
+         where state = 'leased'
+           and ($1::uuid is null or organization_id = $1)
+         order by lease_until
+         limit $2",
+    )
+    .bind(organization)
+    .bind(limit)
     .fetch_all(connection)
     .await?)
 }

@@ -2,7 +2,7 @@
 //!
 //! Every clinical read is audited before the answer goes out, also "not found"; if that fails, the request fails.
 
-use super::extract::{Authenticated, Parameters, Segment, read_json, whole_or_null};
+use super::extract::{Authenticated, Parameters, Segment, cover_answer, read_json, whole_or_null};
 use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::audit::{self, Action, Record};
@@ -10,7 +10,7 @@ use crate::auth::Role;
 use crate::db::{DbError, Scope};
 use crate::ids::{FindingId, OrganizationId, PatientId};
 use crate::ingest::findings::store::{self as findings_store, Provenance, StoredEvidence};
-use crate::ingest::payloads::{Opened, Payloads};
+use crate::ingest::payloads::{Opened, Payloads, WHOLE_BYTES_MAX};
 use crate::ingest::view::{self, ClinicalQuery, ClinicalView, Cursor, ViewStatus};
 use crate::phi::Phi;
 use crate::telemetry;
@@ -263,9 +263,10 @@ pub async fn get_payload(
         Opened::Expired => return Err(Problem::new("payload_expired", "The payload's bytes are no longer kept.")),
         Opened::Whole(bytes) => {
             let size = bytes.len() as u64;
+            let bytes = if size > WHOLE_BYTES_MAX { cover_answer(bytes).await? } else { bytes };
             (Body::from(bytes), size)
         }
-        // Gigabytes may be: as they come, and broken off at the end if they are not the bytes that were accepted.
+        // Many at once, and gigabytes of them: as they come, and broken off at the end if they are not the bytes that were accepted.
         Opened::Stream(bytes, size) => (Body::from_stream(bytes), size),
     };
     let mut response = body.into_response();

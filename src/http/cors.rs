@@ -16,8 +16,7 @@ use axum::response::{IntoResponse, Response};
 const METHODS: &str = "GET, POST";
 const REQUEST_HEADERS: &str =
     "Authorization, Content-Type, Content-Encoding, Idempotency-Key, If-None-Match, X-Request-Id";
-const EXPOSED_HEADERS: &str = "Location, Retry-After, X-Request-Id, ETag, RateLimit, RateLimit-Policy, \
-                               RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset";
+const EXPOSED_HEADERS: &str = "Location, Retry-After, X-Request-Id, ETag, RateLimit, RateLimit-Policy";
 /// A browser asks again after so many seconds.
 const MAX_AGE: &str = "600";
 

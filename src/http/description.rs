@@ -1,9 +1,13 @@
 //! The OpenAPI document, made from the routes, with what all of them share: ids as they look, refusals in both media
 //! types, `503` wherever the database is asked.
 
+mod errors;
+mod examples;
+
 use super::problem::OperationOutcome;
 use super::routes;
 use utoipa::PartialSchema as _;
+use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::path::{Operation, Parameter};
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{
@@ -13,6 +17,8 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::openapi::{Content, Ref, RefOr, Required};
 
 const PROBLEM: &str = "application/problem+json";
+/// Names the codes that an operation answers with.
+pub(super) const ERRORS: &str = "x-error-codes";
 const FHIR: &str = "application/fhir+json";
 
 /// 26 characters of Crockford base32, the first of three bits (TypeID specification 0.3).
@@ -92,6 +98,9 @@ fn complete(operation: &mut Operation) {
             offer_outcome(response);
         }
     }
+    examples::give(operation);
+    // Which codes there can be; `/docs/errors/{code}` explains each.
+    operation.extensions = Some(ExtensionsBuilder::new().add(ERRORS, errors::codes_of(operation)).build());
 }
 
 fn look(parameter: &mut Parameter) {

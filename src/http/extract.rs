@@ -40,6 +40,33 @@ const INFLATED_PIECE: usize = 64 * 1024;
 /// Above this size, work on a body leaves the runtime's threads.
 pub const BLOCKING_BODY_MIN: usize = 256 * 1024;
 
+/// Bytes with what they take of the budget: the share goes wherever they go, and is given back with the last of them.
+struct Covered {
+    bytes: Bytes,
+    _share: Arc<Share>,
+}
+
+impl AsRef<[u8]> for Covered {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// These bytes under that share: a transaction, a computation or an answer that outlives its request keeps it.
+fn covered(bytes: Bytes, share: Arc<Share>) -> Bytes {
+    Bytes::from_owner(Covered { bytes, _share: share })
+}
+
+/// Bytes that an answer keeps in memory until its reader has taken them, out of the budget for bodies.
+///
+/// # Errors
+/// `overloaded`.
+pub(super) async fn cover_answer(bytes: Bytes) -> Result<Bytes, Problem> {
+    let share = SHARE.try_with(Arc::clone).unwrap_or_else(|_| Arc::clone(&NO_EDGE));
+    share.cover(bytes.len() as u64).await?;
+    Ok(covered(bytes, share))
+}
+
 /// The request's id, set by the edge on every request.
 #[derive(Clone)]
 pub struct RequestContext {
@@ -245,7 +272,8 @@ pub async fn receive_body(headers: &HeaderMap, body: axum::body::Body, limit: us
         return Err(too_large());
     }
     let share = SHARE.try_with(Arc::clone).unwrap_or_else(|_| Arc::clone(&NO_EDGE));
-    collect(body, limit, declared, &share).await?.ok_or_else(too_large)
+    let bytes = collect(body, limit, declared, &share).await?.ok_or_else(too_large)?;
+    Ok(covered(bytes, share))
 }
 
 /// A received body after its content encoding: at most `limit` bytes.
@@ -257,7 +285,8 @@ pub async fn decode_body(headers: &HeaderMap, bytes: Bytes, limit: usize) -> Res
     if !is_gzip(headers)? {
         return Ok(bytes);
     }
-    let inflated = tokio::task::spawn_blocking(move || inflate(&bytes, limit, &share)).await;
+    let work = move || inflate(&bytes, limit, &share).map(|plain| covered(plain, share));
+    let inflated = tokio::task::spawn_blocking(work).await;
     inflated.map_err(|_| Problem::new("internal_error", "An internal error."))?
 }
 

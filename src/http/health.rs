@@ -1,19 +1,15 @@
-//! `/health/live`, `/health/ready` and `/ingest/health`: no key is needed, and nothing here is an organization's.
+//! `/health/live`, `/health/ready` and `/ingest/health`: no key is needed, and nothing here is an organization's. What they say
+//! is found out once a second, however many ask.
 
 use crate::app::App;
-use crate::audit::store::{SealerStatus, sealer_status};
-use crate::db::{DbError, Scope};
+use crate::audit::store::SealerStatus;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::Arc;
-use std::time::Duration;
 use time::OffsetDateTime;
-
-/// A dependency that does not answer within this time counts as away.
-pub(super) const CHECK_MAX: Duration = Duration::from_secs(3);
 
 /// The process runs.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -58,9 +54,9 @@ pub struct Ready {
     responses((status = 200, description = "Ready", body = Ready), (status = 503, description = "Not ready", body = Ready))
 )]
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
-    let [database, objects] = check(&app).await;
+    let [database, objects] = app.faults().await;
     let ok = database.is_none();
-    let audit = if ok { audit_fault(sealer(&app).await.as_ref()) } else { None };
+    let audit = if ok { audit_fault(app.sealer().await.as_ref()) } else { None };
     let dependencies = vec![
         Dependency { name: "database", ok, reason: database },
         Dependency { name: "object_store", ok: objects.is_none(), reason: objects },
@@ -79,14 +75,6 @@ const SILENCE_MAX_SECONDS: f64 = 60.0;
 /// Records that are older and not sealed are worth a look.
 const UNSEALED_MAX_SECONDS: f64 = 600.0;
 
-/// What the sealer last said, if it can be read now.
-pub(super) async fn sealer(app: &App) -> Option<SealerStatus> {
-    let read = app
-        .db
-        .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(async move { sealer_status(connection).await }));
-    tokio::time::timeout(CHECK_MAX, read).await.ok()?.ok()?
-}
-
 /// What is wrong with the sealing of the audit log: it stops no request and no job.
 pub(crate) fn audit_fault(status: Option<&SealerStatus>) -> Option<String> {
     let Some(status) = status else {
@@ -103,18 +91,6 @@ pub(crate) fn audit_fault(status: Option<&SealerStatus>) -> Option<String> {
     }
     (status.unsealed_seconds > UNSEALED_MAX_SECONDS)
         .then(|| format!("records are not sealed since {:.0} s", status.unsealed_seconds))
-}
-
-/// Database and object store: what is wrong with each.
-async fn check(app: &App) -> [Option<String>; 2] {
-    let database = tokio::time::timeout(CHECK_MAX, app.db.ping());
-    let objects = tokio::time::timeout(CHECK_MAX, app.objects.ready());
-    let (database, objects) = tokio::join!(database, objects);
-    let late = || Some("no answer in time".to_owned());
-    [
-        database.map_or_else(|_| late(), |answer| answer.err().map(|error| error.to_string())),
-        objects.map_or_else(|_| late(), |answer| answer.err().map(|error| error.to_string())),
-    ]
 }
 
 /// Health for senders.
@@ -145,7 +121,7 @@ pub struct IngestHealth {
     responses((status = 200, description = "Healthy or degraded", body = IngestHealth), (status = 503, description = "Unhealthy", body = IngestHealth))
 )]
 pub async fn ingest_health(State(app): State<Arc<App>>) -> Response {
-    let [database, objects] = check(&app).await.map(|fault| fault.is_none());
+    let [database, objects] = app.faults().await.map(|fault| fault.is_none());
     let (code, status) = match (database, objects) {
         (true, true) => (StatusCode::OK, "healthy"),
         (true, false) => (StatusCode::OK, "degraded"),

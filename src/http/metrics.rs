@@ -1,8 +1,8 @@
 //! `/metrics`: what this process counted, and the database as it is now.
 
-use super::health::{CHECK_MAX, sealer};
 use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
+use crate::app::health::CHECK_MAX;
 use crate::db::{DbError, Scope};
 use crate::engine::gauges_store::{Gauges, gauges};
 use crate::telemetry;
@@ -47,7 +47,7 @@ async fn look(app: &App) {
         return;
     }
     let started = Instant::now();
-    if let Some(status) = sealer(app).await {
+    if let Some(status) = app.sealer().await {
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
         let (records, checkpoints) = (status.unsealed_records as f64, status.unpublished as f64);
         telemetry::audit_state(&status.state, status.unsealed_seconds, records, checkpoints);

@@ -294,7 +294,7 @@ impl From<Full> for Problem {
 
 impl From<DbError> for Problem {
     fn from(error: DbError) -> Self {
-        if error.is_transient() {
+        if error.may_pass() {
             tracing::warn!(error = ?error, "the database is not available to a request");
             Self::new("database_unavailable", "The database is not available.").retry_after(Duration::from_secs(2))
         } else {

@@ -115,14 +115,16 @@ impl Submitting {
             Self::Signed(pending, context) => (pending, context),
         };
         let sent = receive_body(headers, body, limit).await?;
-        let verified = app.webhooks.verify(*pending, &sent).await?;
-        let caller = Authenticated::of(verified.caller, context.as_ref());
-        if verified.is_reused {
-            return Err(Problem::new("idempotency_key_reused", "The webhook-id was used before with another body."));
-        }
+        let verified = pending.verify(&sent)?;
+        let caller = Authenticated::of(verified.caller.clone(), context.as_ref());
+        // Before anything is written: what is over a limit must not cost the database a row.
         caller.take_one(app, context.as_ref())?;
         admit(&caller)?;
+        // What records nothing does not use its id up either.
+        if queues && app.webhooks.is_reused(&verified).await.map_err(AuthError::from)? {
+            return Err(Problem::new("idempotency_key_reused", "The webhook-id was used before with another body."));
+        }
         let body = decode_body(headers, sent, limit).await?;
-        Ok(Received { caller, body, idempotency_key: Some(verified.idempotency_key) })
+        Ok(Received { caller, body, idempotency_key: Some(verified.idempotency_key()) })
     }
 }

@@ -210,3 +210,41 @@ pub async fn page(
     let next = rows.last().filter(|_| rows.len() >= limit).map(|row| row.place);
     Ok((rows.into_iter().map(|row| row.issue).collect(), next))
 }
+
+/// How many issues of a job have the same severity and code.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct IssueCount {
+    /// fatal, error, warning or information.
+    pub severity: String,
+    /// FHIR IssueType.
+    pub code: String,
+    /// So many of those that were counted.
+    pub count: i64,
+}
+
+/// Issues of a job by severity and code, the gravest and most frequent first; the first `limit` issues are counted.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn counts(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    limit: i64,
+) -> Result<Vec<IssueCount>, DbError> {
+    Ok(sqlx::query_as(
+        "select severity, code, count(*) count
+         from (select severity, code
+               from issues
+               where organization_id = $1 and job_id = $2
+               order by position, chunk, ordinal
+               limit $3) i
+         group by severity, code
+         order by array_position(array['fatal', 'error', 'warning', 'information'], severity), count(*) desc, code",
+    )
+    .bind(organization)
+    .bind(job)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}

@@ -23,8 +23,8 @@ use tokio_util::io::ReaderStream;
 /// Bytes of payloads that stay in memory. A larger payload is fetched by each step.
 const RECENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A larger payload that is asked for is not read into memory.
-const WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// A larger payload that is asked for is not read into memory, once it is in object storage: its reader may be slow.
+pub const WHOLE_BYTES_MAX: u64 = 256 * 1024;
 
 /// A job's payload, and what the steps need to know about the job.
 #[derive(Clone)]
@@ -209,7 +209,7 @@ pub enum Opened {
     Purged,
     /// Its bytes went because of their age.
     Expired,
-    /// In memory; it has the hash that it was accepted with.
+    /// In memory, small or not in object storage yet; it has the hash that it was accepted with.
     Whole(Bytes),
     /// Of so many bytes, as they come. It ends with an error if it has another hash.
     Stream(BoxStream<'static, std::io::Result<Bytes>>, u64),

@@ -38,6 +38,10 @@ use tokio::io::AsyncBufRead;
 
 /// A copy of 5 GB within the server takes a minute or two; the step's own timeout is longer.
 pub const COPY_TIMEOUT: Duration = Duration::from_mins(15);
+/// A server that does not take a connection by then is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The slowest link that a body gets through: 1 Mbit/s.
+const SENT_PER_SECOND_MIN: f64 = 125_000.0;
 /// Of one key that is purged; more are looked at by nobody.
 const VERSIONS_MAX: usize = 100;
 
@@ -56,7 +60,8 @@ pub struct ObjectsOptions {
     pub secret_key: Option<SecretString>,
     /// Put before every key (`chartgate/`); may be empty.
     pub prefix: String,
-    /// Of one attempt, up to the answer's headers; a body may take longer as long as bytes flow.
+    /// Of one attempt, up to the answer's headers; a body that is sent has a second more for each 125 kB, a body that is received may
+    /// take longer as long as bytes flow.
     pub timeout: Duration,
 }
 
@@ -114,6 +119,7 @@ pub struct Objects {
     client: Client,
     bucket: String,
     prefix: String,
+    timeout: Duration,
 }
 
 impl Objects {
@@ -121,7 +127,7 @@ impl Objects {
     #[must_use]
     pub fn connect(options: &ObjectsOptions) -> Self {
         let timeouts = TimeoutConfig::builder()
-            .connect_timeout(options.timeout.min(Duration::from_secs(3)))
+            .connect_timeout(options.timeout.min(CONNECT_TIMEOUT))
             .operation_attempt_timeout(options.timeout)
             .operation_timeout(options.timeout * 2)
             .build();
@@ -146,7 +152,20 @@ impl Objects {
             client: Client::from_conf(config.build()),
             bucket: options.bucket.clone(),
             prefix: options.prefix.clone(),
+            timeout: options.timeout,
         }
+    }
+
+    /// What a request may take that sends so many bytes: the SDK's timeouts span the sending of the body.
+    fn time_to_send(&self, bytes: usize) -> aws_sdk_s3::config::Builder {
+        let sending = Duration::from_secs_f64(bytes as f64 / SENT_PER_SECOND_MIN);
+        let attempt = self.timeout + sending;
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(self.timeout.min(CONNECT_TIMEOUT))
+            .operation_attempt_timeout(attempt)
+            .operation_timeout(attempt * 2)
+            .build();
+        aws_sdk_s3::Config::builder().timeout_config(timeouts)
     }
 
     /// Name of the bucket.
@@ -199,7 +218,9 @@ impl Objects {
         for (name, value) in metadata {
             request = request.metadata(*name, value);
         }
-        request.checksum_sha256(sha256).body(ByteStream::from(body)).send().await?;
+        let time = self.time_to_send(body.len());
+        let request = request.checksum_sha256(sha256).body(ByteStream::from(body));
+        request.customize().config_override(time).send().await?;
         Ok(())
     }
 
@@ -211,8 +232,9 @@ impl Objects {
     pub async fn put_new(&self, key: &str, body: Bytes, content_type: &str) -> Result<(), ObjectError> {
         let sha256 = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(&body));
         let request = self.client.put_object().bucket(&self.bucket).key(self.full(key)).content_type(content_type);
+        let time = self.time_to_send(body.len());
         let request = request.if_none_match("*").checksum_sha256(sha256).body(ByteStream::from(body));
-        request.send().await.map_err(changed)?;
+        request.customize().config_override(time).send().await.map_err(changed)?;
         Ok(())
     }
 

@@ -97,7 +97,9 @@ impl ObjectWriter {
         let number = i32::try_from(self.parts.len() + 1).unwrap_or(i32::MAX);
         let sha256 = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(&part));
         let request = client.upload_part().bucket(bucket).key(&key).upload_id(upload).part_number(number);
-        let answer = request.checksum_sha256(&sha256).body(ByteStream::from(part)).send().await?;
+        let time = self.objects.time_to_send(part.len());
+        let request = request.checksum_sha256(&sha256).body(ByteStream::from(part));
+        let answer = request.customize().config_override(time).send().await?;
         let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag).checksum_sha256(sha256);
         self.parts.push(part.build());
         Ok(())

@@ -108,7 +108,7 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
     for hint in ["completion", "notification", "queue", "store", "sweep"] {
         add(meters.hints.as_ref(), &[hint, "taken_up"], 0);
     }
-    for reason in ["metadata_disagree", "organization_unknown", "upload_cancelled", "upload_repeated"] {
+    for reason in ["metadata_disagree", "organization_unknown", "too_large", "upload_cancelled", "upload_repeated"] {
         add(meters.refused.as_ref(), &[reason], 0);
     }
     add(meters.sightings.as_ref(), &[], 0);

@@ -145,3 +145,38 @@ pub async fn expire_uploads(
         .fetch_one(connection)
         .await?)
 }
+
+/// What people are told of an upload.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct UploadFacts {
+    /// The upload.
+    pub id: UploadId,
+    /// As signed, if it was told.
+    pub declared_size_bytes: Option<i64>,
+    /// The URL was given out.
+    pub created_at: OffsetDateTime,
+    /// The URL's end.
+    pub expires_at: OffsetDateTime,
+    /// The object was taken up.
+    pub arrived_at: Option<OffsetDateTime>,
+}
+
+/// The upload of a job, if it has one.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn of_job(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+) -> Result<Option<UploadFacts>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, declared_size_bytes, created_at, expires_at, arrived_at
+         from uploads
+         where organization_id = $1 and job_id = $2",
+    )
+    .bind(organization)
+    .bind(job)
+    .fetch_optional(connection)
+    .await?)
+}

@@ -1,6 +1,7 @@
 //! The rules of the house, read from the sources: directions between modules, where SQL stands, codes that exist, and
 //! docs that list what the code lists. No database.
 
+mod audit_events;
 mod security;
 
 use chartgate::engine::catalog;
@@ -15,7 +16,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Names that point up or sideways all the same. Each must still be used, so that the list can only shrink.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[("auth", "audit", "a caller is named in audit records: `lib.rs` says so")];
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    ("auth", "audit", "a caller is named in audit records: `lib.rs` says so"),
+    ("config", "secrets", "checks the form of keys: `lib.rs` says so"),
+];
 
 /// Files beside `db/` and `…store.rs` that hold SQL.
 const SQL_PLACES: &[(&str, &str)] = &[

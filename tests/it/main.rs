@@ -17,6 +17,7 @@ mod callbacks;
 mod canaries;
 mod cli;
 mod clinical;
+mod console;
 mod crash;
 mod edge;
 mod embedded_postgres;

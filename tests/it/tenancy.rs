@@ -23,6 +23,8 @@ const WITHOUT_RLS: &[&str] = &[
     "audit_publications",
     "audit_sealer",
     "clock_offset",
+    "console_sessions",
+    "figures_position",
     "ingested_objects",
     "organizations",
     "queue",
@@ -40,9 +42,11 @@ const PLATFORM_READS: &[&str] = &[
     "callback_messages",
     "chunk_steps",
     "chunks",
+    "job_figures",
     "job_steps",
     "jobs",
     "operations",
+    "queue_figures",
     "step_attempts",
 ];
 
@@ -209,7 +213,8 @@ const ROWS: &[(&str, &str)] = &[
         "webhook_replays",
         "insert into webhook_replays (organization_id, sender_id, webhook_id, body_sha256, seen_at) values ($1, 's', 'w', sha256('x'), now())",
     ),
-    ("sessions", "insert into sessions values ($1, sha256('x'), 'k', now(), now())"),
+    ("job_figures", "insert into job_figures values ($1, 60, now(), 'w', 0, 0, 0, 0, 0, 0, 0, '{}', '{}')"),
+    ("queue_figures", "insert into queue_figures values ($1, 0, 0, 0, 0, 0, null, now())"),
     (
         "audit_records",
         "insert into audit_records (organization_id, at, event, action, actor) values ($1, now(), 'job.accepted', 'C', 'key:1')",

@@ -160,10 +160,17 @@ pub struct Pending {
 pub struct Verified {
     /// Who.
     pub caller: Caller,
+    sender_id: SenderId,
+    webhook_id: String,
+    hash: [u8; 32],
+}
+
+impl Verified {
     /// The key under which repetitions of the request are recognized: sender and `webhook-id`.
-    pub idempotency_key: String,
-    /// The id was seen before, with other bytes.
-    pub is_reused: bool,
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        format!("webhook:{}:{}", self.sender_id.id, self.webhook_id)
+    }
 }
 
 type Senders = HashMap<SenderId, (Instant, Option<Arc<Sender>>)>;
@@ -205,35 +212,21 @@ impl Webhooks {
         Ok(Pending { sender_id, sender, webhook_id, timestamp, signatures })
     }
 
-    /// Check the signature over the body as it was sent, and note the id.
+    /// Note the id of a request that is to be taken. Answers whether it was seen before with other bytes.
     ///
     /// # Errors
-    /// [`AuthError`].
-    pub async fn verify(&self, pending: Pending, body: &[u8]) -> Result<Verified, AuthError> {
-        if !pending.is_signed(body) {
-            return Err(Refusal::WebhookSignature.into());
-        }
-        let Pending { sender_id, sender, webhook_id, .. } = pending;
+    /// [`DbError`].
+    pub async fn is_reused(&self, verified: &Verified) -> Result<bool, DbError> {
+        let Verified { sender_id, webhook_id, hash, .. } = verified;
         let (organization, id) = (sender_id.organization, sender_id.id.clone());
-        let hash: [u8; 32] = Sha256::digest(body).into();
-        let noted = webhook_id.clone();
+        let (noted, hash) = (webhook_id.clone(), *hash);
         let first = self
             .db
             .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
                 Box::pin(async move { store::note_webhook(connection, organization, &id, &noted, &hash).await })
             })
             .await?;
-        Ok(Verified {
-            caller: Caller {
-                name: format!("webhook:{}", sender_id.id),
-                authentication: "webhook",
-                organization: Some(organization),
-                roles: vec![Role::Sender],
-                source_label: sender.source.clone(),
-            },
-            idempotency_key: format!("webhook:{}:{webhook_id}", sender_id.id),
-            is_reused: first != hash,
-        })
+        Ok(first != hash)
     }
 
     /// A sender with the secrets that are good now; looked up at most every [`CACHE_TIME`].
@@ -265,7 +258,11 @@ impl Webhooks {
         let sender = source.filter(|_| !keys.is_empty()).map(|source| Arc::new(Sender { source, secrets: keys }));
         let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
         if senders.len() >= CACHE_MAX {
-            senders.clear();
+            // Names that were made up go first: a flood of them must not push the real ones out.
+            senders.retain(|_, (_, sender)| sender.is_some());
+            if senders.len() >= CACHE_MAX {
+                senders.clear();
+            }
         }
         senders.insert(sender_id.clone(), (at, sender.clone()));
         Ok(sender)
@@ -287,6 +284,25 @@ fn signatures(header: &str) -> Result<Vec<Vec<u8>>, Refusal> {
 }
 
 impl Pending {
+    /// Check the signature over the body as it was sent. Costs no query.
+    ///
+    /// # Errors
+    /// [`Refusal::WebhookSignature`].
+    pub fn verify(self, body: &[u8]) -> Result<Verified, AuthError> {
+        if !self.is_signed(body) {
+            return Err(Refusal::WebhookSignature.into());
+        }
+        let caller = Caller {
+            name: format!("webhook:{}", self.sender_id.id),
+            authentication: "webhook",
+            organization: Some(self.sender_id.organization),
+            roles: vec![Role::Sender],
+            source_label: self.sender.source.clone(),
+        };
+        let hash = Sha256::digest(body).into();
+        Ok(Verified { caller, sender_id: self.sender_id, webhook_id: self.webhook_id, hash })
+    }
+
     /// Every secret is tried with every signature: how long it takes says nothing of which one fits.
     fn is_signed(&self, body: &[u8]) -> bool {
         let mut fits = false;
@@ -319,12 +335,21 @@ pub async fn run(db: Db, stop: CancellationToken) {
     }
 }
 
-/// Forget once; how many.
+/// Forget all that is old by now; how many.
 ///
 /// # Errors
 /// A [`DbError`].
 pub async fn forget_old(db: &Db) -> Result<i64, DbError> {
-    db.unit(Scope::Global, |connection| Box::pin(store::forget_webhooks(connection, REMEMBERED))).await
+    let mut all = 0;
+    loop {
+        // Some of each organization at a time.
+        let some =
+            db.unit(Scope::Global, |connection| Box::pin(store::forget_webhooks(connection, REMEMBERED))).await?;
+        all += some;
+        if some < i64::from(store::FORGET_MAX) {
+            return Ok(all);
+        }
+    }
 }
 
 #[cfg(test)]

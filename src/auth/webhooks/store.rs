@@ -7,7 +7,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// Of one organization in one call.
-const FORGET_MAX: i32 = 10_000;
+pub const FORGET_MAX: i32 = 10_000;
 
 /// A secret as it is used. No `Debug`.
 #[derive(sqlx::FromRow)]
@@ -128,23 +128,57 @@ pub struct SecretSummary {
     pub is_valid: bool,
 }
 
-/// An organization's secrets, oldest first.
+/// An organization's secrets, newest first, after the one with that id.
 ///
 /// # Errors
 /// [`DbError`].
 pub async fn list_secrets(
     connection: &mut PgConnection,
     organization: OrganizationId,
+    after: Option<&str>,
+    limit: i64,
 ) -> Result<Vec<SecretSummary>, DbError> {
     Ok(sqlx::query_as(
         "select id, sender_id, name, source, created_at, expires_at, last_used_at, revoked_at,
                 revoked_at is null and (expires_at is null or expires_at > chartgate_now()) is_valid
          from webhook_secrets
          where organization_id = $1
-         order by created_at, id
-         limit 1000",
+           and ($2::text is null
+                or (created_at, id) < (select created_at, id from webhook_secrets where organization_id = $1 and id = $2))
+         order by created_at desc, id desc
+         limit $3",
     )
     .bind(organization)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// The secrets of one sender that are good now, oldest first. Held until the transaction's end: of two rotations at once the
+/// later one sees what the earlier one made.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn hold_secrets(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    sender_id: &str,
+) -> Result<Vec<SecretSummary>, DbError> {
+    sqlx::query("select from webhook_secrets where organization_id = $1 and sender_id = $2 for update")
+        .bind(organization)
+        .bind(sender_id)
+        .execute(&mut *connection)
+        .await?;
+    Ok(sqlx::query_as(
+        "select id, sender_id, name, source, created_at, expires_at, last_used_at, revoked_at, true is_valid
+         from webhook_secrets
+         where organization_id = $1 and sender_id = $2
+           and revoked_at is null and (expires_at is null or expires_at > chartgate_now())
+         order by created_at, id",
+    )
+    .bind(organization)
+    .bind(sender_id)
     .fetch_all(connection)
     .await?)
 }

@@ -3,6 +3,7 @@
 
 pub mod bulk;
 pub mod chart;
+pub mod console;
 pub mod cpu;
 pub mod engine;
 pub mod history;
@@ -33,6 +34,9 @@ pub enum Command {
     Latency(latency::Arguments),
     /// The clinical view of patients with many events, idle and beside the intake.
     Chart(chart::Arguments),
+    /// Every page of the console with millions of jobs behind it.
+    #[command(hide = true)]
+    Console(console::Arguments),
     /// Claim, status and lists beside a long history and a long queue.
     History(history::Arguments),
     /// A bulk file of NDJSON through presigned upload, watcher and workers, beside COPY of the same rows.
@@ -120,6 +124,7 @@ pub async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         Command::Engine(arguments) => engine::run(&prepared, &arguments).await?,
         Command::Intake(arguments) => intake::run(&prepared, &config, &arguments).await?,
         Command::Chart(arguments) => chart::run(&prepared, &config, &arguments).await?,
+        Command::Console(arguments) => console::run(&prepared, &config, &arguments).await?,
         Command::History(arguments) => history::run(&prepared, &arguments).await?,
         Command::Validate(arguments) => validate::run(&arguments, &config.data_dir)?,
         Command::Latency(arguments) => latency::run(config, &arguments).await?,

@@ -4,7 +4,7 @@ mod filter;
 mod show;
 mod watch;
 
-pub use watch::{follow, has_ended, span};
+pub use watch::{follow, has_succeeded};
 
 use super::client::{Client, ClientError, encode};
 use super::{operations, out};

@@ -17,7 +17,7 @@ const ENDED: [&str; 5] = ["succeeded", "succeeded_with_issues", "failed", "cance
 const NEWEST: usize = 15;
 
 /// Has it ended?
-pub fn has_ended(status: &str) -> bool {
+fn has_ended(status: &str) -> bool {
     ENDED.contains(&status)
 }
 
@@ -27,6 +27,11 @@ fn code(is_good: bool) -> ExitCode {
 
 fn is_good(status: &str) -> bool {
     status.starts_with("succeeded")
+}
+
+/// Did an ended job do what it was for? One that was cancelled or expired did not.
+pub fn has_succeeded(view: &Value) -> bool {
+    is_good(&text(view, "status"))
 }
 
 /// One job to its end; exit 1 unless it succeeded. With `json` each change is a line.
@@ -70,7 +75,7 @@ fn instant(value: &Value) -> Option<OffsetDateTime> {
 }
 
 /// A span as people say it: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`.
-pub fn span(from: OffsetDateTime, to: OffsetDateTime) -> String {
+fn span(from: OffsetDateTime, to: OffsetDateTime) -> String {
     let whole = (to - from).whole_seconds().max(0);
     match whole {
         0..10 => format!("{:.1} s", (to - from).as_seconds_f64().max(0.0)),

@@ -52,16 +52,24 @@ struct Local {
     content_type: String,
 }
 
-/// Upload; exit 1 if a file was refused or, with `--wait`, a job failed.
+/// Upload; exit 1 if a file cannot be read or was refused or, with `--wait`, a job did not succeed.
 ///
 /// # Errors
-/// An unreadable file, or a server that cannot be reached.
+/// A server that cannot be reached.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let client = Client::from_environment()?;
     let journal = Journal::open(arguments.state_dir.as_deref(), client.url())?;
     let mut failed = false;
     for path in &arguments.files {
-        let local = read(path, arguments.content_type.as_deref(), !arguments.json).await?;
+        let local = match read(path, arguments.content_type.as_deref(), !arguments.json).await {
+            Ok(local) => local,
+            // The others may be good.
+            Err(error) => {
+                failed = true;
+                out::error(&format!("{error:#}"));
+                continue;
+            }
+        };
         let (ticket, is_resumed) = match one(&client, &journal, &local, !arguments.json).await {
             Ok(done) => done,
             Err(error) if is_refusal(&error) => {
@@ -82,7 +90,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         if arguments.wait {
             let ended = follow(&client, &ticket.job, !arguments.json).await?;
-            failed |= !["succeeded", "succeeded_with_issues"].contains(&ended["status"].as_str().unwrap_or_default());
+            failed |= !super::jobs::has_succeeded(&ended);
             journal.forget(&local.sha256);
             let stored = ended["payload"]["sha256"].as_str().unwrap_or(&local.sha256);
             if stored != local.sha256 {

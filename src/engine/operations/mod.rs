@@ -402,11 +402,32 @@ impl Operations {
                 targets_store::list(connection, home, id, state.as_deref(), after, limit + 1).await.map(Some)
             })
         });
-        let mut jobs = found.await?.ok_or(OperationError::NotFound)?;
-        let more = i64::try_from(jobs.len()).unwrap_or(0) > limit;
-        jobs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let next_cursor = jobs.last().filter(|_| more).map(|job| job.position.to_string());
-        Ok(OperationJobs { jobs, next_cursor })
+        let jobs = found.await?.ok_or(OperationError::NotFound)?;
+        Ok(page_of(jobs, limit))
+    }
+
+    /// A page of an operation's jobs that failed again, by position, behind position `after`.
+    ///
+    /// # Errors
+    /// [`OperationError::NotFound`]; the database's.
+    pub async fn failed_again(
+        &self,
+        organization: Option<OrganizationId>,
+        id: OperationId,
+        after: i32,
+        limit: i64,
+    ) -> Result<OperationJobs, OperationError> {
+        let (home, limit) = (home(organization), limit.clamp(1, PAGE_MAX));
+        let found = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
+            Box::pin(async move {
+                if store::find(connection, home, id).await?.is_none() {
+                    return Ok(None);
+                }
+                results_store::failed_again(connection, home, id, after, limit + 1).await.map(Some)
+            })
+        });
+        let jobs = found.await?.ok_or(OperationError::NotFound)?;
+        Ok(page_of(jobs, limit))
     }
 
     /// Leave the rest of an operation alone.
@@ -491,6 +512,14 @@ impl Operations {
         });
         Ok(OperationView::of(&steered.await?))
     }
+}
+
+/// Of one more than the page, to know whether there is another.
+fn page_of(mut jobs: Vec<OperationJob>, limit: i64) -> OperationJobs {
+    let more = i64::try_from(jobs.len()).unwrap_or(0) > limit;
+    jobs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next_cursor = jobs.last().filter(|_| more).map(|job| job.position.to_string());
+    OperationJobs { jobs, next_cursor }
 }
 
 /// What a person may do with an operation.

@@ -1,5 +1,6 @@
 //! SQL of results: how the rounds ended that an operation opened.
 
+use super::OperationJob;
 use super::targets_store::Target;
 use crate::db::{DbError, ensure_one_row};
 use crate::ids::{JobId, OperationId, OrganizationId};
@@ -91,4 +92,30 @@ pub async fn count(
     .execute(connection)
     .await?;
     ensure_one_row(&updated)
+}
+
+/// A page of the targets that failed again, by position, behind `after`.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn failed_again(
+    connection: &mut PgConnection,
+    home: OrganizationId,
+    operation: OperationId,
+    after: i32,
+    limit: i64,
+) -> Result<Vec<OperationJob>, DbError> {
+    Ok(sqlx::query_as(
+        "select position, job_id, job_organization_id, state, note, round, result, acted_at
+         from operation_jobs
+         where organization_id = $1 and operation_id = $2 and position > $3 and result = 'failed'
+         order by position
+         limit $4",
+    )
+    .bind(home)
+    .bind(operation)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
 }

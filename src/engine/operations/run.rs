@@ -97,7 +97,7 @@ impl Operations {
             "running" if row.selected_at.is_none() => self.select(home, id, request).await?,
             // Results first: they may say that it must stop.
             "running" if row.is_look_due && row.settled + row.undone < row.done => self.look(home, id).await?,
-            "running" => self.act(home, row, request).await?,
+            "running" => self.act(home, &row, &request).await?,
             _ => self.look(home, id).await?,
         };
         Ok(done)
@@ -118,7 +118,7 @@ impl Operations {
     }
 
     /// Act on the next targets, as many as the pace and the canary allow.
-    async fn act(&self, home: OrganizationId, row: OperationRow, request: BulkRequest) -> Result<bool, DbError> {
+    async fn act(&self, home: OrganizationId, row: &OperationRow, request: &BulkRequest) -> Result<bool, DbError> {
         let id = row.id;
         let most = if request.kind == OperationKind::Cancel { 1 } else { ACT_MAX };
         let is_canary = row.canary > 0 && !row.canary_passed;
@@ -151,7 +151,7 @@ impl Operations {
         let mut batch = Batch::default();
         for target in targets {
             let job = jobs.iter().find(|job| job.id == target.job_id);
-            batch.plan(self, &request, &target, job).await?;
+            batch.plan(self, request, &target, job).await?;
         }
         let (actor, reason, kind) = (row.acts_for(), row.reason.clone(), request.kind);
         let acted = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {

@@ -157,7 +157,7 @@ fn unverifiable(error: &SourceError) -> Problem {
     let retry = Duration::from_secs(5);
     match error {
         SourceError::NoCheckpoint(_) => Problem::parameter("behind", "the number of a checkpoint that there is"),
-        SourceError::Db(DbError::Unavailable(_) | DbError::Conflict(_)) => {
+        SourceError::Db(DbError::Unavailable(_) | DbError::Conflict(_) | DbError::TimedOut(_)) => {
             Problem::new("database_unavailable", "The database is not available.").retry_after(retry)
         }
         SourceError::Objects(_) => {

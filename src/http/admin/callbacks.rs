@@ -102,12 +102,17 @@ pub struct CallbackChange {
     status: Option<String>,
 }
 
-/// Check a URL as it will be checked at each delivery. The answer names no address: it would tell what our resolver sees.
+/// Resolving a host for a registration may take so long; the resolver's own patience may be half a minute.
+const CHECK_MAX: Duration = Duration::from_secs(5);
+
+/// Check a URL as it will be checked at each delivery. The answer names no address, and says the same of a name that is not
+/// known and of one that leads inside: it would tell what our resolver sees.
 async fn check_url(app: &App, url: &str) -> Result<(), Problem> {
-    app.callbacks.sender.check(url).await.map_err(|error| {
+    let checked = tokio::time::timeout(CHECK_MAX, app.callbacks.sender.check(url)).await;
+    checked.unwrap_or(Err(TargetError::Unresolved)).map_err(|error| {
         let detail = match error {
-            TargetError::Address(_) => {
-                "The URL's host is, or resolves to, an address that callbacks may not reach.".to_owned()
+            TargetError::Address(_) | TargetError::Unresolved => {
+                "The URL's host is no address, and no name of one, that callbacks may reach.".to_owned()
             }
             other => format!("Not acceptable: {other}."),
         };

@@ -5,12 +5,12 @@ use crate::app::App;
 use crate::audit::{self, Action, Record};
 use crate::callbacks::messages_store::{self as messages, Attempt, DeliveryView, ResentView};
 use crate::callbacks::resend::{Resend, resend};
-use crate::callbacks::send::{Fault, Outgoing};
+use crate::callbacks::send::{Fault, Outgoing, Sent};
 use crate::callbacks::{message, store};
 use crate::db::{DbError, Scope};
 use crate::http::extract::{Authenticated, Parameters, Segment, read_optional_json};
 use crate::http::problem::{Problem, ProblemDocument};
-use crate::ids::{CallbackId, DeliveryId, MessageId};
+use crate::ids::{CallbackId, DeliveryId, MessageId, OrganizationId};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Deliveries of a page, at most.
 const PAGE_MAX: i64 = 200;
@@ -131,7 +132,29 @@ pub async fn test_callback(
         body: message::test_body(organization, id, receiver.now),
         secrets,
     };
-    let sent = app.callbacks.sender.send(outgoing, receiver.now).await;
+    let Some(slot) = app.callbacks.slots.take(organization) else {
+        let detail = "As many messages as may be are on their way from this process.";
+        return Err(Problem::new("overloaded", detail).retry_after(Duration::from_secs(5)));
+    };
+    // In a task of its own: a caller that hangs up leaves neither a message without its record nor a record without its message.
+    let task = tokio::spawn(async move {
+        let sent = app.callbacks.sender.send(outgoing, receiver.now).await;
+        drop(slot);
+        record_test(&app, organization, id, message, sent, caller).await
+    });
+    let view = task.await.map_err(|_| Problem::new("internal_error", "An internal error."))??;
+    Ok(Json(view))
+}
+
+/// The line of the log and the audit record of a test.
+async fn record_test(
+    app: &App,
+    organization: OrganizationId,
+    id: CallbackId,
+    message: MessageId,
+    sent: Sent,
+    caller: Authenticated,
+) -> Result<DeliveryView, DbError> {
     let attempt = Attempt {
         id: DeliveryId::new(),
         callback: id,
@@ -142,8 +165,7 @@ pub async fn test_callback(
         response_status: sent.status,
         duration: sent.duration,
     };
-    let view = app
-        .db
+    app.db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
                 let view = messages::log(connection, organization, &attempt).await?;
@@ -155,8 +177,7 @@ pub async fn test_callback(
                 Ok(view)
             })
         })
-        .await?;
-    Ok(Json(view))
+        .await
 }
 
 /// Body of a resend; may be left out.

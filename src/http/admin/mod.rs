@@ -11,6 +11,7 @@ pub mod links;
 pub mod objects;
 pub mod operations;
 pub mod organizations;
+pub mod pages;
 pub mod purge;
 pub mod reviews;
 pub mod settings;

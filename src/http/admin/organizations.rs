@@ -6,7 +6,8 @@ use crate::auth::Role;
 use crate::auth::administration::{self, ActError, By};
 use crate::auth::store::{self, KeyGrant, KeySummary, Organization};
 use crate::db::{DbError, Scope};
-use crate::http::extract::{Authenticated, Segment, read_json, read_optional_json};
+use crate::http::admin::pages::{NewestFirst, cut};
+use crate::http::extract::{Authenticated, Parameters, Segment, read_json, read_optional_json};
 use crate::http::jobs::instant;
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::OrganizationId;
@@ -173,29 +174,37 @@ pub async fn resume_organization(
     set_paused(&app, caller, &id, &headers, body, false).await
 }
 
-/// Keys, never their secrets.
+/// A page of keys, never their secrets.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Keys {
-    /// Oldest first.
+    /// Newest first.
     pub keys: Vec<KeySummary>,
+    /// Give it as `cursor` for the next page; null on the last.
+    pub next_cursor: Option<String>,
 }
 
 /// Keys: of the own organization, or all with the platform role.
 #[utoipa::path(
-    get, path = "/v1/admin/keys", tag = "administration", operation_id = "listKeys",
+    get, path = "/v1/admin/keys", tag = "administration", operation_id = "listKeys", params(NewestFirst),
     responses((status = 200, description = "The keys", body = Keys), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn list_keys(State(app): State<Arc<App>>, caller: Authenticated) -> Result<Json<Keys>, Problem> {
+pub async fn list_keys(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Parameters(page): Parameters<NewestFirst>,
+) -> Result<Json<Keys>, Problem> {
     caller.allow(ADMINS)?;
-    let only = caller.caller.organization;
-    let keys = app
+    let (only, limit) = (caller.caller.organization, page.limit()?);
+    let rows = app
         .db
         .unit::<_, DbError, _>(Scope::Global, move |connection| {
-            Box::pin(async move { store::list_keys(connection, only).await })
+            Box::pin(async move { store::list_keys(connection, only, page.cursor.as_deref(), limit + 1).await })
         })
         .await?;
-    Ok(Json(Keys { keys }))
+    let (keys, next_cursor) = cut(rows, limit, |key| &key.id);
+    Ok(Json(Keys { keys, next_cursor }))
 }
 
 /// Body of a new key.
@@ -209,7 +218,7 @@ pub struct NewKeyRequest {
     role: Role,
     /// For people.
     #[serde(default)]
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     name: String,
     /// Label of the sending system; resource ids of two systems are told apart by it.
     #[serde(default = "default_source")]
@@ -282,11 +291,13 @@ async fn key_organization(
         (Some(_), Role::Platform) => Err(Problem::new("invalid_request", "A platform key belongs to no organization.")),
         (None, _) => Err(Problem::new("invalid_request", "`organization` is missing.")),
         (Some(text), _) => {
-            let (id, name) = (text.parse::<OrganizationId>().ok(), text.clone());
+            // What reads as an id is no name: else a name could be given that is another's id.
+            let id = text.parse::<OrganizationId>().ok();
+            let name = id.is_none().then(|| text.clone());
             let found = app
                 .db
                 .unit::<_, DbError, _>(Scope::Global, move |connection| {
-                    Box::pin(async move { store::find_organization(connection, id, Some(&name)).await })
+                    Box::pin(async move { store::find_organization(connection, id, name.as_deref()).await })
                 })
                 .await?;
             found.map(|organization| Some(organization.id)).ok_or_else(not_found)

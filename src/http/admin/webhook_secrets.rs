@@ -8,7 +8,8 @@ use crate::auth::administration::OVERLAP_SECONDS_MAX;
 use crate::auth::webhooks::store::{self, NewSecret, SecretSummary};
 use crate::auth::webhooks::{SECRETS_MAX, Secret, SenderId, is_id, new_id, place};
 use crate::db::{DbError, Scope};
-use crate::http::extract::{Authenticated, Segment, read_json};
+use crate::http::admin::pages::{NewestFirst, cut};
+use crate::http::extract::{Authenticated, Parameters, Segment, read_json};
 use crate::http::jobs::instant;
 use crate::http::problem::{Problem, ProblemDocument};
 use crate::ids::OrganizationId;
@@ -64,29 +65,40 @@ impl WebhookSecret {
     }
 }
 
-/// Secrets, oldest first.
+/// A page of secrets.
 #[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct WebhookSecrets {
-    /// Of all senders of the organization.
+    /// Of all senders of the organization, newest first.
     pub secrets: Vec<WebhookSecret>,
+    /// Give it as `cursor` for the next page; null on the last.
+    pub next_cursor: Option<String>,
 }
 
 /// Secrets of the organization's webhook senders.
 #[utoipa::path(
-    get, path = "/v1/admin/webhook-secrets", tag = "administration", operation_id = "listWebhookSecrets",
+    get, path = "/v1/admin/webhook-secrets", tag = "administration", operation_id = "listWebhookSecrets", params(NewestFirst),
     responses((status = 200, description = "The secrets, without the secrets themselves", body = WebhookSecrets), (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json")),
     security(("api_key" = []))
 )]
-pub async fn list_secrets(State(app): State<Arc<App>>, caller: Authenticated) -> Result<Json<WebhookSecrets>, Problem> {
+pub async fn list_secrets(
+    State(app): State<Arc<App>>,
+    caller: Authenticated,
+    Parameters(page): Parameters<NewestFirst>,
+) -> Result<Json<WebhookSecrets>, Problem> {
     let organization = caller.organization(&[Role::Admin])?;
+    let limit = page.limit()?;
     let rows = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
-            Box::pin(async move { store::list_secrets(connection, organization).await })
+            Box::pin(
+                async move { store::list_secrets(connection, organization, page.cursor.as_deref(), limit + 1).await },
+            )
         })
         .await?;
+    let (rows, next_cursor) = cut(rows, limit, |row| &row.id);
     let secrets = rows.into_iter().map(|row| WebhookSecret::of(organization, row)).collect();
-    Ok(Json(WebhookSecrets { secrets }))
+    Ok(Json(WebhookSecrets { secrets, next_cursor }))
 }
 
 /// Body of a new secret. No `Debug`: it may hold the secret.
@@ -103,7 +115,7 @@ pub struct NewWebhookSecret {
     secret: Option<String>,
     /// For people. With `sender`, that of the sender unless given.
     #[serde(default)]
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     name: Option<String>,
     /// Label of the sending system; resource ids of two systems are told apart by it. With `sender`, it is the sender's.
     #[serde(default)]
@@ -157,8 +169,8 @@ pub async fn create_secret(
     let organization = caller.organization(&[Role::Admin])?;
     let request: NewWebhookSecret = read_json(&headers, body).await?;
     let name = request.name.as_deref();
-    if name.is_some_and(|name| name.chars().count() > 200 || name.contains('\0')) {
-        return Err(invalid("`name` must have at most 200 characters."));
+    if name.is_some_and(|name| name.chars().count() > 200 || name.chars().any(char::is_control)) {
+        return Err(invalid("`name` must have at most 200 characters, none of them a control character."));
     }
     let source = request.source.as_deref();
     if source.is_some_and(|source| !(1..=100).contains(&source.chars().count()) || source.chars().any(char::is_control))
@@ -210,9 +222,7 @@ pub async fn create_secret(
                 let is_rotation = rotated.is_some();
                 let sender_id = rotated.unwrap_or_else(|| id.clone());
                 if is_rotation {
-                    let all = store::list_secrets(connection, organization).await?;
-                    let good: Vec<_> =
-                        all.into_iter().filter(|one| one.sender_id == sender_id && one.is_valid).collect();
+                    let good = store::hold_secrets(connection, organization, &sender_id).await?;
                     match good.last() {
                         None => return Ok(Err(true)),
                         Some(_) if good.len() >= SECRETS_MAX => return Ok(Err(false)),

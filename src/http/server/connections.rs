@@ -3,13 +3,16 @@
 use crate::limits::address_key;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// In [`Connection::waiting_since`]: a request is under way.
 const BUSY: u64 = u64::MAX;
+
+/// While all are busy and there is no room, somebody who has become idle is found after so long.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One connection, as others see it.
 #[derive(Debug)]
@@ -18,14 +21,21 @@ pub struct Connection {
     address: IpAddr,
     /// Milliseconds on the table's clock, or [`BUSY`].
     waiting_since: AtomicU64,
+    /// Its client has not taken all of an answer yet.
+    is_writing: AtomicBool,
     /// It should go, to make room.
     pub leave: Notify,
 }
 
 impl Connection {
-    /// A request is under way.
+    /// A request is under way, or its answer is.
     pub fn is_busy(&self) -> bool {
-        self.waiting_since.load(Ordering::Acquire) == BUSY
+        self.waiting_since.load(Ordering::Acquire) == BUSY || self.is_writing.load(Ordering::Acquire)
+    }
+
+    /// Bytes of an answer wait for the client, or do not any more.
+    pub fn set_writing(&self, is_writing: bool) {
+        self.is_writing.store(is_writing, Ordering::Release);
     }
 }
 
@@ -101,9 +111,9 @@ impl Connections {
         }
     }
 
-    /// Until a connection has gone.
+    /// Until a connection has gone, or it is time to look whether one has become idle meanwhile.
     pub async fn freed(&self) {
-        self.freed.notified().await;
+        let _ = tokio::time::timeout(LOOK_AGAIN, self.freed.notified()).await;
     }
 
     /// A new connection of that address; none if it has as many as it may.
@@ -119,7 +129,8 @@ impl Connections {
         let id = table.next;
         table.next += 1;
         let (waiting_since, leave) = (AtomicU64::new(now), Notify::new());
-        let connection = Arc::new(Connection { id, address, waiting_since, leave });
+        let is_writing = AtomicBool::new(false);
+        let connection = Arc::new(Connection { id, address, waiting_since, is_writing, leave });
         table.open.insert(id, Arc::clone(&connection));
         Some(Place { connection, connections: Arc::clone(self) })
     }
@@ -209,6 +220,21 @@ mod tests {
         let busy: Vec<_> = places.iter().map(Place::begin).collect();
         assert!(!connections.send_one_away());
         drop(busy);
+        places[0].connection().set_writing(true);
+        assert!(connections.send_one_away());
+        assert!(places[0].connection().is_busy(), "whose answer is still being taken has not waited longest");
+        assert_eq!(places[1].connection().waiting_since.load(Ordering::Acquire), BUSY - 1);
+    }
+
+    #[tokio::test]
+    async fn while_there_is_no_room_one_that_has_become_idle_is_found() {
+        let connections = Connections::new(8, 8);
+        let places: Vec<_> = (0..8).map(|_| Arc::new(connections.enter([192, 0, 2, 1].into()).unwrap())).collect();
+        let mut busy: Vec<_> = places.iter().map(Place::begin).collect();
+        assert!(!connections.send_one_away());
+        busy.pop();
+        // Nobody has gone, yet this ends.
+        connections.freed().await;
         assert!(connections.send_one_away());
     }
 }

@@ -176,7 +176,9 @@ impl Listener {
             let (router, place) = (self.router.clone(), Arc::clone(&place));
             answer(router, request, peer, place)
         });
-        let io = TokioIo::new(Guarded::new(stream, self.app.config.limits.write));
+        let limits = &self.app.config.limits;
+        let guarded = Guarded::new(stream, limits.write, limits.body_bytes_per_second);
+        let io = TokioIo::new(guarded.of(Arc::clone(place.connection())));
         let mut connection = pin!(self.http.serve_connection(io, service));
         let mut is_leaving = false;
         loop {

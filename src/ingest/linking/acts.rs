@@ -245,6 +245,11 @@ pub async fn decide(
     if let Some(answer) = closed(&seen) {
         return answer.map(|()| seen);
     }
+    if answer == Answer::Link && !seen.is_blocking && duplicate.is_none() {
+        return Err(ActError::NotPossible(
+            "Its Patient resource is nobody's now, so that there is nothing to merge; link its event to the patient.",
+        ));
+    }
     reviews::decide(connection, organization, review, &decision, &by.actor.name).await?;
     let mut row = NewDecision {
         fingerprint: seen.fingerprint.clone(),

@@ -418,7 +418,7 @@ async fn load(
             let prints: Vec<&[u8]> = fingerprints.iter().map(Vec::as_slice).collect();
             for decision in decisions_store::decisions(connection, organization, &prints, &new_ids).await? {
                 ids.extend(decision.statement_id.into_iter().chain(decision.anchor_id));
-                decisions.insert(decision.id, decision);
+                decisions.insert((decision.created_at, decision.id), decision);
             }
             fingerprints.clear();
         }

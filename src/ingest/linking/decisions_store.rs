@@ -4,12 +4,16 @@ use super::fold::Ruling;
 use crate::db::DbError;
 use crate::ids::{DecisionId, EventId, OrganizationId, PatientId, ReviewId, StatementId};
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 /// What persons decided that may concern these statements.
 #[derive(Clone, sqlx::FromRow)]
 pub struct DecisionRow {
-    /// Its id; later ones are greater.
+    /// Its id.
     pub id: DecisionId,
+    /// When it was made, by the database's clock: with the id it says what came later. Ids alone are of the clock of the
+    /// process that made them.
+    pub created_at: OffsetDateTime,
     /// link, `new_patient`, reject, unlink, merge
     pub kind: String,
     /// Of the statement, except for a merge.
@@ -47,7 +51,7 @@ pub async fn decisions(
     statements: &[StatementId],
 ) -> Result<Vec<DecisionRow>, DbError> {
     let query = sqlx::query_as(
-        "select d.id, d.kind, d.fingerprint, d.statement_id, d.anchor_id, d.patient_id, d.into_patient_id,
+        "select d.id, d.created_at, d.kind, d.fingerprint, d.statement_id, d.anchor_id, d.patient_id, d.into_patient_id,
                 exists (select 1 from link_decisions later
                         where later.organization_id = $1 and later.supersedes = d.id) as is_superseded
          from link_decisions d
@@ -62,7 +66,7 @@ pub async fn decisions(
              || array(select a.id from unnest($3::uuid[]) as k (statement_id)
                       cross join lateral (select id from link_decisions
                                           where organization_id = $1 and anchor_id = k.statement_id offset 0) a))
-         order by d.id",
+         order by d.created_at, d.id",
     );
     Ok(query.bind(organization).bind(fingerprints).bind(statements).fetch_all(connection).await?)
 }
@@ -135,7 +139,7 @@ pub async fn active_merge(
            and d.kind = 'merge'
            and not exists (select 1 from link_decisions later
                            where later.organization_id = $1 and later.supersedes = d.id)
-         order by d.id desc
+         order by d.created_at desc, d.id desc
          limit 1",
     );
     Ok(query.bind(organization).bind(patient).fetch_optional(connection).await?)
@@ -180,7 +184,7 @@ pub async fn events_given(
                              and w.resource_type = e.resource_type
                              and w.resource_key = e.resource_key
                              and later.kind in ('event_link', 'event_unlink')
-                             and later.id > d.id)",
+                             and (later.created_at, later.id) > (d.created_at, d.id))",
     );
     Ok(query.bind(organization).bind(patient).fetch_all(connection).await?)
 }
@@ -202,7 +206,7 @@ pub async fn last_placed(
          join link_decisions d on d.organization_id = $1 and d.event_id = v.id and d.kind in ('event_link', 'event_unlink')
          where e.organization_id = $1
            and e.id = $2
-         order by d.id desc
+         order by d.created_at desc, d.id desc
          limit 1",
     );
     Ok(query.bind(organization).bind(event).fetch_optional(connection).await?)

@@ -98,9 +98,9 @@ fn is_moot(review: &reviews::Review, statements: &[Statement], asked: &BTreeSet<
         // Nobody answered, and it is still nobody's.
         "no_identity" => same.iter().all(|statement| statement.patient().is_some()),
         "possible_duplicate" => {
-            let own: BTreeSet<Option<PatientId>> = same.iter().map(|statement| statement.patient()).collect();
-            let candidates = candidates_of(&review.candidates);
-            candidates.iter().all(|candidate| own.contains(&Some(*candidate)))
+            let own: BTreeSet<PatientId> = same.iter().filter_map(|statement| statement.patient()).collect();
+            // Who is nobody any more is nobody's duplicate; whose it is, is a question of its own.
+            own.is_empty() || candidates_of(&review.candidates).iter().all(|candidate| own.contains(candidate))
         }
         _ => true,
     }

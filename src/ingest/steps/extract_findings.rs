@@ -13,7 +13,7 @@ use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOut
 use crate::ids::FindingId;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Takes findings from the resources of the payload that are stored as events, by whatever job.
@@ -90,9 +90,10 @@ impl Extraction {
         let organization = self.origin.organization;
         let incoming: Vec<&Incoming> = self.resources.iter().map(|(incoming, _)| incoming).collect();
         let ids = events::ids_of(connection, organization, &self.origin.source, &incoming).await?;
-        let mut rows = Vec::new();
+        let (mut rows, mut seen) = (Vec::new(), HashSet::new());
         for ((_, findings), event) in self.resources.iter().zip(ids) {
-            let Some(event) = event else { continue };
+            // An entry that stands there twice is one event.
+            let Some(event) = event.filter(|event| seen.insert(*event)) else { continue };
             rows.extend(findings.iter().map(|finding| store::NewFinding { id: FindingId::new(), event, finding }));
         }
         let total = rows.len();

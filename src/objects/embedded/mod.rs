@@ -12,7 +12,7 @@
 //!
 //! Leaves to others: TLS and being reachable from elsewhere (a reverse proxy, or a real S3), credentials (the caller
 //! makes and keeps them), the removal of abandoned multipart uploads, encryption at rest. No versions, ACLs, policies,
-//! tags, lifecycle, copies, replication.
+//! tags, lifecycle, replication.
 
 mod access;
 mod convert;

@@ -89,10 +89,20 @@ impl Watcher {
         }
     }
 
-    /// Delete an object if it is still the one that was taken up (or refused); false if another process was first. A crash
+    /// Delete an object if it is still the one that was taken up (or refused); false if another process was first, or its job
+    /// needs it again. A crash
     /// behind the deletion is found again here: the object is gone then. Of a bucket with versions that version goes for
     /// good, whether or not another one has the key by now.
     async fn remove(&self, object: RemovableObject) -> Result<bool, WatchError> {
+        // A batch takes minutes, in which a job may have been retried.
+        let (keep, wanted) = (self.options.keep, object.clone());
+        let scope = Scope::Organization(object.organization_id.unwrap_or(OrganizationId::PLATFORM));
+        let looked = self.db.unit::<_, DbError, _>(scope, move |connection| {
+            Box::pin(async move { store::is_removable(connection, &wanted, keep).await })
+        });
+        if !looked.await? {
+            return Ok(false);
+        }
         let (key, version) = (&object.storage_key, object.version_id.as_deref());
         let head = self.objects.head_version(key, version).await?;
         let same = head.is_some_and(|head| store::generation_of(&head) == object.generation);

@@ -33,7 +33,7 @@ impl WatchError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Objects(error) => error.is_transient(),
-            Self::Db(error) => error.is_transient(),
+            Self::Db(error) => error.may_pass(),
             Self::Catalog(_) => false,
         }
     }

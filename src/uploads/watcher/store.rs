@@ -381,6 +381,40 @@ pub async fn removable_objects(
         .await?)
 }
 
+/// May it still be deleted? Its job may have been retried, or another process was first, since it was looked for: the job, and
+/// whether its bytes are kept elsewhere, as in `removable_objects()`. The scope is the object's organization's.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn is_removable(
+    connection: &mut PgConnection,
+    object: &RemovableObject,
+    keep: Duration,
+) -> Result<bool, DbError> {
+    Ok(sqlx::query_scalar(
+        "select exists (
+           select from ingested_objects o
+           where o.bucket = $1 and o.storage_key = $2 and o.generation = $3
+             and o.removed_at is null
+             and (o.status = 'refused' or exists (
+               select from jobs j
+               where j.organization_id = $4
+                 and j.id = $5
+                 and j.finished_at is not null
+                 and (j.finished_at < chartgate_now() - $6 * interval '1 second' or exists (
+                   select from payloads p
+                   where p.organization_id = $4 and p.sha256 = j.payload_sha256 and p.stored_at is not null)))))",
+    )
+    .bind(&object.bucket)
+    .bind(&object.storage_key)
+    .bind(&object.generation)
+    .bind(object.organization_id)
+    .bind(object.job_id)
+    .bind(keep.as_secs_f64())
+    .fetch_one(connection)
+    .await?)
+}
+
 /// An object is gone; false if that was known.
 ///
 /// # Errors

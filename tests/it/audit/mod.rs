@@ -2,6 +2,7 @@
 
 mod api;
 mod model;
+mod restores;
 mod scale;
 mod sealing;
 mod tampering;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_mins(1);
     while !condition().await {
         assert!(Instant::now() < deadline, "not within a minute: {what}");
@@ -150,7 +150,7 @@ impl Lab {
     }
 
     /// A bucket that is not there.
-    fn absent(&self) -> Objects {
+    pub fn absent(&self) -> Objects {
         let options = chartgate::objects::ObjectsOptions {
             endpoint: Some("http://127.0.0.1:9".to_owned()),
             timeout: Duration::from_millis(200),
@@ -339,6 +339,17 @@ async fn who_works_as_the_program_can_neither_date_a_record_back_nor_forge_a_che
             .unwrap_err();
         assert!(matches!(&refused, DbError::Refused { sqlstate, .. } if sqlstate == "42501"), "{refused:?}");
     }
+    // The time that a record shows is its writer's word; its place is not.
+    lab.run(format!(
+        "set session_replication_role = origin; set role chartgate_app; set app.organization = '{{{}}}';
+         insert into audit_records (organization_id, at, event, action, actor) values ('{}', '2001-01-01', 'job.accepted', 'C', 'a')",
+        organization.0, organization.0
+    ))
+    .await;
+    lab.checkpoint().await;
+    let last = "select count(*) from audit_records where at < '2002-01-01' and id = (select record_ids[cardinality(record_ids)]
+                  from audit_leaves order by batch desc limit 1)";
+    assert_eq!(lab.count(last).await, 1);
     // It may insert checkpoints, which are then signed by nobody.
     let copied = "insert into audit_checkpoints select checkpoint + 1, tree_size, last_batch, peaks, note, at from audit_checkpoints";
     lab.run(copied).await;

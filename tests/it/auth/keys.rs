@@ -147,3 +147,62 @@ async fn keys_that_end_soon_and_keys_that_nobody_uses_are_named() {
     // The keys of the organization and the platform's, and the successor; the two others have ended.
     assert_eq!((idle.len(), idle.iter().all(|one| one.idle_days >= 90)), (5, true), "{idle:?}");
 }
+
+#[tokio::test]
+async fn a_key_is_used_by_whoever_has_its_secret_and_lists_come_newest_first_in_pages() {
+    let app = TestApp::start().await;
+    let admin = app.organization.admin.clone();
+    let (id, key) = make(&app, &json!({"role": "sender"})).await;
+    let (newest, _) = make(&app, &json!({"role": "sender"})).await;
+    let used = || async {
+        let keys = get(&app, &admin, "/v1/admin/keys").await.json()["keys"].as_array().unwrap().clone();
+        keys.into_iter().find(|one| one["id"] == json!(id)).unwrap()["lastUsedAt"].clone()
+    };
+    let wrong = format!("cgk_{id}_{}", "0".repeat(64));
+    assert!(matches!(app.app.authenticator.authenticate(&wrong).await, Err(AuthError::Refused(Refusal::KeyUnknown))));
+    assert_eq!(used().await, json!(null), "its id is no secret");
+    assert!(app.app.authenticator.authenticate(&key).await.is_ok());
+    let first = used().await;
+    assert!(first.is_string());
+    // After its end it is not used any more.
+    assert_eq!(call(&app, Method::DELETE, &format!("/v1/admin/keys/{id}"), &admin, &[], "").await.status, 204);
+    app.advance(Duration::from_mins(5)).await;
+    let other = second(&app).await;
+    assert!(matches!(other.authenticator.authenticate(&key).await, Err(AuthError::Refused(Refusal::KeyEnded))));
+    assert_eq!(used().await, first);
+
+    let (mut path, mut ids) = ("/v1/admin/keys?limit=2".to_owned(), Vec::new());
+    loop {
+        let page = get(&app, &admin, &path).await.json();
+        ids.extend(page["keys"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()));
+        let Some(next) = page["nextCursor"].as_str() else { break };
+        path = format!("/v1/admin/keys?limit=2&cursor={next}");
+    }
+    assert_eq!((ids.len(), &ids[0], &ids[1]), (5, &newest, &id));
+}
+
+#[tokio::test]
+async fn the_end_of_a_key_stands_in_its_organizations_own_log_whoever_ended_it() {
+    let app = TestApp::start().await;
+    let (one, _) = make(&app, &json!({"role": "sender"})).await;
+    let (two, _) = make(&app, &json!({"role": "sender"})).await;
+    assert_eq!(rotate(&app, &app.platform, &one, &json!({})).await.status, 201);
+    let path = format!("/v1/admin/keys/{two}");
+    assert_eq!(call(&app, Method::DELETE, &path, &app.platform, &[], "").await.status, 204);
+    let (_, log) = app.get(&app.organization.admin, "/v1/admin/audit?limit=200").await;
+    for (event, id) in [("key.rotated", &one), ("key.revoked", &two)] {
+        assert!(
+            log["records"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|record| { record["event"] == json!(event) && record["resource"] == json!(format!("key:{id}")) }),
+            "{event} of {id}: {log:#}"
+        );
+    }
+    // A name is what people see in terminals and lists: no control characters, and not the form of an id.
+    let name = json!({"role": "sender", "name": "lab\u{1b}]52;c;aGk=\u{7}"});
+    assert_eq!(app.post(&app.organization.admin, "/v1/admin/keys", &name).await.0, 400);
+    let name = json!({ "name": app.organization.id.to_string() });
+    assert_eq!(app.post(&app.platform, "/v1/admin/organizations", &name).await.0, 400);
+}

@@ -1,7 +1,7 @@
 //! Signed webhooks: what is let in, what a repetition gives, and that everything near a right request is refused.
 
 use crate::http::{Answer, BUNDLE, call, get, gzip, small};
-use crate::support::app::TestApp;
+use crate::support::app::{Setup, TestApp};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -43,7 +43,7 @@ async fn sender(app: &TestApp, admin: &str, body: &Value) -> Sender {
 
 /// A request with headers as they are given; the content type beside them.
 async fn send(app: &TestApp, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-    let kind = if path == BUNDLE { FHIR } else { JSON };
+    let kind = if path.starts_with(BUNDLE) { FHIR } else { JSON };
     let headers: Vec<(&str, &str)> = std::iter::once(kind).chain(headers.iter().copied()).collect();
     call(app, Method::POST, path, "", &headers, body.to_vec()).await
 }
@@ -302,7 +302,7 @@ async fn secrets_rotate_with_an_overlap_and_end_everywhere_within_five_seconds()
         let headers =
             chartgate::auth::webhooks::Headers { key: &new.name, id: "7", timestamp: &at, signature: &signature };
         match app.webhooks.begin(headers).await {
-            Ok(pending) => app.webhooks.verify(pending, body).await.is_ok(),
+            Ok(pending) => pending.verify(body).is_ok(),
             Err(_) => false,
         }
     };
@@ -332,7 +332,10 @@ async fn secrets_are_shown_once_stored_sealed_and_kept_to_their_organization() {
     let listed = get(&app, &admin, "/v1/admin/webhook-secrets").await.json();
     assert_eq!((&listed["secrets"][0]["sender"], &listed["secrets"][0]["name"]), (&json!(one.name), &json!("lab")));
     assert!(!listed.to_string().contains(&one.secret["whsec_".len()..]));
-    assert_eq!(get(&app, &other.admin, "/v1/admin/webhook-secrets").await.json(), json!({"secrets": []}));
+    assert_eq!(
+        get(&app, &other.admin, "/v1/admin/webhook-secrets").await.json(),
+        json!({"secrets": [], "nextCursor": null})
+    );
     let plain = "select count(*) from webhook_secrets s where position($1 in s.sealed_secret) > 0";
     let found: i64 = sqlx::query_scalar(plain).bind(&raw).fetch_one(&mut app.owner().await).await.unwrap();
     assert_eq!(found, 0, "no plain secret in the database");
@@ -392,4 +395,73 @@ async fn secrets_are_shown_once_stored_sealed_and_kept_to_their_organization() {
     for refused in [&app.organization.sender, &app.organization.reader, &app.platform] {
         get(&app, refused, "/v1/admin/webhook-secrets").await.problem(403, "forbidden");
     }
+}
+
+#[tokio::test]
+async fn behind_a_thousand_old_secrets_a_sender_is_found_and_can_be_rotated() {
+    let app = TestApp::start().await;
+    let admin = app.organization.admin.clone();
+    sqlx::query(
+        "insert into webhook_secrets (organization_id, id, sender_id, sealed_secret, created_at, revoked_at)
+         select $1, n, n, '\\x00', chartgate_now() - interval '1 day', chartgate_now()
+         from (select lpad(to_hex(g), 16, '0') n from generate_series(1, 1001) g) s",
+    )
+    .bind(app.organization.id)
+    .execute(&mut app.owner().await)
+    .await
+    .unwrap();
+    let lab = sender(&app, &admin, &json!({"name": "lab"})).await;
+    let (status, rotated) = app.post(&admin, "/v1/admin/webhook-secrets", &json!({"sender": lab.name})).await;
+    assert_eq!(status, 201, "{rotated}");
+    let first = get(&app, &admin, "/v1/admin/webhook-secrets").await.json();
+    let secrets = first["secrets"].as_array().unwrap();
+    assert_eq!((secrets.len(), &secrets[0]["id"], &secrets[1]["id"]), (1000, &rotated["id"], &json!(lab.id)));
+    let next = format!("/v1/admin/webhook-secrets?cursor={}", first["nextCursor"].as_str().unwrap());
+    let last = get(&app, &admin, &next).await.json();
+    assert_eq!((last["secrets"].as_array().unwrap().len(), &last["nextCursor"]), (3, &Value::Null));
+    for bad in ["?cursor=x", "?limit=0", "?limit=1001"] {
+        get(&app, &admin, &format!("/v1/admin/webhook-secrets{bad}")).await.problem(400, "invalid_parameter");
+    }
+    // Two rotations at once do not get past the number of secrets that a sender may have.
+    let further = json!({ "sender": lab.name });
+    let made = futures::future::join_all((0..6).map(|_| app.post(&admin, "/v1/admin/webhook-secrets", &further))).await;
+    assert_eq!(made.iter().filter(|(status, _)| *status == 201).count(), 3, "five at most");
+}
+
+#[tokio::test]
+async fn what_is_over_a_limit_or_records_nothing_does_not_cost_a_row() {
+    let limits = |limits: &mut chartgate::config::LimitsConfig| (limits.requests_per_second, limits.burst) = (1, 2);
+    let app = TestApp::with(Setup { limits: Box::new(limits), ..Setup::default() }).await;
+    let admin = app.organization.admin.clone();
+    let lab = sender(&app, &admin, &json!({"name": "lab"})).await;
+    let noted = "select count(*) from webhook_replays";
+    let mut answers = std::collections::BTreeMap::<u16, i64>::new();
+    for number in 0..10u64 {
+        let body = small(number);
+        *answers.entry(push(&app, &lab, BUNDLE, &format!("msg_{number}"), now(), &body).await.status).or_default() += 1;
+    }
+    assert!(answers.len() == 2 && answers.contains_key(&429), "{answers:?}");
+    assert_eq!(app.count(noted).await, answers[&202]);
+
+    let app = TestApp::start().await;
+    let admin = app.organization.admin.clone();
+    let lab = sender(&app, &admin, &json!({"name": "lab"})).await;
+    let checked = push(&app, &lab, &format!("{BUNDLE}?validateOnly=true"), "msg_1", now(), &small(1)).await;
+    assert_eq!((checked.status, app.count(noted).await), (200, 0));
+    // The same id for the body that is to be taken.
+    assert_eq!(push(&app, &lab, BUNDLE, "msg_1", now(), &small(2)).await.status, 202);
+}
+
+#[tokio::test]
+async fn all_that_is_old_is_forgotten_however_much_it_is() {
+    let app = TestApp::start().await;
+    sqlx::query(
+        "insert into webhook_replays (organization_id, sender_id, webhook_id, body_sha256, seen_at)
+         select $1, '0123456789abcdef', 'msg_' || g, sha256('x'), chartgate_now() - interval '60 days' from generate_series(1, 25000) g",
+    )
+    .bind(app.organization.id)
+    .execute(&mut app.owner().await)
+    .await
+    .unwrap();
+    assert_eq!(chartgate::auth::webhooks::forget_old(&app.app.db).await.unwrap(), 25_000);
 }

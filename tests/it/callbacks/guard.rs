@@ -5,7 +5,7 @@ use super::{app, deliveries, register_url, run_until_idle};
 use crate::support::app::test_config;
 use crate::support::submit::submit;
 use bytes::Bytes;
-use chartgate::callbacks::send::{Fault, Outgoing, Sender, Sent};
+use chartgate::callbacks::send::{Fault, Outgoing, Sender, Sent, TIMEOUT};
 use chartgate::callbacks::signature::fresh_secret;
 use chartgate::callbacks::target::{Lookup, Policy};
 use futures::future::BoxFuture;
@@ -330,10 +330,35 @@ async fn an_endless_answer_and_a_silent_receiver_are_left_in_time() {
     assert_eq!((sent.fault, sent.status), (None, Some(200)));
     assert!(sent.duration < std::time::Duration::from_secs(10), "{:?}", sent.duration);
     assert!(written.load(Ordering::SeqCst) < 16 << 20, "what the kernel buffers, and no more");
+
+    // One that answers nothing, and one whose head does not end.
+    let silent = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let chatty = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let ports = [silent.local_addr().unwrap().port(), chatty.local_addr().unwrap().port()];
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((connection, _)) = silent.accept().await {
+            held.push(connection);
+        }
+    });
+    tokio::spawn(async move {
+        let (mut connection, _) = chatty.accept().await.unwrap();
+        let _ = connection.write_all(b"HTTP/1.1 200 OK\r\n").await;
+        while connection.write_all(b"x: y\r\n").await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    });
+    let urls = ports.map(|port| format!("http://127.0.0.2:{port}/"));
+    let (silent, chatty) = tokio::join!(send(&opened, &urls[0]), send(&opened, &urls[1]));
+    assert_eq!((silent.fault, silent.status), (Some(Fault::TimedOut), None));
+    assert!(chatty.fault.is_some() && chatty.status.is_none(), "{chatty:?}");
+    for sent in [silent, chatty] {
+        assert!(sent.duration < 2 * TIMEOUT, "{:?}", sent.duration);
+    }
 }
 
 #[tokio::test]
-async fn a_name_that_turns_private_after_its_registration_gets_nothing() {
+async fn a_network_that_is_closed_after_a_registration_gets_nothing() {
     let app = app().await;
     let receiver = Receiver::start().await;
     let (id, _) = register_url(&app, &receiver.url).await;

@@ -5,6 +5,7 @@ mod guard;
 mod messages;
 pub mod receiver;
 mod registration;
+mod slow;
 
 use crate::support::app::{Setup, TestApp};
 use chartgate::callbacks::dispatch;

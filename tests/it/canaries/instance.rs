@@ -99,6 +99,8 @@ pub struct Instance {
     started: usize,
     answers: Mutex<Vec<(String, Vec<u8>)>>,
     statuses: Mutex<Vec<u16>>,
+    /// Of every process.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Instance {
@@ -110,7 +112,7 @@ impl Instance {
         }
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let (answers, statuses) = (Mutex::default(), Mutex::default());
-        Self { directory, client, processes: Vec::new(), started: 0, answers, statuses }
+        Self { directory, client, processes: Vec::new(), started: 0, answers, statuses, environment: Vec::new() }
     }
 
     pub fn data(&self) -> PathBuf {
@@ -125,6 +127,7 @@ impl Instance {
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.directory.path().join("home")).env("TMPDIR", self.directory.path().join("tmp"));
         command.env("CHARTGATE_TELEMETRY_LOG_LEVEL", "trace").env("CHARTGATE_LEASE_SECONDS", "2");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env("RUST_BACKTRACE", "full").envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(said("out").unwrap()).stderr(said("err").unwrap());
         command
@@ -297,9 +300,10 @@ impl Instance {
             .credentials_provider(Credentials::new(text("s3_access_key"), text("s3_secret_key"), None, None, "test"));
         let client = aws_sdk_s3::Client::from_conf(config.build());
         let bucket = client.list_buckets().send().await.unwrap().buckets()[0].name().unwrap().to_owned();
-        let listed = client.list_objects_v2().bucket(&bucket).send().await.unwrap();
+        let pages = client.list_objects_v2().bucket(&bucket).into_paginator().send();
+        let pages = pages.collect::<Result<Vec<_>, _>>().await.unwrap();
         let mut objects = Vec::new();
-        for key in listed.contents().iter().filter_map(aws_sdk_s3::types::Object::key) {
+        for key in pages.iter().flat_map(|page| page.contents()).filter_map(aws_sdk_s3::types::Object::key) {
             let object = client.get_object().bucket(&bucket).key(key).send().await.unwrap();
             let facts =
                 format!("{key} {:?} {:?} {:?}", object.metadata(), object.content_type(), object.content_disposition());

@@ -2,7 +2,7 @@
 //! and broken, through the real binary at level TRACE, through success, refusals, failures, retries, a lost lease, a
 //! database that dies and one that quotes what it refuses. Then everything is looked through that is not clinical: what all
 //! processes and PostgreSQL said, every answer but those of clinical reads, every row of every table but those in
-//! [`instance::CLINICAL_TABLES`], keys and metadata in S3, metrics, every file beside the database's own and the objects.
+//! [`instance::CLINICAL_TABLES`], keys and metadata in S3, metrics, exported spans, every file beside the database's own and the objects.
 //! [`panics`] does the same where the binary cannot be made to fail by input.
 
 mod instance;
@@ -10,6 +10,7 @@ mod panics;
 mod search;
 mod values;
 
+use crate::telemetry::collector::Collector;
 use instance::{Ask, Instance, leaks};
 use reqwest::Method;
 use rustix::process::Signal;
@@ -336,6 +337,8 @@ async fn no_canary_leaves_the_clinical_tables_and_the_objects() {
     assert!(planted.len() >= 500 && planted.len() == PEOPLE * people[0].values().len(), "{}", planted.len());
 
     let mut desk = Instance::new();
+    let collector = Collector::start().await;
+    desk.environment.push(("CHARTGATE_TELEMETRY_OTLP_ENDPOINT", collector.endpoint.clone()));
     let main = desk.serve(&["api", "watcher", "sweeper"], "text").await;
     let worker = desk.serve(&["worker"], "json").await;
     for process in [main, worker] {
@@ -406,7 +409,11 @@ async fn no_canary_leaves_the_clinical_tables_and_the_objects() {
         .collect();
     assert!(lost.is_empty(), "not in the clinical tables and objects: {lost:?}");
 
-    let places = desk.everything_else().await;
+    let mut places = desk.everything_else().await;
+    // What was told of requests, steps, failures and retries.
+    let told = |name: &str| collector.spans().iter().any(|span| span.attribute("chartgate.step.outcome") == name);
+    assert!(["succeeded", "failed", "retried"].iter().all(|outcome| told(outcome)) && collector.spans().len() > 1000);
+    places.push(("exported spans".to_owned(), collector.bytes()));
     let has = |what: &str| places.iter().any(|(label, bytes)| label.contains(what) && !bytes.is_empty());
     for place in
         ["table audit_records", "table jobs", "table issues", "postgres.log", "01.err", "02.err", "endpoints.json"]

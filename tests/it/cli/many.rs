@@ -124,7 +124,7 @@ async fn in_a_terminal_watching_draws_and_ends_with_the_same_code() {
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(Duration::from_secs(60), output).await.unwrap().unwrap();
+    let output = tokio::time::timeout(Duration::from_mins(1), output).await.unwrap().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("✗ validate") && text.contains("validation_failed") && text.contains("\u{1b}["), "{text}");

@@ -189,6 +189,59 @@ async fn a_proposal_is_open_again_when_its_merge_is_taken_back() {
 }
 
 #[tokio::test]
+async fn a_proposal_about_somebody_who_was_unlinked_goes_away_and_is_not_answered_in_vain() {
+    let (clinic, [amy, ..]) = three().await;
+    ingest(&clinic, &[person("d", &["g|1"], AMY)]).await;
+    let proposal: ReviewId =
+        one(&clinic, "select id from reviews where status = 'open' and reason = 'possible_duplicate'").await;
+    let own: EventId =
+        one(&clinic, "select id from clinical_events where resource_key = 'd' and resource_type = 'Patient'").await;
+    place(&clinic, own, None).await.unwrap();
+    assert_eq!(clinic.count("select count(*) from reviews where status = 'open' and reason = 'unlinked'").await, 1);
+    let refused = decide(&clinic, proposal, Answer::Link, Some(amy)).await;
+    assert!(matches!(refused, Err(ActError::ReviewDecided)));
+    // One that an earlier release left open.
+    clinic
+        .unit(move |connection| {
+            let sql = "update reviews set status = 'open' where id = $1";
+            Box::pin(async move { Ok(sqlx::query(sql).bind(proposal).execute(connection).await?) })
+        })
+        .await;
+    let refused = decide(&clinic, proposal, Answer::Link, Some(amy)).await;
+    assert!(matches!(refused, Err(ActError::NotPossible(_))));
+    assert_eq!(clinic.count("select count(*) from reviews where status = 'decided'").await, 0);
+    // What the refusal advises does it.
+    place(&clinic, own, Some(amy)).await.unwrap();
+    let holders = "select count(distinct patient_id) from patient_identifiers where value = '1'";
+    assert_eq!(clinic.count(holders).await, 1);
+    assert_eq!(clinic.count("select count(*) from reviews where status = 'open'").await, 0);
+}
+
+#[tokio::test]
+async fn the_last_word_is_the_last_by_the_databases_clock_not_by_that_of_a_process() {
+    let (clinic, [amy, ..]) = three().await;
+    ingest(&clinic, &[person("s", &["g|9"], BOB)]).await;
+    let own: EventId =
+        one(&clinic, "select id from clinical_events where resource_key = 's' and resource_type = 'Patient'").await;
+    place(&clinic, own, Some(amy)).await.unwrap();
+    assert_eq!(patient_of(&clinic, "9").await, amy);
+    // What a process whose clock is behind writes when a person takes it away again.
+    clinic
+        .unit(move |connection| {
+            let sql = "insert into link_decisions (organization_id, id, kind, fingerprint, statement_id, patient_id, event_id, actor, created_at)
+                       select organization_id, '01000000-0000-7000-8000-000000000000', 'unlink', fingerprint, statement_id, patient_id,
+                              event_id, actor, chartgate_now()
+                       from link_decisions where kind = 'link'";
+            Box::pin(async move { Ok(sqlx::query(sql).execute(connection).await?) })
+        })
+        .await;
+    let mut version = person("s", &["g|9"], BOB);
+    version["active"] = true.into();
+    ingest(&clinic, &[version]).await;
+    assert!(clinic.view("9").await.patient.is_none(), "taken away later than it was given");
+}
+
+#[tokio::test]
 async fn what_a_person_said_of_an_event_holds_however_its_subject_is_spelt() {
     let spellings = ["id:h|1", "Patient/a", "urn:uuid:a", "https://elsewhere.example/Patient/77"];
     for (from, first) in spellings.iter().enumerate() {

@@ -7,6 +7,7 @@ use crate::support::program::{self, Program};
 use chartgate::app::App;
 use chartgate::audit;
 use chartgate::audit::sealer::SealerOptions;
+use chartgate::engine::figures::Counter;
 use chartgate::engine::handler::{StepContext, StepError, StepHandler, StepOutcome};
 use chartgate::engine::{EngineOptions, sweeper};
 use chartgate::queue::Workers;
@@ -145,6 +146,14 @@ async fn worker_process() {
         ..SealerOptions::new(directory.join(AUDIT_KEY))
     };
     tokio::spawn(audit::task::run(app.db.clone(), app.objects.clone(), sealing, stop.clone()));
+    // Counts almost without rest, so that kills meet it.
+    let mut counter = Counter::new(app.db.clone());
+    tokio::spawn(async move {
+        loop {
+            let _ = counter.round().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
     let workers = Workers::start(engine, vec!["test".to_owned()]);
     crate::crash::program::say("READY 1");
     // Until it is killed, or told to end.

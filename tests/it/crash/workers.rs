@@ -2,6 +2,7 @@
 
 use super::program::{AUDIT_KEY, Crash, Settings, spawn, workflow};
 use super::{CLEAN, create_effects, jobs, slowest_recovery_seconds, verdict};
+use crate::console::figures::count_all;
 use crate::support::app::{Setup, TestApp};
 use crate::support::directory::TestDirectory;
 use crate::support::program::Program;
@@ -64,12 +65,33 @@ async fn audit_log_is_whole(app: &TestApp, directory: &Path) {
     assert_eq!(i64::try_from(report.records).unwrap(), records);
 }
 
+/// Whoever counted was killed again and again, between reading a range and adding it, or within: what the overview shows is
+/// what the jobs are, and every retry is a round more.
+async fn figures_are_whole(app: &TestApp, begun_at: i64) {
+    let counted = app.count("select until_xid from figures_position").await;
+    assert!(counted > begun_at, "the killed ones have counted nothing");
+    let differing = "select count(*)
+         from (
+           select organization_id, date_trunc('minute', finished_at) at, count(*) filter (where status = 'succeeded') good,
+             count(*) filter (where status = 'failed') bad
+           from jobs where finished_at is not null group by 1, 2) j
+         full join (
+           select * from job_figures
+           where organization_id <> '00000000-0000-0000-0000-000000000000' and succeeded + failed > 0) f using (organization_id, at)
+         where (j.good, j.bad) is distinct from (f.succeeded, f.failed)";
+    count_all(app).await;
+    assert_eq!(app.count(differing).await, 0, "rounds that ended");
+    let accepted = "select coalesce(sum(accepted), 0)::bigint from job_figures where organization_id = '00000000-0000-0000-0000-000000000000'";
+    assert_eq!(app.count(accepted).await, app.count("select count(*) from jobs").await, "jobs accepted");
+}
+
 #[tokio::test]
 async fn no_job_is_lost_doubled_or_stuck_when_workers_are_killed_again_and_again() {
     let directory = TestDirectory::new();
     let app = crashing_app("organization", &directory).await;
     let count = jobs(250);
     submit_jobs(&app, (count / 50).clamp(5, 100), count).await;
+    let begun_at = app.count("select until_xid from figures_position").await;
     Settings::of(&app, 1500, 10).write(directory.path());
     let kill_every = std::env::var("CHARTGATE_CRASH_KILL_MS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
     let mut workers: Vec<Program> = (0..3).map(|_| spawn(directory.path())).collect();
@@ -101,10 +123,13 @@ async fn no_job_is_lost_doubled_or_stuck_when_workers_are_killed_again_and_again
     }
     drop(workers);
     audit_log_is_whole(&app, directory.path()).await;
+    figures_are_whole(&app, begun_at).await;
     assert!(kills >= 2 && lost_leases > 0, "the kills hit nothing: {kills} kills, {lost_leases} lost leases");
     assert!(recovery < 15.0, "a job waited {recovery} s for its next attempt");
     let effects = app.count("select count(*) from test_effects").await;
     let parked = app.count("select count(*) from jobs where error_code = 'worker_killed'").await;
+    // At its third death a job runs alone in its process: a kill parks one at most.
+    assert!(parked <= kills, "{parked} jobs were parked by {kills} kills");
     assert!(effects >= 5 * (i64::try_from(count).unwrap() - parked));
     std::fs::write(directory.path().join("stop"), "").unwrap();
 }

@@ -3,11 +3,14 @@
 use super::PATIENCE;
 use crate::http::{Answer, FHIR, call, get, gzip, post_bundle, small};
 use crate::support::app::{Setup, TestApp};
+use axum::body::Body;
+use axum::http::Request;
 use chartgate::config::LimitsConfig;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tower::ServiceExt as _;
 
 async fn app_with(limits: impl FnOnce(&mut LimitsConfig) + Send + 'static) -> TestApp {
     TestApp::with(Setup { limits: Box::new(limits), ..Setup::default() }).await
@@ -194,10 +197,12 @@ async fn bodies_wait_shortly_for_memory_and_are_then_refused() {
         answer.problem(503, "overloaded");
         assert_eq!(retry_after(&answer), 2);
     }
-    let waiting = tokio::spawn({
+    let mut waiting = tokio::spawn({
         let request = app.client.post(format!("{}/v1/ingestion/fhir/Bundle", app.url)).body(small(1));
         request.bearer_auth(&app.organization.sender).header(FHIR.0, FHIR.1).send()
     });
+    // Neither refused nor taken: it waits.
+    assert!(tokio::time::timeout(Duration::from_millis(500), &mut waiting).await.is_err());
     drop(held);
     assert_eq!(waiting.await.unwrap().unwrap().status(), 202);
     let started = Instant::now();
@@ -205,6 +210,64 @@ async fn bodies_wait_shortly_for_memory_and_are_then_refused() {
         assert!(started.elapsed() < PATIENCE, "memory was not given back");
         tokio::task::yield_now().await;
     }
+}
+
+/// A Bundle of that size: white space around it is part of its bytes.
+fn padded(bytes: usize) -> Vec<u8> {
+    let mut body = small(1);
+    body.resize(bytes, b' ');
+    body
+}
+
+#[tokio::test]
+async fn the_budget_stays_with_a_body_whose_sender_hung_up_until_it_is_committed() {
+    const SIZE: usize = 4 << 20;
+    let app = app_with(|limits| limits.body_bytes_total = 32 << 20).await;
+    let all = app.app.limits.bodies.free();
+    let mut owner = app.owner().await;
+    // Commits stand still.
+    sqlx::raw_sql("begin; lock table payloads in access exclusive mode").execute(&mut owner).await.unwrap();
+    let request = Request::post("/v1/ingestion/fhir/Bundle")
+        .header("authorization", format!("Bearer {}", app.organization.sender))
+        .header(FHIR.0, FHIR.1)
+        .body(Body::from(padded(SIZE)))
+        .unwrap();
+    let asking = tokio::spawn(chartgate::http::router(Arc::clone(&app.app)).oneshot(request));
+    let waits = "select count(*) from pg_locks where not granted and relation = 'payloads'::regclass";
+    let started = Instant::now();
+    while app.count(waits).await == 0 {
+        assert!(started.elapsed() < PATIENCE, "the commit stands before the lock");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    assert!(all - app.app.limits.bodies.free() >= SIZE as u64, "the body is still in memory");
+    sqlx::raw_sql("rollback").execute(&mut owner).await.unwrap();
+    let started = Instant::now();
+    while app.app.limits.bodies.free() != all {
+        assert!(started.elapsed() < PATIENCE, "memory was not given back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(app.count("select count(*) from jobs").await, 1, "what was begun is taken");
+}
+
+#[tokio::test]
+async fn a_large_payload_that_is_not_stored_yet_is_read_out_of_the_budget() {
+    let app = TestApp::start().await;
+    let accepted = post_bundle(&app, &[FHIR], padded(1 << 20)).await.json();
+    let path = format!("/v1/payloads/{}", accepted["sha256"].as_str().unwrap());
+    let held = app.app.limits.bodies.share();
+    held.cover(app.app.limits.bodies.free()).await.unwrap();
+    get(&app, &app.organization.reader, &path).await.problem(503, "overloaded");
+    drop(held);
+    assert_eq!(get(&app, &app.organization.reader, &path).await.body, padded(1 << 20));
+    // Once it is in object storage, it comes as a stream, and takes nothing of the budget.
+    let workers = app.workers();
+    app.run_until_idle().await;
+    workers.stop().await;
+    let held = app.app.limits.bodies.share();
+    held.cover(app.app.limits.bodies.free()).await.unwrap();
+    assert_eq!(get(&app, &app.organization.reader, &path).await.body, padded(1 << 20));
 }
 
 #[tokio::test]

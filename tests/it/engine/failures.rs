@@ -8,7 +8,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-async fn scripted_app() -> (TestApp, Arc<Scripted>) {
+pub async fn scripted_app() -> (TestApp, Arc<Scripted>) {
     let scripted = Scripted::new();
     let setup = Setup {
         handlers: vec![("test.scripted", Arc::clone(&scripted) as _)],

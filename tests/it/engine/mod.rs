@@ -5,5 +5,7 @@ mod failures;
 mod fanout;
 mod generated;
 mod lanes;
+mod leases;
+mod lost_answers;
 mod operations;
 pub mod scripted;

@@ -17,6 +17,8 @@ pub enum Act {
     Panic,
     /// Sleep, then succeed.
     Slow(Duration),
+    /// Sleep, then find the data bad.
+    SlowSender(Duration),
 }
 
 /// A handler that follows a script by step name, and notes every run in order.
@@ -61,6 +63,10 @@ impl StepHandler for Scripted {
                 retry_after: Some(after),
                 ..StepError::transient("test_away", "A dependency is away.")
             }),
+            Act::SlowSender(time) => {
+                tokio::time::sleep(time).await;
+                Err(StepError::sender("test_bad_data", "The data are bad."))
+            }
             Act::Sender => Err(StepError::sender("test_bad_data", "The data are bad.")),
             Act::Ours => Err(StepError::ours("test_bug", "A bug.")),
             Act::Panic => panic!("a scripted panic"),

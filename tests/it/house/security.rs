@@ -207,6 +207,34 @@ fn the_lock_file_holds_nothing_that_deny_toml_refuses() {
     );
 }
 
+/// The tests of a file that run: functions with an attribute that makes them one and none that leaves them out; what
+/// `contract!` lists, it makes tests of.
+fn tests_of(text: &str) -> BTreeSet<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let mut found = BTreeSet::new();
+    for (index, line) in lines.iter().enumerate() {
+        let name = line.split_once("fn ").filter(|(before, _)| before.is_empty() || before.ends_with(' '));
+        let Some((_, name)) = name else { continue };
+        let above: Vec<&&str> =
+            lines[..index].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//")).collect();
+        let has = |attribute: &str| above.iter().any(|line| line.starts_with(attribute));
+        if (has("#[test]") || has("#[tokio::test")) && !has("#[ignore") {
+            found.insert(word(name).to_owned());
+        }
+    }
+    let listed = text.split_once("\ncontract!(").and_then(|(_, rest)| rest.split_once(");"));
+    found.extend(listed.into_iter().flat_map(|(names, _)| names.split(',')).map(|name| name.trim().to_owned()));
+    found
+}
+
+#[test]
+fn a_function_that_nobody_runs_is_no_test() {
+    let text = "#[test]\nfn one() {}\n#[tokio::test(start_paused = true)]\nasync fn two() {}\nfn helper() {}\n\
+                #[ignore]\n#[test]\nfn ignored() {}\n#[test]\n#[ignore = \"slow\"]\nfn slow() {}\ncontract!(\n    three,\n    four,\n);\n";
+    let found: Vec<String> = tests_of(text).into_iter().filter(|name| !name.is_empty()).collect();
+    assert_eq!(found, ["four", "one", "three", "two"]);
+}
+
 #[test]
 fn every_control_names_tests_that_exist() {
     fn functions(dir: &Path, found: &mut BTreeSet<String>) {
@@ -215,8 +243,7 @@ fn every_control_names_tests_that_exist() {
             if path.is_dir() {
                 functions(&path, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                found.extend(text.split("fn ").skip(1).map(|rest| word(rest).to_owned()));
+                found.extend(tests_of(&fs::read_to_string(&path).unwrap()));
             }
         }
     }
@@ -237,4 +264,15 @@ fn every_control_names_tests_that_exist() {
         let gone: Vec<_> = tests.iter().filter(|name| !known.contains(**name)).collect();
         assert!(gone.is_empty(), "docs/security.md names tests that are gone: {gone:?}");
     }
+}
+
+#[test]
+fn compose_gives_every_process_one_key_and_the_example_names_all_that_it_asks_for() {
+    let (compose, example) = (read("compose.yaml"), read(".env.example"));
+    let asked: BTreeSet<&str> =
+        compose.split("${").skip(1).filter_map(|rest| rest.split_once(":?")).map(|(name, _)| name).collect();
+    let given: BTreeSet<&str> = example.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    assert!(asked.contains("CHARTGATE_SECRETS_KEY"), "what one container seals, another one opens: {asked:?}");
+    let missing: Vec<_> = asked.difference(&given).collect();
+    assert!(missing.is_empty(), ".env.example lacks {missing:?}");
 }

@@ -1,8 +1,9 @@
 //! The wall between organizations, as callers meet it: every route × method of the API description × every role × {own,
 //! other, no} organization, with the real ids and words of one organization in the other's requests.
 //!
-//! [`violations`] is the check. It finds nothing; and it finds something as soon as the database's half of the wall has a
-//! hole, which the second test makes, table by table.
+//! [`violations`] is the check. It finds nothing. With a policy dropped, nobody sees the table's rows, and the check misses what
+//! is the organization's own (the second test, table by table); with every policy open it still finds nothing, because the
+//! program asks for one organization's rows everywhere (the third): two walls, of which each stands without the other.
 
 use super::roles::{Belongings, allowed, operations};
 use super::{Answer, call, sha256};

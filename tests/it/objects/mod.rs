@@ -4,6 +4,7 @@
 mod contract;
 mod embedded;
 mod seaweedfs;
+mod slow;
 
 use crate::support::objects::{ACCESS_KEY, SECRET_KEY};
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation};

@@ -121,7 +121,7 @@ fn promtool_finds_the_rules_right_and_each_alert_fires_when_it_should() {
 }
 
 /// Words of a command line: quotes keep spaces together.
-fn words(line: &str) -> Vec<String> {
+pub fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut is_quoted = false;
     for c in line.chars() {

@@ -2,6 +2,7 @@
 
 pub mod collector;
 mod deploy;
+mod newcomer;
 mod prometheus;
 pub mod served;
 mod traces;

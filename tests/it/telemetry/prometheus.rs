@@ -103,3 +103,31 @@ async fn a_real_prometheus_scrapes_the_binary_and_answers() {
     let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap().clone();
     assert!(rules.len() > 20 && rules.iter().all(|rule| rule["health"] != "err"), "{rules:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_without_the_api_answers_for_its_own_metrics_and_health_only() {
+    let served = Served::start(&[]).await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut worker = super::served::command(&[("CHARTGATE_TELEMETRY_METRICS_LISTEN", &free.to_string())]);
+    worker.args(["serve", "--role", "worker", "--data-dir"]).arg(served.data());
+    let worker = worker.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let _worker = Prometheus(worker);
+    let get = async |path: &str| served.client.get(format!("http://{free}{path}")).send().await;
+    let deadline = Instant::now() + PATIENCE;
+    let scraped = loop {
+        if let Ok(answer) = get("/metrics").await {
+            break answer.text().await.unwrap();
+        }
+        assert!(Instant::now() < deadline, "it does not listen");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    for name in
+        ["chartgate_build_info{", "chartgate_database_up 1", "chartgate_steps_failed_total", "chartgate_queue_tasks{"]
+    {
+        assert!(scraped.contains(name), "{name}: {scraped}");
+    }
+    assert_eq!(get("/health/ready").await.unwrap().status(), 200);
+    for path in ["/v1/ingestion/jobs", "/docs", "/admin", "/openapi.json"] {
+        assert_eq!(get(path).await.unwrap().status(), 404, "{path}");
+    }
+}
