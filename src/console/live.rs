@@ -51,8 +51,8 @@ struct Watch {
 /// The page's live part, now and whenever it has changed: events `live` with markup; `gone` when the session or the page is.
 pub(super) async fn watch(
     State(app): State<Arc<App>>,
-    Query(query): Query<Watched>,
     _: Visitor,
+    Query(query): Query<Watched>,
     headers: HeaderMap,
     peer: Option<axum::Extension<SocketAddr>>,
 ) -> Result<Response, Refused> {

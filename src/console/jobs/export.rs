@@ -68,8 +68,8 @@ pub(in crate::console) async fn export(
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Refused> {
     let (format, kind, name) = match value_of(raw.as_deref(), "format").as_deref() {
-        Some("csv") => (Format::Csv, "text/csv; charset=utf-8; header=present", "jobs.csv"),
-        Some("ndjson") => (Format::Ndjson, "application/x-ndjson", "jobs.ndjson"),
+        Some("csv") => (Format::Csv, "text/csv; charset=utf-8; header=present", "chartgate-jobs.csv"),
+        Some("ndjson") => (Format::Ndjson, "application/x-ndjson", "chartgate-jobs.ndjson"),
         _ => return Err(Refused::Invalid("The format must be csv or ndjson.".to_owned())),
     };
     let filter = JobQuery::parse(raw.as_deref()).filter(&visitor)?;

@@ -118,7 +118,7 @@ async fn a_review_is_decided_with_its_candidates_side_by_side() {
     assert!(read >= 1, "who looked is recorded");
     browser.screenshot("review").await;
     nothing_amiss(&app, &browser, "the review").await;
-    browser.run("document.querySelectorAll('main details').forEach(d => { d.open = true; })", json!([])).await;
+    browser.click("main form[action*='/decide'] input[type=radio]").await;
     browser.fill("main form[action*='/decide'] input[name=reason]", "asked the ward").await;
     browser.click("main form[action*='/decide'] button").await;
     browser.wait_for_text("main .note", "decision is recorded").await;

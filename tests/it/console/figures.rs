@@ -60,8 +60,7 @@ async fn retry_all_failed(app: &TestApp) -> i64 {
         .unwrap();
     for id in &ids {
         let path = format!("/v1/admin/jobs/{id}/retry");
-        let (status, answer) =
-            app.post(&app.organization.admin, &path, &json!({ "from": "start", "reason": "test" })).await;
+        let (status, answer) = app.post(&app.platform, &path, &json!({ "from": "start", "reason": "test" })).await;
         assert_eq!(status, 202, "{answer}");
     }
     i64::try_from(ids.len()).unwrap()

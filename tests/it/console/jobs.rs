@@ -305,8 +305,7 @@ async fn a_failed_job_is_explained_drawn_and_retried_with_a_reason() {
 #[tokio::test]
 async fn a_jobs_page_shows_its_issues_and_no_clinical_value() {
     let app = TestApp::start().await;
-    let bundle = crate::http::with_member("birthDate", &"Quarzkristall-1".into());
-    let mut bundle = bundle;
+    let mut bundle = crate::http::with_member("birthDate", &"Quarzkristall-1".into());
     bundle["entry"][0]["resource"]["name"] = serde_json::json!([{ "family": "Quarzkristall-2" }]);
     let job = job_of(&app.submit(bundle.to_string()).await.1);
     let workers = app.workers();
@@ -403,7 +402,7 @@ async fn a_group_of_failures_is_counted_explained_and_retried_as_a_whole() {
 #[tokio::test]
 async fn an_operation_is_stopped_resumed_and_undone_with_reasons() {
     let (app, scripted) = scripted_app().await;
-    ended_jobs(&app, &scripted, 4, &vec![Act::Ours; 4]).await;
+    ended_jobs(&app, &scripted, 4, &[Act::Ours, Act::Ours, Act::Ours, Act::Ours]).await;
     let visitor = Visitor::of(&app, &app.organization.admin).await;
     let fields = [
         ("kind", "retry"),

@@ -168,9 +168,9 @@ async fn callbacks_are_shown_with_their_health_and_told_again() {
     let visitor = Visitor::of(&app, &app.organization.admin).await;
     let list = page(app.organization.id, "/callbacks");
     assert!(visitor.get(&list).await.1.contains("Nobody is told"));
-    let (id, secret) = crate::callbacks::register_url(&app, "http://127.0.0.1:9/hook").await;
+    let (id, secret) = crate::callbacks::register_url(&app, "http://127.0.0.1:18443/hook").await;
     let (_, body) = visitor.get(&list).await;
-    assert!(body.contains(&id) && body.contains("http://127.0.0.1:9/hook") && !body.contains(&secret));
+    assert!(body.contains(&id) && body.contains("http://127.0.0.1:18443/hook") && !body.contains(&secret));
     let one = format!("{list}/{id}");
     let test = format!("/v1/admin/callbacks/{id}/test");
     assert_eq!(app.post(&app.organization.admin, &test, &json!({})).await.1["outcome"], "failed");

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for something to show, at most.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Set by `.ci/run` where it has installed the browser: then a test that cannot start it fails.
 const PROMISED: &str = "CHARTGATE_TEST_BROWSER";
@@ -42,6 +42,7 @@ impl Browser {
             );
             return None;
         };
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let profile = TestDirectory::new();
         let mut driver = Command::new(chromedriver)
             .arg("--port=0")
@@ -174,7 +175,10 @@ impl Browser {
             if shown.as_str().is_some_and(|shown| shown.contains(wanted)) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{css} never showed {wanted:?} at {}; now {shown}", self.url().await);
+            if Instant::now() >= deadline {
+                let all = self.run("return document.body.innerText", json!([])).await;
+                panic!("{css} never showed {wanted:?} at {}; now {shown} in {all}", self.url().await);
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
