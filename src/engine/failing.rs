@@ -5,6 +5,7 @@ use super::committer;
 use super::definition::WorkflowDefinition;
 use super::executor::{Engine, age_of, count};
 use super::handler::{ErrorClass, StepError};
+use super::lanes_store;
 use super::retry::{FailedAttempt, NextMove, decide};
 use super::spans::{Ended, trace_id};
 use super::store::{self, FailedStep, Lease, TaskKey};
@@ -178,12 +179,12 @@ impl Engine {
         let found = self
             .db()
             .unit(Scope::Global, move |connection| {
-                Box::pin(async move { store::head_of_lane(connection, organization, lane, worker).await })
+                Box::pin(async move { lanes_store::head_of_lane(connection, organization, lane, worker).await })
             })
             .await;
         let held = self.held();
         match found {
-            Ok(Some(head)) if !held.contains(&head) => self.release(vec![head], lease).await,
+            Ok(Some(successor)) if !held.contains(&successor) => self.release(vec![successor], lease).await,
             Ok(_) => {}
             Err(error) => {
                 tracing::warn!(job.id = %lease.job, error = ?error, "could not look for the successor of job {}; its lease will run out", lease.job);

@@ -445,30 +445,6 @@ pub async fn release_tasks(
         .await?)
 }
 
-/// The row that heads a lane, if it is leased to this worker: its key and epoch. What was handed to a worker that did not get
-/// the answer.
-///
-/// # Errors
-/// [`DbError`].
-pub async fn head_of_lane(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    lane: i64,
-    worker: WorkerId,
-) -> Result<Option<(TaskKey, i64)>, DbError> {
-    let head: Option<(i64, i32, i64)> = sqlx::query_as(
-        "select seq, chunk, lease_epoch
-         from queue
-         where organization_id = $1 and lane = $2 and state <> 'blocked' and worker_id = $3 and lease_epoch is not null",
-    )
-    .bind(organization)
-    .bind(lane)
-    .bind(worker)
-    .fetch_optional(connection)
-    .await?;
-    Ok(head.map(|(seq, chunk, epoch)| ((organization.0, seq, chunk), epoch)))
-}
-
 /// Extend leases; answers the keys that are still ours.
 ///
 /// # Errors
@@ -570,49 +546,6 @@ pub async fn close_parked(
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Let heads in backoff for longer than `hold_max` step out of their lanes.
-///
-/// # Errors
-/// [`DbError`].
-pub async fn step_aside(connection: &mut PgConnection, hold_max: Duration, worker: WorkerId) -> Result<i64, DbError> {
-    Ok(sqlx::query_scalar("select step_aside($1, $2, $3)")
-        .bind(hold_max.as_secs_f64())
-        .bind(worker)
-        .bind(PROGRAM_VERSION)
-        .fetch_one(connection)
-        .await?)
-}
-
-/// Lanes with waiting rows and no active one: must be none; mended by promoting the first. Answers how many were found.
-///
-/// # Errors
-/// [`DbError`].
-pub async fn mend_stalled_lanes(connection: &mut PgConnection) -> Result<i64, DbError> {
-    // The lock in a statement before the check: a lane that is just being worked on is not stalled.
-    let suspects: Vec<(Uuid, i64)> = sqlx::query_as(
-        "select distinct b.organization_id, b.lane
-         from queue b
-         where b.state = 'blocked'
-           and not exists (
-             select from queue a
-             where a.organization_id = b.organization_id and a.lane = b.lane and a.state <> 'blocked')
-         limit 100",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut mended = 0;
-    for (organization, lane) in suspects {
-        sqlx::query("select lock_lanes($1)").bind(vec![lane]).execute(&mut *connection).await?;
-        let promoted: bool = sqlx::query_scalar("select promote_lane($1, $2)")
-            .bind(organization)
-            .bind(lane)
-            .fetch_one(&mut *connection)
-            .await?;
-        mended += i64::from(promoted);
-    }
-    Ok(mended)
 }
 
 pub(super) fn micros(duration: Duration) -> i64 {

@@ -4,6 +4,7 @@
 
 use super::chunks_store;
 use super::executor::Engine;
+use super::lanes_store;
 use super::operations::{self, Operations};
 use super::store::{self, ReapedLease};
 use super::workers_store;
@@ -102,7 +103,7 @@ async fn sweep(engine: &Engine, connection: &mut PgConnection, may_reap: bool, r
             engine.wake().signal();
         }
     }
-    let aside = store::step_aside(connection, options.lane_hold_max, engine.worker()).await?;
+    let aside = lanes_store::step_aside(connection, options.lane_hold_max, engine.worker()).await?;
     if aside > 0 {
         tracing::warn!(jobs = aside, "{aside} job(s) in backoff stepped out of their lanes");
         engine.wake().signal();
@@ -112,7 +113,7 @@ async fn sweep(engine: &Engine, connection: &mut PgConnection, may_reap: bool, r
     }
     if round.is_multiple_of(15) {
         let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
-        let mended = store::mend_stalled_lanes(&mut transaction).await?;
+        let mended = lanes_store::mend_stalled_lanes(&mut transaction).await?;
         let joined = chunks_store::mend_waiting(&mut transaction).await?;
         transaction.commit().await?;
         if mended > 0 {
