@@ -53,7 +53,7 @@ pub enum Command {
         /// Of the newest jobs: end when none of them is under way; exit 1 if one of them failed.
         #[arg(long, conflicts_with = "job")]
         until_done: bool,
-        /// One JSON line a change.
+        /// Print the job as it ended as JSON; of the newest jobs one JSON line a change.
         #[arg(long)]
         json: bool,
     },

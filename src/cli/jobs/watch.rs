@@ -34,25 +34,15 @@ pub fn has_succeeded(view: &Value) -> bool {
     is_good(&text(view, "status"))
 }
 
-/// One job to its end; exit 1 unless it succeeded. With `json` each change is a line.
+/// One job to its end; exit 1 unless it succeeded. With `json` the job as it ended is printed.
 ///
 /// # Errors
 /// The server's refusal.
 pub async fn one(client: &Client, job: &str, json: bool) -> anyhow::Result<ExitCode> {
     if json {
-        let mut known = Value::Null;
-        loop {
-            let wait = if known.is_null() { 0 } else { 25 };
-            let view: Value = client.get(&format!("/v1/ingestion/jobs/{job}?wait={wait}")).await?;
-            if view != known {
-                out::json(&view)?;
-            }
-            let status = text(&view, "status");
-            if has_ended(&status) {
-                return Ok(code(is_good(&status)));
-            }
-            known = view;
-        }
+        let ended = follow(client, job, false).await?;
+        out::json(&ended)?;
+        return Ok(code(is_good(&text(&ended, "status"))));
     }
     if !out::is_terminal() {
         let ended = follow(client, job, true).await?;

@@ -122,11 +122,10 @@ impl Operations {
         let id = row.id;
         let most = if request.kind == OperationKind::Cancel { 1 } else { ACT_MAX };
         let is_canary = row.canary > 0 && !row.canary_passed;
-        let canaries = if is_canary { i64::from(row.canary - row.done) } else { most };
-        if canaries <= 0 {
+        if is_canary && row.done >= row.canary {
             return self.change(home, id, "canary").await;
         }
-        let limit = row.allowed.min(most).min(canaries);
+        let limit = room(row).min(most);
         if limit <= 0 {
             return Ok(false);
         }
@@ -279,7 +278,10 @@ impl Batch {
         let positions = positions.chain(self.cancelled.iter().map(|one| one.position));
         let positions: Vec<i32> = positions.chain(self.marks.iter().map(|one| one.position)).collect();
         let waiting = targets_store::still_waiting(connection, home, id, &positions).await?;
+        // It has used the pace then, too, or acted on the canaries: what counts is the row as it is now. In the order of positions.
         let waiting: BTreeSet<i32> = waiting.into_iter().collect();
+        let room = usize::try_from(room(&row)).unwrap_or(0);
+        let waiting: BTreeSet<i32> = waiting.into_iter().take(room).collect();
         self.planned.retain(|one| waiting.contains(&one.position));
         self.cancelled.retain(|one| waiting.contains(&one.position));
         self.marks.retain(|one| waiting.contains(&one.position));
@@ -319,6 +321,15 @@ impl Batch {
         let handled = Handled { done, skipped: count("skipped"), refused: count("refused"), settled };
         store::advance(connection, home, id, handled).await?;
         Ok(Some(done > 0))
+    }
+}
+
+/// How many jobs may be acted on now, by the pace and the canary.
+fn room(row: &OperationRow) -> i64 {
+    if row.canary > 0 && !row.canary_passed {
+        row.allowed.min(i64::from(row.canary - row.done)).max(0)
+    } else {
+        row.allowed
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Desk, chartgate, good, invalid, json_lines, run};
 use crate::support::app::job_of;
+use crate::support::directory::TestDirectory;
 use clap_complete::Shell;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -157,10 +158,12 @@ async fn shells_complete_and_every_command_shows_examples() {
     }
     // A shell reads what is made for it.
     let script = run(&[], &["completions", "bash"]).await.ok();
-    let ask = format!(
-        "{script}\nCOMP_WORDS=(chartgate operations u); COMP_CWORD=2; _chartgate chartgate u operations; echo \"${{COMPREPLY[@]}}\""
-    );
-    let bash = tokio::process::Command::new("bash").args(["-c", &ask]).output().await.unwrap();
+    let asking =
+        "COMP_WORDS=(chartgate operations u); COMP_CWORD=2; _chartgate chartgate u operations; echo ${COMPREPLY[@]}";
+    let files = TestDirectory::new();
+    let file = files.path().join("complete.bash");
+    std::fs::write(&file, format!("{script}\n{asking}\n")).unwrap();
+    let bash = tokio::process::Command::new("bash").arg(&file).output().await.unwrap();
     assert_eq!(String::from_utf8(bash.stdout).unwrap().trim(), "undo");
     for command in [
         vec!["serve"],
