@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// Who may use a route; empty: everybody, also without a key.
 pub(super) fn allowed(operation: &str) -> &'static [Role] {
     match operation {
-        "live" | "ready" | "ingestHealth" | "metrics" | "openapi" | "errorPage" => &[],
+        "live" | "ready" | "ingestHealth" | "metrics" | "openapi" | "docs" | "docsStyle" | "errorPage" => &[],
         "submitBundle" | "submitEvent" | "submitEvents" | "createUpload" | "completeUpload" => {
             &[Role::Sender, Role::Admin]
         }

@@ -122,7 +122,7 @@ async fn a_process_without_the_api_answers_for_its_own_metrics_and_health_only()
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     for name in
-        ["chartgate_build_info{", "chartgate_database_up 1", "chartgate_steps_failed_total", "chartgate_queue_tasks{"]
+        ["chartgate_build_info{", "chartgate_database_up 1", "chartgate_leases_reaped_total{", "chartgate_queue_tasks{"]
     {
         assert!(scraped.contains(name), "{name}: {scraped}");
     }
