@@ -17,6 +17,8 @@ use maud::{Markup, html};
 use std::sync::Arc;
 use time::{Date, OffsetDateTime};
 
+/// Keys of the page: the newest. The API has them all, page by page.
+const KEYS_MAX: i64 = 500;
 /// Roles of an organization's keys.
 const ROLES: &[(&str, &str)] = &[
     ("sender", "sender: submits, follows its jobs"),
@@ -28,7 +30,7 @@ async fn keys_of(app: &App, organization: &Organization) -> Result<Vec<KeySummar
     let id = organization.id;
     app.db
         .unit::<_, DbError, _>(Scope::Global, move |connection| {
-            Box::pin(async move { store::list_keys(connection, Some(id)).await })
+            Box::pin(async move { store::list_keys(connection, Some(id), None, KEYS_MAX).await })
         })
         .await
 }
