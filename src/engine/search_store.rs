@@ -50,7 +50,8 @@ pub async fn search(
     loop {
         let from = reach_down(connection, organization, filter, below, reach).await?;
         // Nothing older can meet the filter.
-        let from = from.filter(|from| oldest.is_none_or(|oldest| *from > oldest));
+        let is_end = from.is_none_or(|from| oldest.is_some_and(|oldest| from <= oldest));
+        let from = if is_end { oldest } else { from };
         let wanted = limit + 1 - i64::try_from(rows.len()).unwrap_or(limit);
         rows.extend(between(connection, organization, filter, (from, below), wanted).await?);
         if i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit {
@@ -58,7 +59,9 @@ pub async fn search(
             let next = rows.last().map(|row| row.id);
             return Ok(Found { rows, next, looked_back_to: None });
         }
-        let Some(from) = from else { return Ok(Found { rows, next: None, looked_back_to: None }) };
+        let Some(from) = from.filter(|_| !is_end) else {
+            return Ok(Found { rows, next: None, looked_back_to: None });
+        };
         looked += reach;
         if looked >= WINDOW {
             return Ok(Found { rows, next: Some(JobId(from)), looked_back_to: Some(made_at(from)) });
@@ -184,6 +187,10 @@ pub struct PayloadPlace {
     pub stored_at: Option<OffsetDateTime>,
     /// Still in the database.
     pub is_in_database: bool,
+    /// Erased since.
+    pub purged_at: Option<OffsetDateTime>,
+    /// Let go because of its age since.
+    pub expired_at: Option<OffsetDateTime>,
 }
 
 /// Where the bytes with that hash are.
@@ -196,7 +203,7 @@ pub async fn payload_place(
     sha256: &[u8],
 ) -> Result<Option<PayloadPlace>, DbError> {
     Ok(sqlx::query_as(
-        "select created_at, stored_at, body is not null is_in_database
+        "select created_at, stored_at, body is not null is_in_database, purged_at, expired_at
          from payloads
          where organization_id = $1 and sha256 = $2",
     )

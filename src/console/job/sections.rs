@@ -230,6 +230,12 @@ pub(super) fn payload(view: &JobView, beside: &Beside, visitor: &Visitor) -> Mar
         facts.push(("First received", parts::time(place.created_at)));
         facts.push(("In object storage since", parts::time_or_dash(place.stored_at)));
         facts.push(("Bytes in the database", html! { @if place.is_in_database { "yes" } @else { "no" } }));
+        if place.purged_at.is_some() {
+            facts.push(("Erased", parts::time_or_dash(place.purged_at)));
+        }
+        if place.expired_at.is_some() {
+            facts.push(("Let go because of its age", parts::time_or_dash(place.expired_at)));
+        }
     }
     if !view.resource_count.is_empty() {
         let counts: Vec<String> = view.resource_count.iter().map(|(kind, count)| format!("{kind} {count}")).collect();

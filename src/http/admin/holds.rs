@@ -145,13 +145,13 @@ pub async fn place_hold(
     let organization = caller.organization(ADMIN)?;
     let request: HoldRequest = read_json(&headers, body).await?;
     check_reason(&request.reason)?;
-    let held = request.held()?;
+    let what = request.held()?;
     let hold = app
         .db
         .unit::<_, DbError, _>(Scope::Organization(organization), move |connection| {
             Box::pin(async move {
                 let by = caller.actor.name.clone();
-                let hold = store::place(connection, organization, &held, &request.reason, &by).await?;
+                let hold = store::place(connection, organization, &what, &request.reason, &by).await?;
                 let detail = json!({ "kind": hold.kind, "payload": hold.payload_sha256.as_ref().map(hex::encode), "patient": hold.patient_id });
                 let resource = hold.id.to_string();
                 let (event, action) = ("hold.placed", Action::Create);

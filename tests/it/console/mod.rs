@@ -1,10 +1,15 @@
 //! The administrators' pages: over plain HTTP, and in a real browser where there is one.
 
+mod audit;
 mod browser;
 mod every_page;
 pub mod figures;
 mod foundation;
+mod organizations;
+mod reviews;
+mod jobs;
 mod scale;
+mod workers;
 
 use crate::engine::scripted::{Scripted, workflow};
 use crate::support::app::{Setup, TestApp};

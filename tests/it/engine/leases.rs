@@ -133,7 +133,7 @@ async fn whether_a_round_has_failed_before_is_asked_until_the_database_answers()
     app.advance(Duration::from_secs(31)).await;
     let mut observer = app.owner().await;
     let begun = Instant::now();
-    let mut cut = 0;
+    let mut cut: i64 = 0;
     while cut == 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "the job is not claimed again");
         cut = sqlx::query_scalar(

@@ -1,6 +1,7 @@
 //! The purge of a patient over HTTP.
 
 use super::{ingested, patient_id, purge_what, run_all};
+use crate::clinical::{bundle, condition};
 use crate::http::{BUNDLE, call, get, sha256, small};
 use crate::support::app::{TestApp, job_of};
 use chartgate::ingest::fhir::sample;
@@ -47,11 +48,7 @@ async fn a_patient_is_erased_with_all_payloads_that_tell_of_them() {
     let (mrn, other) = (sample::mrn(1, 0), sample::mrn(2, 0));
     let (job, first) = ingested(&app, 1).await;
     ingested(&app, 2).await;
-    let afterwards = json!({"resourceType": "Bundle", "type": "batch", "entry": [{"resource": {
-        "resourceType": "Observation", "id": "more", "status": "final", "code": {"text": "pulse"}, "valueString": "fast",
-        "subject": {"reference": format!("Patient/{}", patient_id(1))},
-    }}]})
-    .to_string();
+    let afterwards = bundle("batch", &[condition("later", &format!("Patient/{}", patient_id(1)))]).to_string();
     assert_eq!(app.submit(afterwards.clone()).await.0, 202);
     run_all(&app).await;
     let patient = view(&app, &mrn).await["patient"]["id"].as_str().unwrap().to_owned();

@@ -2,6 +2,7 @@
 
 use super::{ingested, patient_id, run_all};
 use crate::bulk::{Bulk, Order, gzip};
+use crate::clinical::{bundle, condition};
 use crate::http::{BUNDLE, call, get, sha256, small};
 use crate::support::app::{TestApp, job_of};
 use chartgate::config::RetentionConfig;
@@ -189,10 +190,7 @@ async fn who_somebody_is_stays_known_as_long_as_anything_is_kept_of_them() {
     let (job, _) = ingested(&app, 1).await;
     let patient = view().await["patient"]["id"].clone();
     app.advance(20 * DAY).await;
-    let later = json!({"resourceType": "Bundle", "type": "batch", "entry": [{"resource": {
-        "resourceType": "Observation", "id": "later", "status": "final", "code": {"text": "pulse"}, "valueString": "fast",
-        "subject": {"reference": format!("Patient/{}", patient_id(1))},
-    }}]});
+    let later = bundle("batch", &[condition("later", &format!("Patient/{}", patient_id(1)))]);
     assert_eq!(app.submit(later.to_string()).await.0, 202);
     run_all(&app).await;
     let retention = retention(&app, 15, 10, 10);

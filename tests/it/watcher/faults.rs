@@ -9,7 +9,10 @@ use chartgate::db::{DbError, Scope};
 use chartgate::ids::OrganizationId;
 use chartgate::objects::{Objects, ObjectsOptions};
 use chartgate::uploads::watcher::WatchError;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, PgConnection};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -83,6 +86,52 @@ async fn an_object_that_cannot_be_deleted_is_left_for_a_day_and_the_others_go() 
     assert_eq!(app.app.watcher.tidy().await.unwrap().removed, 1);
     assert!(app.objects.objects.list("incoming/", None, 10).await.unwrap().is_empty());
     assert_eq!(app.count("select count(*) from audit_records where event = 'upload.removed'").await, 3);
+}
+
+/// In a thread of its own, for a rule that must not wait for this runtime.
+fn run_as_owner(owner: &PgConnectOptions, statement: &'static str, key: String) {
+    let owner = owner.clone();
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut connection = PgConnection::connect_with(&owner).await.unwrap();
+            sqlx::query(statement).bind(key).execute(&mut connection).await.unwrap();
+        });
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
+#[tokio::test]
+async fn an_object_whose_job_is_retried_while_others_are_deleted_stays() {
+    let (app, s3) = app().await;
+    for name in ["a", "b", "c"] {
+        put(&app, &format!("incoming/fhir/{}/{name}.json", app.organization.id)).await;
+    }
+    assert_eq!(app.app.watcher.sweep().await.unwrap().taken_up, 3);
+    let jobs = app.get(&app.organization.admin, "/v1/ingestion/jobs").await.1;
+    for job in jobs["jobs"].as_array().unwrap() {
+        let path = format!("/v1/ingestion/jobs/{}/cancel", job["jobId"].as_str().unwrap());
+        assert_eq!(app.post(&app.organization.sender, &path, &json!({})).await.0, 200);
+    }
+    app.advance(Duration::from_hours(24 * 31)).await;
+    // When the first is deleted, the jobs of the others are retried, as `retry_job()` leaves them.
+    let owner = app.owner_options.clone();
+    let retried: Arc<Mutex<bool>> = Arc::default();
+    let done = Arc::clone(&retried);
+    s3.refuse(move |method, path| {
+        let is_first = method == "DELETE" && !std::mem::replace(&mut *done.lock().unwrap(), true);
+        if is_first {
+            let retry = "update jobs set status = 'queued', finished_at = null
+                         where id in (select job_id from ingested_objects where $1 not like '%' || storage_key)";
+            run_as_owner(&owner, retry, path.to_owned());
+        }
+        None
+    });
+    let tidied = app.app.watcher.tidy().await.unwrap();
+    assert_eq!((tidied.removed, tidied.failed), (1, 0), "{tidied:?}");
+    assert!(*retried.lock().unwrap());
+    assert_eq!(app.objects.objects.list("incoming/", None, 10).await.unwrap().len(), 2);
+    assert_eq!(app.count("select count(*) from ingested_objects where removed_at is null").await, 2);
 }
 
 #[tokio::test]
