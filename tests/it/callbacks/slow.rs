@@ -131,7 +131,7 @@ async fn a_test_whose_caller_hangs_up_is_recorded_all_the_same() {
         .header("authorization", format!("Bearer {}", app.organization.admin))
         .body(Body::empty())
         .unwrap();
-    let asking = tokio::spawn(http::router(Arc::clone(&app.app)).oneshot(request));
+    let asking = tokio::spawn(http::router(Arc::clone(&app.app), axum::Router::new()).oneshot(request));
     hanging.wait_for(1).await;
     asking.abort();
     assert!(asking.await.unwrap_err().is_cancelled());

@@ -28,7 +28,8 @@ async fn records_are_found_by_filter_and_each_look_is_one_itself() {
     let looks = "select count(*) from audit_records where event = 'audit.read'";
     let (status, body) = visitor.get("/admin/audit?event=clinical.read").await;
     assert_eq!(status, 200);
-    let records = |body: &str| body.split("Audit records</caption>").nth(1).unwrap_or_default().matches("clinical.read").count();
+    let records =
+        |body: &str| body.split("Audit records</caption>").nth(1).unwrap_or_default().matches("clinical.read").count();
     assert_eq!(records(&body), 1, "{body}");
     assert_eq!(app.count(looks).await, 1);
     // Another organization's are none of this visitor's, also when asked for.

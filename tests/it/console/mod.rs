@@ -5,9 +5,9 @@ mod browser;
 mod every_page;
 pub mod figures;
 mod foundation;
+mod jobs;
 mod organizations;
 mod reviews;
-mod jobs;
 mod scale;
 mod workers;
 

@@ -118,7 +118,8 @@ async fn settings_are_stored_whole_or_not_at_all_and_faults_stand_at_their_field
     let platform = Visitor::of(&app, &app.platform).await;
     assert_eq!(platform.post(&here, &rated).await.0, 303);
     assert_eq!(app.get(&app.organization.admin, &api).await.1["rateLimit"]["requestsPerSecond"], 5);
-    let audited = "select count(*) from audit_records where event = 'organization.settings_changed' and purpose = 'as agreed'";
+    let audited =
+        "select count(*) from audit_records where event = 'organization.settings_changed' and purpose = 'as agreed'";
     assert_eq!(app.count(audited).await, 3);
 }
 
@@ -127,9 +128,12 @@ async fn a_key_is_shown_once_on_the_page_that_made_it_and_works_until_it_is_revo
     let app = TestApp::start().await;
     let visitor = Visitor::of(&app, &app.organization.admin).await;
     let here = page(app.organization.id, "/keys");
-    let shown = |body: &str| body.split("aria-label=\"The new key\">").nth(1).map(|rest| rest.split('<').next().unwrap().to_owned());
-    let (status, body) =
-        visitor.post(&here, &[("role", "sender"), ("name", "ward <7>"), ("source", "ehr"), ("reason", "new ward")]).await;
+    let shown = |body: &str| {
+        body.split("aria-label=\"The new key\">").nth(1).map(|rest| rest.split('<').next().unwrap().to_owned())
+    };
+    let (status, body) = visitor
+        .post(&here, &[("role", "sender"), ("name", "ward <7>"), ("source", "ehr"), ("reason", "new ward")])
+        .await;
     assert_eq!(status, 200, "{body}");
     let key = shown(&body).unwrap();
     assert!(key.starts_with("cgk_"), "{key}");
@@ -178,7 +182,10 @@ async fn callbacks_are_shown_with_their_health_and_told_again() {
     assert_eq!(visitor.post(&again, &[("job", &job), ("reason", "x")]).await.0, 409);
     let cancel = format!("/v1/ingestion/jobs/{job}/cancel");
     assert_eq!(app.post(&app.organization.sender, &cancel, &json!({})).await.0, 200);
-    assert_eq!(visitor.post(&again, &[("job", &job), ("reason", "they lost it")]).await, (303, format!("{one}?note=resent")));
+    assert_eq!(
+        visitor.post(&again, &[("job", &job), ("reason", "they lost it")]).await,
+        (303, format!("{one}?note=resent"))
+    );
     let told = "select count(*) from audit_records where event = 'callback.resent' and purpose = 'they lost it'";
     assert_eq!(app.count(told).await, 1);
     for bad in ["x", "job_00000000000000000000000000"] {
@@ -222,7 +229,9 @@ async fn lanes_and_workflows_say_what_waits_and_by_which_version() {
     assert!(status == 200 && body.contains("handler = &quot;test.scripted&quot;"), "{body}");
     let row = body.split("Registered versions").last().unwrap().split("</tr>").nth(1).unwrap();
     assert!(row.contains("<td class=\"number\">2</td>"), "two jobs in flight: {row}");
-    for missing in ["/admin/workflows/none", "/admin/workflows/in-order?version=9", "/admin/workflows/in-order?version=x"] {
+    for missing in
+        ["/admin/workflows/none", "/admin/workflows/in-order?version=9", "/admin/workflows/in-order?version=x"]
+    {
         assert_eq!(visitor.get(missing).await.0, 404, "{missing}");
     }
 }

@@ -6,7 +6,8 @@ use crate::support::app::{TestApp, job_of};
 use chartgate::ids::ReviewId;
 use serde_json::Value;
 
-const READS: &str = "select count(*) from audit_records where event = 'review.read' and action = 'R' and patient_id is not null
+const READS: &str =
+    "select count(*) from audit_records where event = 'review.read' and action = 'R' and patient_id is not null
                      and actor like 'key:%' and request_id is not null";
 
 async fn reviewed() -> (TestApp, Vec<String>, String) {

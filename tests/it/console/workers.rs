@@ -11,7 +11,10 @@ async fn a_lease_is_shown_with_its_worker_to_who_may_see_the_job() {
     let other = app.organization("Other Hospital").await;
     let visitor = Visitor::of(&app, &app.organization.admin).await;
     let (_, body) = visitor.get("/admin/workers").await;
-    assert!(body.contains("No job runs now.") && body.contains("No worker process reported within a minute."), "{body}");
+    assert!(
+        body.contains("No job runs now.") && body.contains("No worker process reported within a minute."),
+        "{body}"
+    );
     scripted.script("middle", &[Act::Slow(Duration::from_secs(4))]);
     let workers = app.workers();
     let job = submit(&app, app.organization.id, "scripted", None).await.job.to_string();

@@ -232,7 +232,7 @@ async fn the_budget_stays_with_a_body_whose_sender_hung_up_until_it_is_committed
         .header(FHIR.0, FHIR.1)
         .body(Body::from(padded(SIZE)))
         .unwrap();
-    let asking = tokio::spawn(chartgate::http::router(Arc::clone(&app.app)).oneshot(request));
+    let asking = tokio::spawn(chartgate::http::router(Arc::clone(&app.app), axum::Router::new()).oneshot(request));
     let waits = "select count(*) from pg_locks where not granted and relation = 'payloads'::regclass";
     let started = Instant::now();
     while app.count(waits).await == 0 {
