@@ -310,7 +310,7 @@ impl Sealer {
         let last = before.max(abandoned.as_ref().map_or(0, |abandoned| abandoned.last));
         let number = last.max(ring.newest().map_or(0, |newest| newest.from - 1)) + 1;
         // Our own checkpoints of the numbers that are given up have no place in the object store.
-        let displaced = abandoned.as_ref().map_or(1..=0, |abandoned| abandoned.first..=before);
+        let displaced = abandoned.as_ref().map(|abandoned| abandoned.first..=before);
         match self.objects.get(&witness::checkpoint_key(log, number)).await {
             Ok(_) => return Err(SealError::Forked(number)),
             // Away: what is signed now is compared when it is published.
@@ -345,7 +345,7 @@ impl Sealer {
                         // A rotation came in between: the next round signs with the new key.
                         return Err(DbError::NotOneRow(0));
                     }
-                    for number in displaced {
+                    for number in displaced.into_iter().flatten() {
                         store::insert_publication(connection, Published::Checkpoint, number).await?;
                     }
                     store::insert_checkpoint(connection, &row).await

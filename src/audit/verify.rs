@@ -221,9 +221,9 @@ impl<'a> Verifier<'a> {
             let probe = match abandoned.filter(|(_, abandoned)| (abandoned.first..=abandoned.last).contains(&middle)) {
                 None => {
                     if is_same {
-                        equal = middle
+                        equal = middle;
                     } else {
-                        differs = middle
+                        differs = middle;
                     }
                     continue;
                 }

@@ -54,7 +54,7 @@ impl Screen {
     pub fn draw(&mut self, lines: &[String]) {
         // Up to the first of the old lines, and clear to the end of the screen; lines are cut, not wrapped, so that the count holds.
         let up = if self.drawn > 0 { format!("\u{1b}[{}A", self.drawn) } else { String::new() };
-        let body: String = lines.iter().map(|line| format!("\u{1b}[2K{line}\n")).collect();
+        let body = lines.iter().fold(String::new(), |body, line| body + "\u{1b}[2K" + line + "\n");
         let _ = write!(std::io::stdout(), "\u{1b}[?7l{up}\r{body}\u{1b}[J\u{1b}[?7h");
         let _ = std::io::stdout().flush();
         self.drawn = lines.len();

@@ -117,7 +117,7 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
 
 /// Switch traces on if a collector is configured. One that is away keeps nothing from starting.
 fn start_traces(config: &Config) -> anyhow::Result<Option<traces::Exporter>> {
-    config.traces.as_ref().map(|config| Ok(traces::start(trace_settings(config))?)).transpose()
+    config.traces.as_ref().map(|config| Ok(traces::start(&trace_settings(config))?)).transpose()
 }
 
 /// The configuration in the words of telemetry.

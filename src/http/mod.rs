@@ -154,11 +154,11 @@ pub fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
 
 /// What a process without the API answers where `telemetry.metrics_listen` says.
 fn watching_router(app: Arc<App>) -> Router {
-    let routes = OpenApiRouter::<Arc<App>>::new()
+    let watched = OpenApiRouter::<Arc<App>>::new()
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(metrics::metrics));
-    let (router, _) = routes.split_for_parts();
+    let (router, _) = watched.split_for_parts();
     router
         .fallback(|| async { Problem::new("not_found", "There is no such route.") })
         .layer(middleware::from_fn_with_state(Arc::clone(&app), edge))

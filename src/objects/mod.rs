@@ -41,7 +41,7 @@ pub const COPY_TIMEOUT: Duration = Duration::from_mins(15);
 /// A server that does not take a connection by then is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The slowest link that a body gets through: 1 Mbit/s.
-const SENT_PER_SECOND_MIN: f64 = 125_000.0;
+const SENT_PER_SECOND_MIN: u64 = 125_000;
 /// Of one key that is purged; more are looked at by nobody.
 const VERSIONS_MAX: usize = 100;
 
@@ -158,7 +158,7 @@ impl Objects {
 
     /// What a request may take that sends so many bytes: the SDK's timeouts span the sending of the body.
     fn time_to_send(&self, bytes: usize) -> aws_sdk_s3::config::Builder {
-        let sending = Duration::from_secs_f64(bytes as f64 / SENT_PER_SECOND_MIN);
+        let sending = Duration::from_secs(u64::try_from(bytes).unwrap_or(u64::MAX) / SENT_PER_SECOND_MIN);
         let attempt = self.timeout + sending;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(self.timeout.min(CONNECT_TIMEOUT))

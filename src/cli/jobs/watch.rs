@@ -4,6 +4,7 @@
 use super::text;
 use crate::cli::client::Client;
 use crate::cli::out::{self, Screen};
+use crate::clock::Clock;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -52,7 +53,7 @@ pub async fn one(client: &Client, job: &str, json: bool) -> anyhow::Result<ExitC
     loop {
         // A second at most: the times on the screen move on.
         let view: Value = client.get(&format!("/v1/ingestion/jobs/{job}?wait=1")).await?;
-        screen.draw(&picture(&view, OffsetDateTime::now_utc()));
+        screen.draw(&picture(&view, Clock::system().now()));
         let status = text(&view, "status");
         if has_ended(&status) {
             return Ok(code(is_good(&status)));
@@ -128,7 +129,7 @@ pub async fn newest(client: &Client, until_done: bool, json: bool) -> anyhow::Re
         let page: Value = client.get(&format!("/v1/ingestion/jobs?limit={NEWEST}")).await?;
         let jobs = page["jobs"].as_array().cloned().unwrap_or_default();
         if is_live {
-            screen.draw(&list(&jobs, client.url(), OffsetDateTime::now_utc()));
+            screen.draw(&list(&jobs, client.url(), Clock::system().now()));
         } else {
             // Oldest first, as they would have been printed one by one.
             for job in jobs.iter().rev() {

@@ -507,7 +507,7 @@ impl Operations {
                 record.resource = Some(&resource);
                 record.detail = Some(json!({ "done": row.done, "matched": row.matched }));
                 audit::append(connection, record).await?;
-                Ok(store::find(connection, home, id).await?.ok_or(OperationError::NotFound)?)
+                store::find(connection, home, id).await?.ok_or(OperationError::NotFound)
             })
         });
         Ok(OperationView::of(&steered.await?))

@@ -125,7 +125,7 @@ impl Retention {
             match done {
                 Ok(0) => {}
                 Ok(batches) => {
-                    tracing::info!(batches, "retention let go what was over its age, in {batches} batch(es)")
+                    tracing::info!(batches, "retention let go what was over its age, in {batches} batch(es)");
                 }
                 Err(error) => tracing::warn!(
                     error = &error as &dyn std::error::Error,

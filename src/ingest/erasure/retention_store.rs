@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 
 /// An ended job that is old enough for something.
 #[derive(sqlx::FromRow)]
+#[expect(clippy::struct_excessive_bools, reason = "columns of one look")]
 pub struct OldJob {
     /// Its id.
     pub id: JobId,

@@ -98,8 +98,13 @@ pub async fn erase_some(
         .collect();
     let unsaid_ids: Vec<StatementId> = unsaid.iter().copied().collect();
     let mut patients: BTreeSet<PatientId> = touched.iter().filter_map(|one| one.patient_id).collect();
-    patients
-        .extend(cluster.statements.iter().filter(|one| unsaid.contains(&one.said.id)).filter_map(|one| one.patient()));
+    patients.extend(
+        cluster
+            .statements
+            .iter()
+            .filter(|one| unsaid.contains(&one.said.id))
+            .filter_map(super::statement::Statement::patient),
+    );
     cluster.forget(&unsaid);
     for (statement, event, seq, entry) in &sayers {
         cluster.move_to(*statement, (*seq, *entry), *event);

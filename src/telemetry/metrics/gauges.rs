@@ -127,8 +127,11 @@ pub fn database_away() {
         &gauges.operations,
         &gauges.messages,
         &gauges.oldest_message,
-    ] {
-        gauge.iter().for_each(|gauge| gauge.reset());
+    ]
+    .into_iter()
+    .flatten()
+    {
+        gauge.reset();
     }
     set(gauges.database_up.as_ref(), &[], 0.0);
 }

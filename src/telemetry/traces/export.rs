@@ -138,8 +138,8 @@ fn exporter(settings: &Settings) -> Result<SpanExporter, TracesError> {
     Ok(exporter)
 }
 
-pub(super) fn start(settings: Settings) -> Result<(Queue, Exporter), TracesError> {
-    let exporter = exporter(&settings)?;
+pub(super) fn start(settings: &Settings) -> Result<(Queue, Exporter), TracesError> {
+    let exporter = exporter(settings)?;
     let (queue, spans) = mpsc::channel(WAITING_MAX);
     let stop = CancellationToken::new();
     let task = tokio::spawn(run(exporter, spans, stop.clone()));

@@ -31,7 +31,7 @@ static TRACER: OnceLock<Tracer> = OnceLock::new();
 ///
 /// # Errors
 /// [`TracesError`].
-pub fn start(settings: Settings) -> Result<Exporter, TracesError> {
+pub fn start(settings: &Settings) -> Result<Exporter, TracesError> {
     let ratio = settings.sample_ratio;
     let (queue, exporter) = export::start(settings)?;
     let scope = InstrumentationScope::builder("chartgate").with_version(env!("CARGO_PKG_VERSION")).build();
