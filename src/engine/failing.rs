@@ -31,6 +31,12 @@ impl Engine {
     ) -> bool {
         let policy = index.and_then(|index| definition.steps.get(index)).map(|step| step.retry).unwrap_or_default();
         let age = age_of(lease, claimed);
+        if let Some(after) = error.put_off
+            && definition.deadline.is_none_or(|deadline| age + after <= deadline)
+        {
+            self.put_off(lease, after).await;
+            return false;
+        }
         let attempt = FailedAttempt {
             attempt: u16::try_from(lease.attempts).unwrap_or(u16::MAX),
             class: error.class,
@@ -150,6 +156,22 @@ impl Engine {
             count(&self.counters.jobs_ended);
         } else {
             self.note_stale(lease, "?");
+        }
+    }
+
+    /// Give a lease back for a while: no attempt was made. If that cannot be written, the lease runs out by itself.
+    async fn put_off(&self, lease: &Lease, after: Duration) {
+        let wanted = lease.clone();
+        let written = self
+            .db()
+            .unit::<_, DbError, _>(Scope::Global, move |connection| {
+                Box::pin(async move { store::put_off(connection, &wanted, after).await })
+            })
+            .await;
+        match written {
+            Ok(true) => self.wake().signal(),
+            Ok(false) => self.note_stale(lease, "?"),
+            Err(error) => tracing::warn!(job.id = %lease.job, error = ?error, "job {} could not be put off", lease.job),
         }
     }
 

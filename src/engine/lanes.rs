@@ -132,7 +132,8 @@ fn why(row: &LaneRow, step: Option<&str>) -> String {
 pub fn parse_cursor(text: &str) -> Option<LaneKey> {
     let (organization, lane) = text.split_once('.')?;
     // As it was printed: the bits of the signed number.
-    let lane = u64::from_str_radix(lane, 16).ok().filter(|_| lane.len() == 16)?;
+    let is_hex = lane.len() == 16 && lane.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let lane = u64::from_str_radix(lane, 16).ok().filter(|_| is_hex)?;
     Some((organization.parse().ok()?, lane.cast_signed()))
 }
 

@@ -172,8 +172,8 @@ async fn an_erased_athena_event_is_in_no_list_and_in_no_count() {
     let reader = &app.organization.reader;
     let list = get(&app, reader, "/ingest/events/A-1").await.json();
     assert_eq!(list["events"].as_array().map(Vec::len), Some(1), "{list}");
-    let stats = get(&app, reader, "/ingest/stats").await.json();
-    assert_eq!(stats["received"].as_u64().or(stats["total_events"].as_u64()), Some(1), "{stats}");
+    let figures = get(&app, reader, "/ingest/stats").await.json();
+    assert_eq!(figures["received"].as_u64().or(figures["total_events"].as_u64()), Some(1), "{figures}");
     // The same event, also with its members in another order.
     let again = r#"{"event_type": "vitals", "payload": {"pulse": 60}, "athena_patient_id": "A-1"}"#;
     for body in [event(60).to_string(), again.to_owned()] {
@@ -221,7 +221,7 @@ async fn an_erased_file_leaves_no_object_and_is_refused_when_it_is_uploaded_agai
     let eraser = Eraser::new(bulk.clinic.db.clone(), objects.clone());
     let by = By { actor: Actor::internal("test"), reason: "a test".to_owned() };
     let hash: [u8; 32] = Sha256::digest(&body).into();
-    let done = eraser.purge(bulk.clinic.organization, hash, by, Duration::from_secs(60)).await.unwrap();
+    let done = eraser.purge(bulk.clinic.organization, hash, by, Duration::from_mins(1)).await.unwrap();
     assert_eq!((done.status.as_str(), done.counts.get("clinical_events")), ("finished", Some(&40)), "{done:?}");
     let left: Vec<String> = objects.list("", None, 1000).await.unwrap().into_iter().map(|entry| entry.key).collect();
     assert_eq!(left, Vec::<String>::new());

@@ -351,7 +351,8 @@ async fn who_works_as_the_program_can_neither_date_a_record_back_nor_forge_a_che
                   from audit_leaves order by batch desc limit 1)";
     assert_eq!(lab.count(last).await, 1);
     // It may insert checkpoints, which are then signed by nobody.
-    let copied = "insert into audit_checkpoints select checkpoint + 1, tree_size, last_batch, peaks, note, at from audit_checkpoints";
+    let copied = "insert into audit_checkpoints select checkpoint + 1, tree_size, last_batch, peaks, note, at from audit_checkpoints
+                  order by checkpoint desc limit 1";
     lab.run(copied).await;
     let report = lab.verify().await;
     assert!(!report.ok);

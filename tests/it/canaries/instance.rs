@@ -303,7 +303,11 @@ impl Instance {
         let pages = client.list_objects_v2().bucket(&bucket).into_paginator().send();
         let pages = pages.collect::<Result<Vec<_>, _>>().await.unwrap();
         let mut objects = Vec::new();
-        for key in pages.iter().flat_map(|page| page.contents()).filter_map(aws_sdk_s3::types::Object::key) {
+        for key in pages
+            .iter()
+            .flat_map(aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output::contents)
+            .filter_map(aws_sdk_s3::types::Object::key)
+        {
             let object = client.get_object().bucket(&bucket).key(key).send().await.unwrap();
             let facts =
                 format!("{key} {:?} {:?} {:?}", object.metadata(), object.content_type(), object.content_disposition());

@@ -207,7 +207,7 @@ async fn shells_complete_and_every_command_shows_examples() {
         vec!["completions"],
     ] {
         let help = run(&[], &[command.as_slice(), &["--help"]].concat()).await.ok();
-        let line = format!("  chartgate {}", command.join(" "));
+        let line = format!(" chartgate {}", command.join(" "));
         assert!(help.contains("Example") && help.contains(&line), "{command:?}: {help}");
     }
 }

@@ -21,7 +21,7 @@ pub fn hash(body: &str) -> [u8; 32] {
 
 pub async fn purge(clinic: &Clinic, body: &str) -> Result<Erasure, EraseError> {
     let eraser = Eraser::new(clinic.db.clone(), clinic.objects.objects.clone());
-    eraser.purge(clinic.organization, hash(body), by(), Duration::from_secs(60)).await
+    eraser.purge(clinic.organization, hash(body), by(), Duration::from_mins(1)).await
 }
 
 pub async fn end_jobs(clinic: &Clinic) {

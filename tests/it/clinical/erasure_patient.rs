@@ -21,7 +21,7 @@ async fn forget(clinic: &Clinic, patient: PatientId, shared_too: bool) -> Result
     let eraser = Eraser::new(clinic.db.clone(), clinic.objects.objects.clone());
     let target = Target::Patient { patient, shared_too };
     let planned = eraser.rehearse(clinic.organization, target, by()).await;
-    let done = eraser.purge(clinic.organization, target, by(), Duration::from_secs(60)).await;
+    let done = eraser.purge(clinic.organization, target, by(), Duration::from_mins(1)).await;
     match (&planned, &done) {
         (Ok(planned), Ok(done)) => {
             assert_eq!((&planned.counts, planned.payloads), (&done.counts, done.payloads), "planned as done");
@@ -116,7 +116,7 @@ async fn an_erased_payload_takes_the_demographics_of_who_was_merged_with_it() {
     let (stays, goes) = (patient_of(&clinic, "1").await, patient_of(&clinic, "2").await);
     merge(&clinic, goes, stays).await.unwrap();
     let eraser = Eraser::new(clinic.db.clone(), clinic.objects.objects.clone());
-    let done = eraser.purge(clinic.organization, hash(&other.0), by(), Duration::from_secs(60)).await.unwrap();
+    let done = eraser.purge(clinic.organization, hash(&other.0), by(), Duration::from_mins(1)).await.unwrap();
     assert_eq!(done.status, "finished");
     assert_eq!(clinic.count("select count(*) from patients where family = 'Canary'").await, 0);
     assert_eq!(clinic.count("select count(*) from patients where family = 'Shaw'").await, 1);

@@ -135,7 +135,7 @@ async fn fifteen_idle_minutes_lead_to_the_login_page_and_back_to_where_one_was()
     browser.goto(&format!("{}/admin/overview?range=24h", app.url)).await;
     browser.wait_for_text(".pulse", "live").await;
     // Watching is no activity: the page itself finds that the session is over.
-    app.advance(Duration::from_secs(16 * 60)).await;
+    app.advance(Duration::from_mins(16)).await;
     browser.wait_for_path("/admin/login?next=").await;
     browser.fill("input[name=key]", &app.organization.admin).await;
     browser.click("main button").await;

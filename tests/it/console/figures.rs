@@ -182,7 +182,7 @@ async fn old_figures_are_folded_into_longer_spans_and_lose_nothing_until_they_ar
         assert_eq!(sums(&folded), sums(&before));
         assert_eq!(buckets(&folded, |row| &row.ended_in), 5);
     }
-    app.advance(Duration::from_secs(91 * 86_400)).await;
+    app.advance(Duration::from_hours(91 * 24)).await;
     counter.thin().await.unwrap();
     assert_eq!(app.count("select count(*) from job_figures").await, 0);
 }

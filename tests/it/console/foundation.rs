@@ -107,11 +107,11 @@ async fn a_session_ends_with_its_key_its_idleness_or_by_logging_out() {
     let app = TestApp::start().await;
     let visitor = Visitor::of(&app, &app.organization.admin).await;
     assert_eq!(visitor.get("/admin/overview").await.0, 200);
-    app.advance(Duration::from_secs(14 * 60)).await;
+    app.advance(Duration::from_mins(14)).await;
     assert_eq!(visitor.get("/admin/overview").await.0, 200, "fourteen minutes are not too long");
-    app.advance(Duration::from_secs(14 * 60)).await;
+    app.advance(Duration::from_mins(14)).await;
     assert_eq!(visitor.get("/admin/overview").await.0, 200, "the visit before counted");
-    app.advance(Duration::from_secs(16 * 60)).await;
+    app.advance(Duration::from_mins(16)).await;
     let (status, to) = visitor.get("/admin/overview?range=24h").await;
     assert_eq!((status, to.as_str()), (303, "/admin/login?next=%2Fadmin%2Foverview%3Frange%3D24h"));
 

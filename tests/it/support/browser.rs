@@ -1,4 +1,4 @@
-//! A real headless Chromium, driven over WebDriver (W3C WebDriver 2; `chromedriver` speaks it).
+//! A real headless Chromium, driven over `WebDriver` (W3C `WebDriver` 2; `chromedriver` speaks it).
 //!
 //! It reaches this machine only, and tells what it logged, what it asked for and what the content security policy refused.
 

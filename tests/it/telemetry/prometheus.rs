@@ -51,18 +51,15 @@ async fn a_real_prometheus_scrapes_the_binary_and_answers() {
 
     let scraped = served.client.get(format!("{}/metrics", served.url)).send().await.unwrap().text().await.unwrap();
     let directory = TestDirectory::new();
-    let mut lint = match Command::new("promtool")
+    let Ok(mut lint) = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-    {
-        Ok(lint) => lint,
-        Err(_) => {
-            println!("SKIPPED: promtool is not installed (Debian: prometheus)");
-            return;
-        }
+    else {
+        println!("SKIPPED: promtool is not installed (Debian: prometheus)");
+        return;
     };
     lint.stdin.take().unwrap().write_all(scraped.as_bytes()).unwrap();
     let lint = lint.wait_with_output().unwrap();
@@ -97,7 +94,7 @@ async fn a_real_prometheus_scrapes_the_binary_and_answers() {
     })
     .await;
     query(client, &url, "chartgate_workers", |workers| workers > 0.5).await;
-    query(client, &url, r#"chartgate_database_up"#, |up| up > 0.5).await;
+    query(client, &url, "chartgate_database_up", |up| up > 0.5).await;
     // The rules are evaluated without a fault.
     let rules: Value = client.get(format!("{url}/api/v1/rules")).send().await.unwrap().json().await.unwrap();
     let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap().clone();
