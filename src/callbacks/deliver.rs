@@ -6,6 +6,7 @@
 
 use super::messages_store::{self as messages, Attempt, MessageRow};
 use super::send::{Fault, Outgoing, Sent};
+use super::slots::Slot;
 use super::store::{self, Receiver};
 use super::{Callbacks, message};
 use crate::audit::{self, Action, Actor, Record};
@@ -15,8 +16,10 @@ use crate::ids::{CallbackId, DeliveryId, OrganizationId};
 use crate::secrets::SecretsError;
 use crate::telemetry;
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// So long a delivery waits for a place: receivers that answer give theirs back sooner.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// A delivery that finds no place comes again after so long.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -53,10 +56,24 @@ impl Deliver {
     }
 }
 
+impl Deliver {
+    /// A place, within [`PATIENCE`].
+    async fn place(&self, organization: OrganizationId) -> Option<Slot> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let slot = self.callbacks.slots.take(organization);
+            if slot.is_some() || Instant::now() >= until {
+                return slot;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
 #[async_trait::async_trait]
 impl StepHandler for Deliver {
     async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
-        let Some(_slot) = self.callbacks.slots.take(context.organization) else {
+        let Some(_slot) = self.place(context.organization).await else {
             let message = "As many callbacks as may be are under way in this process.";
             return Err(StepError::put_off("callback_busy", message, BUSY));
         };
@@ -92,12 +109,13 @@ impl StepHandler for Deliver {
 /// A process without the right key is mended by its operator, or by another process that has it: the message waits for that
 /// as for a receiver. Only a damaged secret never opens.
 fn unreadable(error: SecretsError, callback: CallbackId) -> StepError {
-    const CODE: &str = "callback_secret_unreadable";
     if matches!(error, SecretsError::Damaged) {
-        return StepError::ours(CODE, "The callback's secret is damaged: rotate it.").caused_by(error);
+        return StepError::ours("callback_secret_unreadable", "The callback's secret is damaged: rotate it.")
+            .caused_by(error);
     }
     tracing::error!(callback.id = %callback, error = %error, "the secret of callback {callback} cannot be opened here: all processes need the same secrets.key");
-    StepError::transient(CODE, "The callback's secret cannot be opened by this process.").caused_by(error)
+    StepError::transient("callback_secret_unreadable", "The callback's secret cannot be opened by this process.")
+        .caused_by(error)
 }
 
 fn attempt(row: &MessageRow, sent: Sent) -> Attempt {

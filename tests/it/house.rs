@@ -265,7 +265,7 @@ fn every_code_that_is_named_exists() {
 fn every_error_code_has_a_page_and_every_page_a_code() {
     let mut codes = set(CODES.iter().map(|code| code.code));
     for (path, code) in &sources() {
-        codes.extend(literals_after(code, &["::transient(", "::sender(", "::ours("]));
+        codes.extend(literals_after(code, &["::transient(", "::put_off(", "::sender(", "::ours("]));
         if path.starts_with("engine/") {
             codes.extend(literals_after(code, &["code: "]));
         }

@@ -414,7 +414,7 @@ async fn no_canary_leaves_the_clinical_tables_and_the_objects() {
     let told =
         |name: &str| collector.spans().iter().filter(|span| span.attribute("chartgate.step.outcome") == name).count();
     let (good, bad, all) = (told("succeeded"), told("failed"), collector.spans().len());
-    assert!(good > 100 && bad > 10 && all > 500, "{good} and {bad} of {all} spans");
+    assert!(good > 100 && bad > 0 && all > 500, "{good} and {bad} of {all} spans");
     places.push(("exported spans".to_owned(), collector.bytes()));
     let has = |what: &str| places.iter().any(|(label, bytes)| label.contains(what) && !bytes.is_empty());
     for place in

@@ -12,6 +12,8 @@ const CLINICAL_MODULES: &[&str] = &["ingest", "http", "uploads", "objects"];
 /// Types of those modules that print (`Debug`, derived or written by hand) although they hold text, and why that text is
 /// nobody's: file, type, reason. Each must still be so, so that the list can only shrink.
 const PRINTING: &[(&str, &str, &str)] = &[
+    ("http/admin/lanes.rs", "BlockedLanes", "ids, states and numbers"),
+    ("http/admin/organizations.rs", "Keys", "names that administrators gave to keys"),
     ("http/server/tls.rs", "TlsError", "paths of the configuration, and what is wrong with the files"),
     ("ingest/athena/event.rs", "EventFault", "a fixed sentence and the place of a member that we name"),
     ("ingest/bulk/piece.rs", "Piece", "writes its cut and the number of its items"),
@@ -23,6 +25,7 @@ const PRINTING: &[(&str, &str, &str)] = &[
     ("ingest/fhir/definitions/load.rs", "LoadError", "FHIR's own definitions"),
     ("ingest/fhir/envelope.rs", "EnvelopeFault", "a fixed sentence and a place in the envelope"),
     ("ingest/fhir/node.rs", "Node", "writes its kind and its offsets"),
+    ("ingest/issues.rs", "IssueCount", "codes of ours and counts"),
     ("ingest/subject/mrn.rs", "Mrn", "writes that it is redacted"),
     ("objects/error.rs", "NoAnswer", "S3's code, or the kind of a broken connection"),
     ("objects/error.rs", "ObjectError", "writes codes"),

@@ -149,8 +149,9 @@ impl Browser {
 
     /// Click on the first such element, and wait until what it loads is there.
     pub async fn click(&self, css: &str) {
-        let element = self.element(css).await;
-        self.command(&format!("/element/{element}/click"), Some(&json!({}))).await;
+        // By the page itself, in one go: a live part may be replaced between finding and clicking.
+        self.element(css).await;
+        self.run("document.querySelector(arguments[0]).click()", json!([css])).await;
     }
 
     /// Replace what stands in a field.
