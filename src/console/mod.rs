@@ -1,8 +1,8 @@
 //! The administrators' web pages at `/admin`, rendered by the binary: what is wrong, why, and the acts that mend it.
 //!
-//! A request passes: [`session`] (who looks, in which organizations) → a page's handler → reads and acts of `engine`,
-//! `ingest`, `audit` and `auth`, the same that the API calls → [`page`] (layout) → headers of [`answer`]. A page has a fixed
-//! part and one that is shown live: [`live`] renders the same page again and again for a browser that watches it, and
+//! A request passes: `session` (who looks, in which organizations) → a page's handler → reads and acts of `engine`,
+//! `ingest`, `audit` and `auth`, the same that the API calls → `page` (layout) → headers of `answer`. A page has a fixed
+//! part and one that is shown live: `live` renders the same page again and again for a browser that watches it, and
 //! sends the live part when it has changed. There is no script on the pages but `assets/console.js`, and nothing is
 //! fetched from elsewhere; without the script every page works, only not by itself.
 //!

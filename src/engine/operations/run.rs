@@ -56,7 +56,7 @@ pub async fn run(operations: Operations, stop: CancellationToken) {
 }
 
 impl Operations {
-    /// One piece of each operation that is due; how long nothing will be, at most [`POLL`].
+    /// One piece of each operation that is due; how long nothing will be, at most a second (`POLL`).
     ///
     /// # Errors
     /// The database's, when what is due cannot be read.
