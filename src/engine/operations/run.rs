@@ -2,7 +2,7 @@
 //! under the lock of the operation's row (docs/bulk-operations.md). What a transaction did not commit is done by whoever comes next.
 
 use super::results_store;
-use super::store::{self, Handled, OperationRow, Place};
+use super::store::{self, Handled, IfHeld, OperationRow, Place};
 use super::targets_store::{self, Mark, Planned, Target};
 use super::{BulkRequest, OperationError, OperationKind, Operations, RetryVersion, TARGETS_MAX};
 use crate::audit::{self, Action, Actor, Record};
@@ -107,7 +107,7 @@ impl Operations {
     async fn select(&self, home: OrganizationId, id: OperationId, request: BulkRequest) -> Result<bool, DbError> {
         let selected = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
+                let Some(row) = store::hold(connection, home, id, IfHeld::Skip).await? else { return Ok(false) };
                 if row.status == "running" && row.selected_at.is_none() {
                     select_piece(connection, home, &row, &request).await?;
                 }
@@ -167,7 +167,7 @@ impl Operations {
     async fn change(&self, home: OrganizationId, id: OperationId, status: &'static str) -> Result<bool, DbError> {
         let changed = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
+                let Some(row) = store::hold(connection, home, id, IfHeld::Skip).await? else { return Ok(false) };
                 if row.status != "running" {
                     return Ok(true);
                 }
@@ -187,7 +187,7 @@ impl Operations {
     async fn look(&self, home: OrganizationId, id: OperationId) -> Result<bool, DbError> {
         let looked = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
+                let Some(row) = store::hold(connection, home, id, IfHeld::Skip).await? else { return Ok(false) };
                 let open = targets_store::open(connection, home, id, row.look_after, LOOK_MAX).await?;
                 let is_round = i64::try_from(open.len()).unwrap_or(0) < LOOK_MAX;
                 let after = open.last().filter(|_| !is_round).map_or(0, |target| target.position);
@@ -206,7 +206,7 @@ impl Operations {
     async fn take_back(&self, home: OrganizationId, id: OperationId) -> Result<bool, DbError> {
         let taken = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
+                let Some(row) = store::hold(connection, home, id, IfHeld::Skip).await? else { return Ok(false) };
                 if row.status == "undoing" {
                     undo_piece(connection, home, &row).await?;
                 }
@@ -269,7 +269,7 @@ impl Batch {
         kind: OperationKind,
         (actor, reason): (&Actor, &str),
     ) -> Result<Option<bool>, DbError> {
-        let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(None) };
+        let Some(row) = store::hold(connection, home, id, IfHeld::Skip).await? else { return Ok(None) };
         if row.status != "running" {
             return Ok(Some(false));
         }

@@ -180,29 +180,29 @@ pub async fn find(
     Ok(sqlx::query_as(select_operation!(" and id = $2")).bind(home).bind(id).fetch_optional(connection).await?)
 }
 
-/// One operation, held until the transaction's end: waits for whoever holds it.
-///
-/// # Errors
-/// [`DbError`].
-pub async fn lock(
-    connection: &mut PgConnection,
-    home: OrganizationId,
-    id: OperationId,
-) -> Result<Option<OperationRow>, DbError> {
-    let row = sqlx::query_as(select_operation!(" and id = $2 for update"));
-    Ok(row.bind(home).bind(id).fetch_optional(connection).await?)
+/// What to do about an operation that somebody else holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfHeld {
+    /// Wait for them.
+    Wait,
+    /// Find none.
+    Skip,
 }
 
-/// The same for sweepers: none if somebody else holds it.
+/// One operation, held until the transaction's end.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn try_lock(
+pub async fn hold(
     connection: &mut PgConnection,
     home: OrganizationId,
     id: OperationId,
+    if_held: IfHeld,
 ) -> Result<Option<OperationRow>, DbError> {
-    let row = sqlx::query_as(select_operation!(" and id = $2 for update skip locked"));
+    let row = match if_held {
+        IfHeld::Wait => sqlx::query_as(select_operation!(" and id = $2 for update")),
+        IfHeld::Skip => sqlx::query_as(select_operation!(" and id = $2 for update skip locked")),
+    };
     Ok(row.bind(home).bind(id).fetch_optional(connection).await?)
 }
 

@@ -154,8 +154,8 @@ async fn follow_cut_off(app: &TestApp, job: &str, mut last: Option<String>, ever
 #[tokio::test]
 async fn who_is_cut_off_again_and_again_misses_nothing_and_is_told_nothing_twice() {
     let (app, scripted) = scripted_app().await;
-    scripted.script("first", &[Act::Transient, Act::Succeed]);
-    scripted.script("middle", &[Act::Transient, Act::Transient, Act::Sender]);
+    scripted.script("first", &[Act::Transient, Act::Transient, Act::Transient, Act::Succeed]);
+    scripted.script("middle", &[Act::Transient, Act::Transient, Act::Transient, Act::Sender]);
     let workers = app.workers();
     let job = submit(&app, app.organization.id, "free", None).await.job.to_string();
     let (first, cuts) = follow_cut_off(&app, &job, None, 700).await;
