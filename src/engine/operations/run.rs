@@ -195,7 +195,8 @@ impl Operations {
                 let found = results_store::settle(connection, home, id, &open).await?;
                 results_store::count(connection, home, id, found, after).await?;
                 let Some(row) = store::find(connection, home, id).await? else { return Ok(false) };
-                decide(connection, home, &row).await?;
+                // In the middle of a way through the targets, or where something has just ended, more is to be found.
+                decide(connection, home, &row, after > 0 || found.settled > 0).await?;
                 Ok(true)
             })
         });
@@ -291,10 +292,11 @@ impl Batch {
         targets_store::enter(connection, home, organizations).await?;
         targets_store::lock_lanes(connection, self.planned.iter().map(|one| one.lane)).await?;
         if !self.planned.is_empty() {
-            for (position, answer, before) in targets_store::retry(connection, &self.planned, actor, reason).await? {
+            let answers = targets_store::retry(connection, (home, id), &self.planned, actor, reason).await?;
+            for (position, answer) in answers {
                 let round = self.planned.iter().find(|one| one.position == position).map(|one| one.next.after + 1);
                 self.marks.push(match answer.as_str() {
-                    "retried" => Mark { position, state: "acted", note: None, round, before, result: None },
+                    "retried" => Mark { position, state: "acted", note: None, round, result: None },
                     "unknown" => left(position, "skipped", "gone"),
                     _ => left(position, "skipped", "under_way"),
                 });
@@ -334,7 +336,7 @@ fn room(row: &OperationRow) -> i64 {
 }
 
 fn left(position: i32, state: &'static str, note: &'static str) -> Mark {
-    Mark { position, state, note: Some(note), round: None, before: None, result: None }
+    Mark { position, state, note: Some(note), round: None, result: None }
 }
 
 /// The version on which a job's next round runs; none: it is gone.
@@ -397,7 +399,12 @@ async fn select_piece(
 }
 
 /// What results say about an operation, and when the next look is due.
-async fn decide(connection: &mut PgConnection, home: OrganizationId, row: &OperationRow) -> Result<(), DbError> {
+async fn decide(
+    connection: &mut PgConnection,
+    home: OrganizationId,
+    row: &OperationRow,
+    is_moving: bool,
+) -> Result<(), DbError> {
     let (id, open) = (row.id, row.done - row.undone - row.settled);
     let failures = row.failed_again - row.failures_before;
     let is_under_way = ["running", "canary"].contains(&row.status.as_str());
@@ -417,6 +424,7 @@ async fn decide(connection: &mut PgConnection, home: OrganizationId, row: &Opera
         "canary" => store::put_off(connection, home, id, Some(LOOK_EVERY_SECONDS)).await,
         "running" | "undoing" => Ok(()),
         _ if open == 0 => store::put_off(connection, home, id, None).await,
+        _ if is_moving => store::put_off(connection, home, id, Some(LOOK_EVERY_SECONDS)).await,
         _ => {
             // The longer it takes, the rarer the looks.
             let since = row.finished_at.map_or(0.0, |ended| (time_of(row) - ended).as_seconds_f64());
@@ -442,7 +450,7 @@ async fn undo_piece(connection: &mut PgConnection, home: OrganizationId, row: &O
     targets_store::enter(connection, home, open.iter().map(|target| target.job_organization_id)).await?;
     let lanes = targets_store::lanes(connection, &open).await?;
     targets_store::lock_lanes(connection, lanes.into_iter()).await?;
-    let answers = targets_store::undo(connection, &open, &row.acts_for(), &row.reason).await?;
+    let answers = targets_store::undo(connection, (home, id), &open, &row.acts_for(), &row.reason).await?;
     let undone: BTreeSet<i32> =
         answers.into_iter().filter(|(_, answer)| answer == "undone").map(|(position, _)| position).collect();
     let marks: Vec<Mark> = open

@@ -384,7 +384,8 @@ pub async fn stop(
     ensure_one_row(&updated)
 }
 
-/// Go on: what failed until now does not count, and a canary that failed is not asked again.
+/// Go on: what failed until now does not count, and a canary that failed is not asked again. Where somebody stopped the operation
+/// before its canary was decided, the canary is still asked, and what failed of it meanwhile counts.
 ///
 /// # Errors
 /// [`DbError`].
@@ -392,7 +393,8 @@ pub async fn resume(connection: &mut PgConnection, home: OrganizationId, id: Ope
     let updated = sqlx::query(
         "update operations
          set status = 'running', canary_passed = canary_passed or stop_reason = 'canary_failed', stop_reason = null,
-             failures_before = failed_again, finished_at = null, due_at = chartgate_now(), next_at = chartgate_now(),
+             failures_before = case when canary = 0 or canary_passed or stop_reason = 'canary_failed' then failed_again else failures_before end,
+             finished_at = null, due_at = chartgate_now(), next_at = chartgate_now(),
              begun_at = null, acted_before = done + skipped + refused
          where organization_id = $1 and id = $2",
     )

@@ -75,6 +75,7 @@ async fn many_jobs_are_retried_with_a_canary_watched_undone_and_cancelled() {
     let reprocessed = desk.admin(&["jobs", "reprocess", &waiting, "--reason", "after all", "--json"]).await.json();
     assert_eq!((&reprocessed["kind"], &reprocessed["done"]), (&json!("reprocess"), &json!(1)));
     assert_eq!(desk.app.job(&waiting).await["round"], 2);
+    let rounds = desk.app.job(&jobs[0]).await["round"].clone();
     for careless in [
         vec!["jobs", "retry", "--reason", "x"],
         vec!["jobs", "cancel", "--reason", "x"],
@@ -82,10 +83,16 @@ async fn many_jobs_are_retried_with_a_canary_watched_undone_and_cancelled() {
         vec!["jobs", "reprocess", "--reason", "x"],
         vec!["jobs", "list", "--fingerprint", "a/b"],
         vec!["jobs", "retry", "--fingerprint", "a/b/c", "--step", "b", "--reason", "x"],
+        // Of one job what is meant for many would do more than was asked for.
+        vec!["jobs", "cancel", jobs[0].as_str(), "--dry-run", "--reason", "x"],
+        vec!["jobs", "retry", jobs[0].as_str(), "--dry-run", "--reason", "x"],
+        vec!["jobs", "retry", jobs[0].as_str(), "--canary", "1", "--reason", "x"],
+        vec!["jobs", "reprocess", jobs[0].as_str(), "--status", "failed", "--reason", "x"],
     ] {
         let refused = desk.admin(&careless).await;
         assert!(refused.code == 2 && refused.err.contains("--"), "{careless:?}: {}", refused.err);
     }
+    assert_eq!(desk.app.job(&jobs[0]).await["round"], rounds, "nothing was done to it");
     stop.cancel();
 }
 
