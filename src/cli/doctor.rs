@@ -9,7 +9,7 @@ use crate::callbacks;
 use crate::config::Config;
 use crate::db::log_settings::open_settings;
 use crate::db::{DbError, Scope};
-use crate::engine::gauges_store::{Gauges, Stuck, clock_ahead, gauges, stuck};
+use crate::engine::gauges_store::{Around, Queue, Stuck, around, clock_ahead, queue, stuck};
 use crate::engine::workers_store::versions_in_flight;
 use crate::http::health::audit_fault;
 use crate::http::server::tls::Tls;
@@ -129,7 +129,7 @@ async fn check_sealing(app: &App, findings: &mut Findings) -> Result<(), DbError
         (true, _) => findings.fine("secrets", "secrets.key is set"),
         (false, false) => findings.fine("secrets", format!("sealed with {}", file.display())),
         (false, true) => {
-            let read = app.db.unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(gauges(connection)));
+            let read = app.db.unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(around(connection)));
             let processes = read.await?.workers;
             let what = format!(
                 "no secrets.key: what seals secrets of callbacks and webhook senders is {} of one host, and {processes} process(es) work",
@@ -297,16 +297,16 @@ async fn check_keys(app: &App, findings: &mut Findings) -> Result<(), DbError> {
 }
 
 async fn check_engine(app: &App, findings: &mut Findings) -> Result<(), DbError> {
-    let (facts, stuck): (Gauges, Stuck) = app
+    let (facts, around, stuck): (Queue, Around, Stuck) = app
         .db
         .unit::<_, DbError, _>(Scope::Platform, |connection| {
-            Box::pin(async move { Ok((gauges(connection).await?, stuck(connection).await?)) })
+            Box::pin(async move { Ok((queue(connection).await?, around(connection).await?, stuck(connection).await?)) })
         })
         .await?;
     findings.add(
-        facts.workers > 0,
+        around.workers > 0,
         "workers",
-        format!("{} worker process(es) reported within a minute", facts.workers),
+        format!("{} worker process(es) reported within a minute", around.workers),
         "start `chartgate serve --role worker`",
     );
     findings.add(
@@ -326,8 +326,8 @@ async fn check_engine(app: &App, findings: &mut Findings) -> Result<(), DbError>
         facts.oldest_blocked_seconds < BLOCKED_SECONDS_MAX,
         "lanes",
         format!(
-            "{} job(s) behind others of their lanes, the oldest for {:.0} s; {} lane(s) wait for a retry",
-            facts.blocked, facts.oldest_blocked_seconds, facts.lanes_held
+            "{} job(s) behind others of their lanes; {} lane(s) wait for a retry, the oldest for {:.0} s",
+            facts.blocked, facts.lanes_held, facts.oldest_blocked_seconds
         ),
         "`chartgate jobs list --status retrying` shows what they wait for, `chartgate jobs explain JOB` why",
     );

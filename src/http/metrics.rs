@@ -4,9 +4,11 @@ use super::problem::{Problem, ProblemDocument};
 use crate::app::App;
 use crate::app::health::CHECK_MAX;
 use crate::db::{DbError, Scope};
-use crate::engine::gauges_store::{Gauges, gauges};
+use crate::engine::gauges_store;
 use crate::telemetry;
-use crate::telemetry::metrics::{Database, Pool, database_away, database_gauges, process_gauges, render};
+use crate::telemetry::metrics::{
+    Around, Pool, Queue, around_gauges, database_away, database_up, process_gauges, queue_gauges, render,
+};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -39,44 +41,70 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
-/// Bring the gauges of the database up to date; without it they are gone.
-async fn look(app: &App) {
+/// Bring the gauges of the database up to date; without it they are gone. A scrape waits for that only so long: a look at a queue of
+/// millions goes on behind it, and the next scrape tells what it found.
+async fn look(app: &Arc<App>) {
+    let looking = Arc::clone(app);
+    let looking = tokio::spawn(async move { look_now(&looking).await });
+    // What is late, or was aborted with the runtime, leaves the gauges as they are.
+    let _ = tokio::time::timeout(CHECK_MAX, looking).await;
+}
+
+async fn look_now(app: &App) {
     // Who comes meanwhile waits for the look under way, and finds it fresh.
     let mut last = app.scraped.lock().await;
     if last.is_some_and(|(at, cost)| at.elapsed() < cost * SHARE) {
         return;
     }
     let started = Instant::now();
+    if matches!(tokio::time::timeout(CHECK_MAX, app.db.ping()).await, Ok(Ok(()))) {
+        database_up();
+        look_at_database(app).await;
+    } else {
+        database_away();
+    }
+    *last = Some((started, started.elapsed()));
+}
+
+/// What cannot be read now stays as it was: that the database answers is known.
+async fn look_at_database(app: &App) {
     if let Some(status) = app.sealer().await {
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
         let (records, checkpoints) = (status.unsealed_records as f64, status.unpublished as f64);
         telemetry::audit_state(&status.state, status.unsealed_seconds, records, checkpoints);
     }
-    let read = app.db.unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(gauges(connection)));
-    match tokio::time::timeout(CHECK_MAX, read).await {
-        Ok(Ok(gauges)) => database_gauges(&told(&gauges)),
-        Ok(Err(_)) | Err(_) => database_away(),
+    let around = app.db.unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(gauges_store::around(connection)));
+    match around.await {
+        Ok(around) => around_gauges(&Around {
+            workers: around.workers,
+            operations: around.operations,
+            callback_messages: around.callback_messages,
+            oldest_callback_message_seconds: around.oldest_callback_message_seconds,
+        }),
+        Err(error) => {
+            tracing::warn!(error = ?error, "workers, operations and callbacks cannot be read for the metrics")
+        }
     }
-    *last = Some((started, started.elapsed()));
+    let queue = app.db.unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(gauges_store::queue(connection)));
+    match queue.await {
+        Ok(queue) => queue_gauges(&told(&queue)),
+        Err(error) => tracing::warn!(error = ?error, "the queue cannot be read for the metrics"),
+    }
 }
 
-fn told(gauges: &Gauges) -> Database {
-    Database {
+fn told(queue: &gauges_store::Queue) -> Queue {
+    Queue {
         tasks: vec![
-            ("ready", gauges.ready),
-            ("suspect", gauges.suspect),
-            ("blocked", gauges.blocked),
-            ("delayed", gauges.delayed),
-            ("leased", gauges.leased),
-            ("waiting", gauges.waiting),
+            ("ready", queue.ready),
+            ("suspect", queue.suspect),
+            ("blocked", queue.blocked),
+            ("delayed", queue.delayed),
+            ("leased", queue.leased),
+            ("waiting", queue.waiting),
         ],
-        oldest_ready_seconds: gauges.oldest_ready_seconds,
-        oldest_blocked_seconds: gauges.oldest_blocked_seconds,
-        lanes_held: gauges.lanes_held,
-        leases_expired: gauges.expired_leases,
-        workers: gauges.workers,
-        operations: gauges.operations,
-        callback_messages: gauges.callback_messages,
-        oldest_callback_message_seconds: gauges.oldest_callback_message_seconds,
+        oldest_ready_seconds: queue.oldest_ready_seconds,
+        oldest_blocked_seconds: queue.oldest_blocked_seconds,
+        lanes_held: queue.lanes_held,
+        leases_expired: queue.expired_leases,
     }
 }

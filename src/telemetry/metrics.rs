@@ -11,7 +11,7 @@ mod gauges;
 mod list;
 
 pub(super) use gauges::begin;
-pub use gauges::{Database, Pool, database_away, database_gauges, process_gauges};
+pub use gauges::{Around, Pool, Queue, around_gauges, database_away, database_up, process_gauges, queue_gauges};
 pub use list::{Kind, METRICS, Metric};
 
 use list::Kind::Histogram;
@@ -354,12 +354,15 @@ mod tests {
         callback_disabled("gone");
         process_gauges(Pool { busy: 1, idle: 1, max: 2 }, Some(&std::env::temp_dir()));
         let seconds = 1.0;
-        database_gauges(&Database {
+        database_up();
+        queue_gauges(&Queue {
             tasks: [("ready", 1)].to_vec(),
             oldest_ready_seconds: seconds,
             oldest_blocked_seconds: seconds,
             lanes_held: 1,
             leases_expired: 1,
+        });
+        around_gauges(&Around {
             workers: 1,
             operations: 1,
             callback_messages: 1,

@@ -64,9 +64,9 @@ pub struct Pool {
     pub max: u32,
 }
 
-/// What is read from the database for a scrape.
+/// The queue, as it was read for a scrape.
 #[derive(Debug, Clone)]
-pub struct Database {
+pub struct Queue {
     /// Rows of the queue by state; a state that is not named has none.
     pub tasks: Vec<(&'static str, i64)>,
     /// 0 without any.
@@ -77,6 +77,11 @@ pub struct Database {
     pub lanes_held: i64,
     /// Leases that nobody took back.
     pub leases_expired: i64,
+}
+
+/// What else was read from the database for a scrape.
+#[derive(Debug, Clone)]
+pub struct Around {
     /// Processes that reported.
     pub workers: i64,
     /// Bulk operations under way.
@@ -97,24 +102,33 @@ fn bytes(count: u64) -> f64 {
     count as f64
 }
 
-/// The database answered.
-pub fn database_gauges(database: &Database) {
-    let gauges = &METERS.gauges;
-    set(gauges.database_up.as_ref(), &[], 1.0);
-    for (state, count) in &database.tasks {
-        set(gauges.tasks.as_ref(), &[state], number(*count));
-    }
-    set(gauges.oldest_ready.as_ref(), &[], database.oldest_ready_seconds);
-    set(gauges.oldest_blocked.as_ref(), &[], database.oldest_blocked_seconds);
-    set(gauges.lanes_held.as_ref(), &[], number(database.lanes_held));
-    set(gauges.leases_expired.as_ref(), &[], number(database.leases_expired));
-    set(gauges.workers.as_ref(), &[], number(database.workers));
-    set(gauges.operations.as_ref(), &[], number(database.operations));
-    set(gauges.messages.as_ref(), &[], number(database.callback_messages));
-    set(gauges.oldest_message.as_ref(), &[], database.oldest_callback_message_seconds);
+/// The database answers.
+pub fn database_up() {
+    set(METERS.gauges.database_up.as_ref(), &[], 1.0);
 }
 
-/// It did not: what it said before is not told as if it were so now.
+/// The queue was read.
+pub fn queue_gauges(queue: &Queue) {
+    let gauges = &METERS.gauges;
+    for (state, count) in &queue.tasks {
+        set(gauges.tasks.as_ref(), &[state], number(*count));
+    }
+    set(gauges.oldest_ready.as_ref(), &[], queue.oldest_ready_seconds);
+    set(gauges.oldest_blocked.as_ref(), &[], queue.oldest_blocked_seconds);
+    set(gauges.lanes_held.as_ref(), &[], number(queue.lanes_held));
+    set(gauges.leases_expired.as_ref(), &[], number(queue.leases_expired));
+}
+
+/// The rest was read.
+pub fn around_gauges(around: &Around) {
+    let gauges = &METERS.gauges;
+    set(gauges.workers.as_ref(), &[], number(around.workers));
+    set(gauges.operations.as_ref(), &[], number(around.operations));
+    set(gauges.messages.as_ref(), &[], number(around.callback_messages));
+    set(gauges.oldest_message.as_ref(), &[], around.oldest_callback_message_seconds);
+}
+
+/// It does not: what it said before is not told as if it were so now.
 pub fn database_away() {
     let gauges = &METERS.gauges;
     for gauge in [
@@ -127,6 +141,10 @@ pub fn database_away() {
         &gauges.operations,
         &gauges.messages,
         &gauges.oldest_message,
+        &METERS.audit_unsealed_age,
+        &METERS.audit_unsealed,
+        &METERS.audit_unpublished,
+        &METERS.audit_state,
     ]
     .into_iter()
     .flatten()

@@ -214,16 +214,20 @@ pub(super) const OLDEST_READY: Metric = metric(
     "chartgate_queue_oldest_ready_seconds",
     Gauge,
     &[],
-    "Since the oldest row that a worker may claim entered the queue; 0 without any.",
+    "Since the oldest row entered the queue that a worker may claim and none ever did, of organizations that are not paused; 0 without any.",
 );
 pub(super) const OLDEST_BLOCKED: Metric = metric(
     "chartgate_queue_oldest_blocked_seconds",
     Gauge,
     &[],
-    "Since the oldest row that waits behind another one of its lane entered the queue; 0 without any.",
+    "Since the oldest row entered the queue that is next behind one in backoff, or one whose worker died, of its lane; 0 without any.",
 );
-pub(super) const LANES_HELD: Metric =
-    metric("chartgate_lanes_held", Gauge, &[], "Lanes in which jobs wait for one that is retried later.");
+pub(super) const LANES_HELD: Metric = metric(
+    "chartgate_lanes_held",
+    Gauge,
+    &[],
+    "Lanes in which jobs wait for one that is retried later, or whose worker died; at most 20,000.",
+);
 pub(super) const LEASES_EXPIRED: Metric = metric(
     "chartgate_leases_expired",
     Gauge,
@@ -238,7 +242,7 @@ pub(super) const MESSAGES: Metric = metric(
     "chartgate_callback_messages_waiting",
     Gauge,
     &[],
-    "Messages of callbacks that are neither delivered nor given up.",
+    "Messages of active callbacks that are neither delivered nor given up.",
 );
 pub(super) const OLDEST_MESSAGE: Metric = metric(
     "chartgate_callback_oldest_message_seconds",

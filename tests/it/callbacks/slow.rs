@@ -7,6 +7,8 @@ use crate::support::submit::submit;
 use axum::body::Body;
 use axum::http::Request;
 use chartgate::app::missing_secret_keys;
+use chartgate::db::{DbError, Scope};
+use chartgate::engine::gauges_store::around;
 use chartgate::http;
 use chartgate::ids::OrganizationId;
 use secrecy::SecretString;
@@ -162,5 +164,17 @@ async fn what_is_wrong_with_one_organization_holds_up_the_dispatch_of_no_other()
     assert_eq!(dispatch(&app).await, 1);
     wait_until(&app, "select count(*) from callback_messages where status = 'delivered'", 1).await;
     assert_eq!(receiver.received().len(), 1);
+    app.advance(Duration::from_mins(2)).await;
+    let waits = async || {
+        let read = app.app.db.unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(around(connection)));
+        let around = read.await.unwrap();
+        (around.callback_messages, around.oldest_callback_message_seconds)
+    };
+    let (messages, age) = waits().await;
+    assert!(messages == 1 && (120.0..600.0).contains(&age), "the metrics show who waits: {messages} {age}");
+    // What waits for a callback that is disabled waits for an administrator.
+    let disable = "update callbacks set status = 'disabled', disabled_reason = 'administrator'";
+    sqlx::raw_sql(disable).execute(&mut app.owner().await).await.unwrap();
+    assert_eq!(waits().await, (0, 0.0));
     workers.stop().await;
 }

@@ -3,6 +3,7 @@
 
 mod failures;
 mod fanout;
+mod gauges;
 mod generated;
 mod lanes;
 mod leases;
