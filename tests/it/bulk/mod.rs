@@ -3,6 +3,7 @@
 
 mod bad_files;
 mod corpus;
+mod crash;
 mod engine;
 mod order;
 
