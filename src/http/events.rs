@@ -38,7 +38,7 @@ pub struct NotificationAnswer {
 /// name nothing and are acknowledged.
 #[utoipa::path(
     post, path = "/v1/events/s3", tag = "operations", operation_id = "notifyObjects",
-    request_body(content = serde_json::Value, content_type = "application/json"),
+    request_body(content = std::collections::HashMap<String, serde_json::Value>, content_type = "application/json"),
     responses(
         (status = 200, description = "Looked at", body = NotificationAnswer),
         (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),

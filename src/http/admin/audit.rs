@@ -46,6 +46,7 @@ pub struct AuditParameters {
     /// What happened, such as `access.denied`.
     event: Option<String>,
     /// success, denied or failure.
+    #[param(pattern = "^(success|denied|failure)$")]
     outcome: Option<String>,
     /// `pat_…`
     patient: Option<String>,
