@@ -6,7 +6,6 @@
 
 use super::messages_store::{self as messages, Attempt, MessageRow};
 use super::send::{Fault, Outgoing, Sent};
-use super::slots::Slot;
 use super::store::{self, Receiver};
 use super::{Callbacks, message};
 use crate::audit::{self, Action, Actor, Record};
@@ -16,10 +15,10 @@ use crate::ids::{CallbackId, DeliveryId, OrganizationId};
 use crate::secrets::SecretsError;
 use crate::telemetry;
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// So long a delivery waits for a place: receivers that answer give theirs back sooner.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// So long a delivery waits for a place: receivers that answer quickly give theirs back sooner.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// A delivery that finds no place comes again after so long.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -56,24 +55,10 @@ impl Deliver {
     }
 }
 
-impl Deliver {
-    /// A place, within [`PATIENCE`].
-    async fn place(&self, organization: OrganizationId) -> Option<Slot> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let slot = self.callbacks.slots.take(organization);
-            if slot.is_some() || Instant::now() >= until {
-                return slot;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
-
 #[async_trait::async_trait]
 impl StepHandler for Deliver {
     async fn run(&self, context: &StepContext) -> Result<StepOutcome, StepError> {
-        let Some(_slot) = self.place(context.organization).await else {
+        let Some(_slot) = self.callbacks.slots.take_within(context.organization, PATIENCE).await else {
             let message = "As many callbacks as may be are under way in this process.";
             return Err(StepError::put_off("callback_busy", message, BUSY));
         };

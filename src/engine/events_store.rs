@@ -106,6 +106,11 @@ pub async fn records_beyond(
            -- The words of the partial index.
            and event in ('job.cancelled', 'job.retried', 'job.parked', 'job.stepped_aside', 'job.failed', 'lease.lost')
            and not coalesce(detail ? 'chunk', false)
+         union all
+         -- Has an index of its own.
+         select id, at, event, step, actor, purpose
+         from audit_records
+         where organization_id = $1 and job_id = $2 and id > $3 and event = 'job.retry_undone'
          order by id
          limit $4",
     )

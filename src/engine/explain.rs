@@ -376,6 +376,16 @@ fn failed(view: &JobView, situation: &Situation) -> Words {
         );
     }
     let (who, act, next) = match error.class.as_str() {
+        _ if error.code == "payload_purged" => (
+            Who::Nobody,
+            NOTHING_TO_DO,
+            "Nothing: an administrator erased the payload for good, and the same bytes are refused.",
+        ),
+        _ if error.code == "payload_expired" => (
+            Who::Sender,
+            "Send the same again: the bytes are no longer kept here, and come as a new submission.",
+            "Nothing happens by itself: without the bytes no retry can succeed.",
+        ),
         "sender" => (
             Who::Sender,
             "Correct the data and send it again as a new submission; the job's issues list every problem.",

@@ -24,8 +24,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const REST: u32 = 24;
 /// Audit records that one range should hold, about: its statement then takes tens of milliseconds.
 const RECORDS: i64 = 20_000;
-/// Transactions of the first range, and of any.
-const REACH: (i64, i64) = (1024, 1 << 40);
+/// Transactions of the first range, and of any: with a record or two each the largest is still read within a minute.
+const REACH: (i64, i64) = (1024, 1 << 20);
 /// Rounds between two thinnings.
 const THIN_EVERY: u32 = 15;
 
@@ -101,7 +101,11 @@ impl Counter {
             .unit::<_, DbError, _>(Scope::Platform, move |connection| {
                 Box::pin(async move { figures_store::read_range(connection, reach).await })
             })
-            .await?;
+            .await
+            .inspect_err(|_| {
+                // It may have been too much at once: behind a transaction that was open for an hour everything ends together.
+                self.reach = (reach / 4).max(1);
+            })?;
         if counted.records > RECORDS {
             self.reach = (self.reach / 2).max(1);
         } else if counted.records < RECORDS / 4 {

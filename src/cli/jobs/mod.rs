@@ -50,7 +50,7 @@ pub enum Command {
     Watch {
         /// `job_…`; without it the newest jobs.
         job: Option<String>,
-        /// Of the newest jobs: end when none of them is under way; exit 1 if one of them failed.
+        /// Of the newest 100 jobs: end when none of them is under way; exit 1 if one of them failed.
         #[arg(long, conflicts_with = "job")]
         until_done: bool,
         /// Print the job as it ended as JSON; of the newest jobs one JSON line a change.
@@ -164,6 +164,21 @@ pub struct Bulk {
     detach: bool,
 }
 
+/// One job is named, and with it what only many jobs have: nothing of that may be passed over in silence.
+fn only_one(filter: &Filter, bulk: &Bulk, pace: Option<&Pace>) -> Result<(), ClientError> {
+    let is_of_many = !filter.is_empty()
+        || bulk.all
+        || bulk.dry_run
+        || bulk.detach
+        || bulk.rate.is_some()
+        || pace.is_some_and(|pace| pace.canary.is_some() || pace.stop_after_failures.is_some());
+    if is_of_many {
+        let fault = "a filter and --all, --dry-run, --detach, --rate, --canary, --stop-after-failures are of many jobs: leave them or the job's id out";
+        return Err(ClientError::Settings(fault.to_owned()));
+    }
+    Ok(())
+}
+
 /// What a bulk command acts on, as its request: the filter or the one job, and what all of them have.
 fn bulk_request(job: Option<&str>, filter: &Filter, bulk: &Bulk, reason: &str) -> Result<Value, ClientError> {
     let mut request = json!({ "dryRun": bulk.dry_run, "ratePerSecond": bulk.rate, "reason": reason });
@@ -197,7 +212,8 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Watch { job: Some(job), json, .. } => watch::one(&client, &encode(&job), json).await,
         Command::Watch { job: None, until_done, json } => watch::newest(&client, until_done, json).await,
-        Command::Retry { job: Some(job), from, latest, reason, json, .. } => {
+        Command::Retry { job: Some(job), filter, from, latest, pace, bulk, reason, json } => {
+            only_one(&filter, &bulk, Some(&pace))?;
             let request = json!({ "from": from, "version": version(latest), "reason": reason });
             let view: Value = client.post(&format!("/v1/admin/jobs/{}/retry", encode(&job)), &request).await?;
             if json {
@@ -214,10 +230,14 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
             begin(&client, "retry", request, Some(&pace), bulk.detach, json).await
         }
         Command::Reprocess { job, filter, pace, bulk, reason, json } => {
+            if job.is_some() {
+                only_one(&filter, &bulk, Some(&pace))?;
+            }
             let request = bulk_request(job.as_deref(), &filter, &bulk, &reason)?;
             begin(&client, "reprocess", request, Some(&pace), bulk.detach, json).await
         }
-        Command::Cancel { job: Some(job), reason, json, .. } => {
+        Command::Cancel { job: Some(job), filter, bulk, reason, json } => {
+            only_one(&filter, &bulk, None)?;
             let view: Value = client.post(&format!("{}/cancel", path(&job)), &json!({ "reason": reason })).await?;
             if json {
                 out::json(&view)?;

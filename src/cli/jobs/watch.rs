@@ -14,8 +14,10 @@ use time::format_description::well_known::Rfc3339;
 
 /// Statuses at which a job has ended.
 const ENDED: [&str; 5] = ["succeeded", "succeeded_with_issues", "failed", "cancelled", "expired"];
-/// Jobs of the live list.
+/// Jobs of the list that is drawn.
 const NEWEST: usize = 15;
+/// Jobs that are looked at: whose changes are lines, and that an end is waited for.
+const WATCHED: usize = 100;
 
 /// Has it ended?
 fn has_ended(status: &str) -> bool {
@@ -126,11 +128,12 @@ pub async fn newest(client: &Client, until_done: bool, json: bool) -> anyhow::Re
     let mut screen = Screen::default();
     let mut known: BTreeMap<String, String> = BTreeMap::new();
     loop {
-        let page: Value = client.get(&format!("/v1/ingestion/jobs?limit={NEWEST}")).await?;
+        let page: Value = client.get(&format!("/v1/ingestion/jobs?limit={WATCHED}")).await?;
         let jobs = page["jobs"].as_array().cloned().unwrap_or_default();
         if is_live {
-            screen.draw(&list(&jobs, client.url(), Clock::system().now()));
+            screen.draw(&list(&jobs[..jobs.len().min(NEWEST)], client.url(), Clock::system().now()));
         } else {
+            known.retain(|id, _| jobs.iter().any(|job| job["jobId"] == json!(id)));
             // Oldest first, as they would have been printed one by one.
             for job in jobs.iter().rev() {
                 let (id, status) = (text(job, "jobId"), text(job, "status"));

@@ -10,7 +10,7 @@ use super::page::{Page, Section};
 use super::parts::{self, Tone};
 use super::session::Visitor;
 use crate::app::App;
-use crate::engine::operations::{OperationError, OperationJob, OperationKind, OperationView};
+use crate::engine::operations::{OperationError, OperationJob, OperationKind, OperationView, Steer};
 use crate::ids::{OperationId, OrganizationId};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -266,9 +266,7 @@ pub(super) async fn stop(
     Path(id): Path<String>,
     form: Form,
 ) -> Result<Response, Refused> {
-    let (id, organization, reason) = (parse(&id)?, chosen(&visitor, &form)?, form.reason()?);
-    app.operations().stop(organization, id, &visitor.actor, &reason).await.map_err(refused)?;
-    Ok(back(&visitor, id, organization, "stopped"))
+    steer(&app, &visitor, &id, &form, Steer::Stop, "stopped").await
 }
 
 /// `POST /admin/operations/{id}/resume`
@@ -278,9 +276,7 @@ pub(super) async fn resume(
     Path(id): Path<String>,
     form: Form,
 ) -> Result<Response, Refused> {
-    let (id, organization, reason) = (parse(&id)?, chosen(&visitor, &form)?, form.reason()?);
-    app.operations().resume(organization, id, &visitor.actor, &reason).await.map_err(refused)?;
-    Ok(back(&visitor, id, organization, "resumed"))
+    steer(&app, &visitor, &id, &form, Steer::Resume, "resumed").await
 }
 
 /// `POST /admin/operations/{id}/undo`
@@ -290,9 +286,20 @@ pub(super) async fn undo(
     Path(id): Path<String>,
     form: Form,
 ) -> Result<Response, Refused> {
-    let (id, organization, reason) = (parse(&id)?, chosen(&visitor, &form)?, form.reason()?);
-    app.operations().undo(organization, id, &visitor.actor, &reason).await.map_err(refused)?;
-    Ok(back(&visitor, id, organization, "undone"))
+    steer(&app, &visitor, &id, &form, Steer::Undo, "undone").await
+}
+
+async fn steer(
+    app: &App,
+    visitor: &Visitor,
+    id: &str,
+    form: &Form,
+    act: Steer,
+    note: &str,
+) -> Result<Response, Refused> {
+    let (id, organization, reason) = (parse(id)?, chosen(visitor, form)?, form.reason()?);
+    app.operations().steer(organization, id, act, &visitor.actor, &reason).await.map_err(refused)?;
+    Ok(back(visitor, id, organization, note))
 }
 
 fn back(visitor: &Visitor, id: OperationId, organization: Option<OrganizationId>, note: &str) -> Response {

@@ -139,6 +139,19 @@ fn a_failure_names_who_must_act_by_its_class() {
 }
 
 #[test]
+fn bytes_that_are_gone_are_no_data_to_be_corrected() {
+    for (code, who, word) in [("payload_purged", Who::Nobody, "refused"), ("payload_expired", Who::Sender, "no retry")]
+    {
+        let mut view = view(JobStatus::Failed, Some("sender"));
+        let error = view.error.as_mut().unwrap();
+        code.clone_into(&mut error.code);
+        let explanation = check(&view, &calm());
+        assert_eq!(explanation.who, who, "{code}");
+        assert!(explanation.next.contains(word) && !explanation.act.contains("Correct"), "{explanation:?}");
+    }
+}
+
+#[test]
 fn who_waits_behind_another_job_is_told_which_and_why() {
     let head = JobId::new();
     let behind = |state: TaskState| Situation {

@@ -25,6 +25,7 @@ use crate::ids::{JobId, OperationId, OrganizationId};
 use plan::{PlanFault, next_round};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use store::IfHeld;
 
 /// Jobs of one operation, at most.
 pub const TARGETS_MAX: i64 = 100_000;
@@ -430,49 +431,11 @@ impl Operations {
         Ok(page_of(jobs, limit))
     }
 
-    /// Leave the rest of an operation alone.
+    /// Stop, resume or undo an operation; recorded with the reason.
     ///
     /// # Errors
-    /// [`OperationError::NotFound`]; [`OperationError::NotPossible`] if it is not under way; the database's.
-    pub async fn stop(
-        &self,
-        organization: Option<OrganizationId>,
-        id: OperationId,
-        actor: &Actor,
-        reason: &str,
-    ) -> Result<OperationView, OperationError> {
-        self.steer(organization, id, Steer::Stop, actor, reason).await
-    }
-
-    /// Go on with an operation that was stopped; behind a canary that failed, without asking it again.
-    ///
-    /// # Errors
-    /// As [`Operations::stop`].
-    pub async fn resume(
-        &self,
-        organization: Option<OrganizationId>,
-        id: OperationId,
-        actor: &Actor,
-        reason: &str,
-    ) -> Result<OperationView, OperationError> {
-        self.steer(organization, id, Steer::Resume, actor, reason).await
-    }
-
-    /// Take back what has been put into the queue again and has not begun; the rest of the operation is left alone.
-    ///
-    /// # Errors
-    /// As [`Operations::stop`]; a cancellation cannot be undone ([`OperationError::NotPossible`]).
-    pub async fn undo(
-        &self,
-        organization: Option<OrganizationId>,
-        id: OperationId,
-        actor: &Actor,
-        reason: &str,
-    ) -> Result<OperationView, OperationError> {
-        self.steer(organization, id, Steer::Undo, actor, reason).await
-    }
-
-    async fn steer(
+    /// [`OperationError::NotFound`]; [`OperationError::NotPossible`] if its state does not allow that; the database's.
+    pub async fn steer(
         &self,
         organization: Option<OrganizationId>,
         id: OperationId,
@@ -485,7 +448,7 @@ impl Operations {
         let (actor, reason) = (actor.clone(), reason.to_owned());
         let steered = self.db.unit::<_, OperationError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let row = store::lock(connection, home, id).await?.ok_or(OperationError::NotFound)?;
+                let row = store::hold(connection, home, id, IfHeld::Wait).await?.ok_or(OperationError::NotFound)?;
                 act.allowed(&row)?;
                 let event = match act {
                     Steer::Stop => {
@@ -524,9 +487,13 @@ fn page_of(mut jobs: Vec<OperationJob>, limit: i64) -> OperationJobs {
 
 /// What a person may do with an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Steer {
+pub enum Steer {
+    /// Leave the rest alone; it must be under way.
     Stop,
+    /// Go on with one that was stopped; behind a canary that failed, without asking it again.
     Resume,
+    /// Take back what has been put into the queue again and has not begun, and leave the rest alone. A cancellation cannot be
+    /// undone.
     Undo,
 }
 

@@ -2,7 +2,7 @@
 //! under the lock of the operation's row (docs/bulk-operations.md). What a transaction did not commit is done by whoever comes next.
 
 use super::results_store;
-use super::store::{self, Handled, OperationRow, Place};
+use super::store::{self, Handled, IfHeld, OperationRow, Place};
 use super::targets_store::{self, Mark, Planned, Target};
 use super::{BulkRequest, OperationError, OperationKind, Operations, RetryVersion, TARGETS_MAX};
 use crate::audit::{self, Action, Actor, Record};
@@ -107,7 +107,7 @@ impl Operations {
     async fn select(&self, home: OrganizationId, id: OperationId, request: BulkRequest) -> Result<bool, DbError> {
         let selected = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
+                let Some(row) = store::hold(connection, home, id, IfHeld::Skip).await? else { return Ok(false) };
                 if row.status == "running" && row.selected_at.is_none() {
                     select_piece(connection, home, &row, &request).await?;
                 }
@@ -167,7 +167,7 @@ impl Operations {
     async fn change(&self, home: OrganizationId, id: OperationId, status: &'static str) -> Result<bool, DbError> {
         let changed = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
+                let Some(row) = store::hold(connection, home, id, IfHeld::Skip).await? else { return Ok(false) };
                 if row.status != "running" {
                     return Ok(true);
                 }
@@ -187,7 +187,7 @@ impl Operations {
     async fn look(&self, home: OrganizationId, id: OperationId) -> Result<bool, DbError> {
         let looked = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
+                let Some(row) = store::hold(connection, home, id, IfHeld::Skip).await? else { return Ok(false) };
                 let open = targets_store::open(connection, home, id, row.look_after, LOOK_MAX).await?;
                 let is_round = i64::try_from(open.len()).unwrap_or(0) < LOOK_MAX;
                 let after = open.last().filter(|_| !is_round).map_or(0, |target| target.position);
@@ -195,7 +195,8 @@ impl Operations {
                 let found = results_store::settle(connection, home, id, &open).await?;
                 results_store::count(connection, home, id, found, after).await?;
                 let Some(row) = store::find(connection, home, id).await? else { return Ok(false) };
-                decide(connection, home, &row).await?;
+                // In the middle of a way through the targets, or where something has just ended, more is to be found.
+                decide(connection, home, &row, after > 0 || found.settled > 0).await?;
                 Ok(true)
             })
         });
@@ -206,7 +207,7 @@ impl Operations {
     async fn take_back(&self, home: OrganizationId, id: OperationId) -> Result<bool, DbError> {
         let taken = self.db.unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
-                let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(false) };
+                let Some(row) = store::hold(connection, home, id, IfHeld::Skip).await? else { return Ok(false) };
                 if row.status == "undoing" {
                     undo_piece(connection, home, &row).await?;
                 }
@@ -269,7 +270,7 @@ impl Batch {
         kind: OperationKind,
         (actor, reason): (&Actor, &str),
     ) -> Result<Option<bool>, DbError> {
-        let Some(row) = store::try_lock(connection, home, id).await? else { return Ok(None) };
+        let Some(row) = store::hold(connection, home, id, IfHeld::Skip).await? else { return Ok(None) };
         if row.status != "running" {
             return Ok(Some(false));
         }
@@ -291,10 +292,11 @@ impl Batch {
         targets_store::enter(connection, home, organizations).await?;
         targets_store::lock_lanes(connection, self.planned.iter().map(|one| one.lane)).await?;
         if !self.planned.is_empty() {
-            for (position, answer, before) in targets_store::retry(connection, &self.planned, actor, reason).await? {
+            let answers = targets_store::retry(connection, (home, id), &self.planned, actor, reason).await?;
+            for (position, answer) in answers {
                 let round = self.planned.iter().find(|one| one.position == position).map(|one| one.next.after + 1);
                 self.marks.push(match answer.as_str() {
-                    "retried" => Mark { position, state: "acted", note: None, round, before, result: None },
+                    "retried" => Mark { position, state: "acted", note: None, round, result: None },
                     "unknown" => left(position, "skipped", "gone"),
                     _ => left(position, "skipped", "under_way"),
                 });
@@ -334,7 +336,7 @@ fn room(row: &OperationRow) -> i64 {
 }
 
 fn left(position: i32, state: &'static str, note: &'static str) -> Mark {
-    Mark { position, state, note: Some(note), round: None, before: None, result: None }
+    Mark { position, state, note: Some(note), round: None, result: None }
 }
 
 /// The version on which a job's next round runs; none: it is gone.
@@ -397,7 +399,12 @@ async fn select_piece(
 }
 
 /// What results say about an operation, and when the next look is due.
-async fn decide(connection: &mut PgConnection, home: OrganizationId, row: &OperationRow) -> Result<(), DbError> {
+async fn decide(
+    connection: &mut PgConnection,
+    home: OrganizationId,
+    row: &OperationRow,
+    is_moving: bool,
+) -> Result<(), DbError> {
     let (id, open) = (row.id, row.done - row.undone - row.settled);
     let failures = row.failed_again - row.failures_before;
     let is_under_way = ["running", "canary"].contains(&row.status.as_str());
@@ -417,6 +424,7 @@ async fn decide(connection: &mut PgConnection, home: OrganizationId, row: &Opera
         "canary" => store::put_off(connection, home, id, Some(LOOK_EVERY_SECONDS)).await,
         "running" | "undoing" => Ok(()),
         _ if open == 0 => store::put_off(connection, home, id, None).await,
+        _ if is_moving => store::put_off(connection, home, id, Some(LOOK_EVERY_SECONDS)).await,
         _ => {
             // The longer it takes, the rarer the looks.
             let since = row.finished_at.map_or(0.0, |ended| (time_of(row) - ended).as_seconds_f64());
@@ -442,7 +450,7 @@ async fn undo_piece(connection: &mut PgConnection, home: OrganizationId, row: &O
     targets_store::enter(connection, home, open.iter().map(|target| target.job_organization_id)).await?;
     let lanes = targets_store::lanes(connection, &open).await?;
     targets_store::lock_lanes(connection, lanes.into_iter()).await?;
-    let answers = targets_store::undo(connection, &open, &row.acts_for(), &row.reason).await?;
+    let answers = targets_store::undo(connection, (home, id), &open, &row.acts_for(), &row.reason).await?;
     let undone: BTreeSet<i32> =
         answers.into_iter().filter(|(_, answer)| answer == "undone").map(|(position, _)| position).collect();
     let marks: Vec<Mark> = open

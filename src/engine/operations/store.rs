@@ -180,29 +180,29 @@ pub async fn find(
     Ok(sqlx::query_as(select_operation!(" and id = $2")).bind(home).bind(id).fetch_optional(connection).await?)
 }
 
-/// One operation, held until the transaction's end: waits for whoever holds it.
-///
-/// # Errors
-/// [`DbError`].
-pub async fn lock(
-    connection: &mut PgConnection,
-    home: OrganizationId,
-    id: OperationId,
-) -> Result<Option<OperationRow>, DbError> {
-    let row = sqlx::query_as(select_operation!(" and id = $2 for update"));
-    Ok(row.bind(home).bind(id).fetch_optional(connection).await?)
+/// What to do about an operation that somebody else holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfHeld {
+    /// Wait for them.
+    Wait,
+    /// Find none.
+    Skip,
 }
 
-/// The same for sweepers: none if somebody else holds it.
+/// One operation, held until the transaction's end.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn try_lock(
+pub async fn hold(
     connection: &mut PgConnection,
     home: OrganizationId,
     id: OperationId,
+    if_held: IfHeld,
 ) -> Result<Option<OperationRow>, DbError> {
-    let row = sqlx::query_as(select_operation!(" and id = $2 for update skip locked"));
+    let row = match if_held {
+        IfHeld::Wait => sqlx::query_as(select_operation!(" and id = $2 for update")),
+        IfHeld::Skip => sqlx::query_as(select_operation!(" and id = $2 for update skip locked")),
+    };
     Ok(row.bind(home).bind(id).fetch_optional(connection).await?)
 }
 
@@ -384,7 +384,8 @@ pub async fn stop(
     ensure_one_row(&updated)
 }
 
-/// Go on: what failed until now does not count, and a canary that failed is not asked again.
+/// Go on: what failed until now does not count, and a canary that failed is not asked again. Where somebody stopped the operation
+/// before its canary was decided, the canary is still asked, and what failed of it meanwhile counts.
 ///
 /// # Errors
 /// [`DbError`].
@@ -392,7 +393,8 @@ pub async fn resume(connection: &mut PgConnection, home: OrganizationId, id: Ope
     let updated = sqlx::query(
         "update operations
          set status = 'running', canary_passed = canary_passed or stop_reason = 'canary_failed', stop_reason = null,
-             failures_before = failed_again, finished_at = null, due_at = chartgate_now(), next_at = chartgate_now(),
+             failures_before = case when canary = 0 or canary_passed or stop_reason = 'canary_failed' then failed_again else failures_before end,
+             finished_at = null, due_at = chartgate_now(), next_at = chartgate_now(),
              begun_at = null, acted_before = done + skipped + refused
          where organization_id = $1 and id = $2",
     )

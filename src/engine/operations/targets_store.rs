@@ -8,7 +8,6 @@ use crate::engine::jobs::JobFilter;
 use crate::engine::jobs_store::{NextRound, push_filter};
 use crate::engine::store::PROGRAM_VERSION;
 use crate::ids::{JobId, OperationId, OrganizationId};
-use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use time::OffsetDateTime;
@@ -196,8 +195,6 @@ pub struct Target {
     pub job_id: JobId,
     /// The round that was opened.
     pub round: Option<i32>,
-    /// What that changed.
-    pub before: Option<Value>,
 }
 
 /// The next targets that wait.
@@ -211,7 +208,7 @@ pub async fn waiting(
     limit: i64,
 ) -> Result<Vec<Target>, DbError> {
     Ok(sqlx::query_as(
-        "select position, job_organization_id, job_id, round, before
+        "select position, job_organization_id, job_id, round
          from operation_jobs
          where organization_id = $1 and operation_id = $2 and state = 'waiting'
          order by position
@@ -236,7 +233,7 @@ pub async fn open(
     limit: i64,
 ) -> Result<Vec<Target>, DbError> {
     Ok(sqlx::query_as(
-        "select position, job_organization_id, job_id, round, before
+        "select position, job_organization_id, job_id, round
          from operation_jobs
          where organization_id = $1 and operation_id = $2 and state = 'acted' and result is null and position > $3
          order by position
@@ -372,26 +369,33 @@ pub struct Planned {
     pub next: NextRound,
 }
 
-/// What an act answered: position, its word, and what it changed.
-pub type Answer = (i32, String, Option<Value>);
-
-/// Open the next round of each, in the order of their ids. The caller holds their lanes.
+/// Open the next round of each, in the order of their ids: position, and the word for what came of it. What an undo will need is
+/// kept with the targets and never leaves the database: of a large file it is tens of megabytes. The caller holds their lanes.
 ///
 /// # Errors
 /// [`DbError`].
 pub async fn retry(
     connection: &mut PgConnection,
+    (home, operation): (OrganizationId, OperationId),
     planned: &[Planned],
     actor: &Actor,
     reason: &str,
-) -> Result<Vec<Answer>, DbError> {
+) -> Result<Vec<(i32, String)>, DbError> {
     sqlx::query_as(
-        "select t.position, r.answer, r.before
-         from (
-           select * from unnest($1::int[], $2::uuid[], $3::uuid[], $4::int[], $5::smallint[], $6::int[], $7::text[], $8::smallint[])
-             u(position, o, job, round, step, version, chunks, step_from)
-           order by u.job) t
-         cross join lateral retry_job_undoably(t.o, t.job, t.round, t.step, t.version, t.chunks, t.step_from, $9, $10, $11, $12, $13, $14) r",
+        "with done as materialized (
+           select t.position, r.answer, r.before
+           from (
+             select * from unnest($1::int[], $2::uuid[], $3::uuid[], $4::int[], $5::smallint[], $6::int[], $7::text[], $8::smallint[])
+               u(position, o, job, round, step, version, chunks, step_from)
+             order by u.job) t
+           cross join lateral retry_job_undoably(t.o, t.job, t.round, t.step, t.version, t.chunks, t.step_from, $9, $10, $11, $12, $13, $14) r
+         ), kept as (
+           update operation_jobs k
+           set before = d.before
+           from done d
+           where k.organization_id = $15 and k.operation_id = $16 and k.position = d.position
+         )
+         select position, answer from done",
     )
     .bind(planned.iter().map(|one| one.position).collect::<Vec<_>>())
     .bind(planned.iter().map(|one| one.organization).collect::<Vec<_>>())
@@ -407,6 +411,8 @@ pub async fn retry(
     .bind(&actor.request_id)
     .bind(reason)
     .bind(PROGRAM_VERSION)
+    .bind(home)
+    .bind(operation)
     .fetch_all(connection)
     .await
     .map_err(DbError::from)
@@ -418,21 +424,22 @@ pub async fn retry(
 /// [`DbError`].
 pub async fn undo(
     connection: &mut PgConnection,
+    (home, operation): (OrganizationId, OperationId),
     targets: &[Target],
     actor: &Actor,
     reason: &str,
 ) -> Result<Vec<(i32, String)>, DbError> {
     sqlx::query_as(
-        "select t.position, undo_retry(t.o, t.job, t.round, t.before, $6, $7, $8, $9, $10, $11)
+        "select t.position, undo_retry(t.job_organization_id, t.job_id, t.round, t.before, $4, $5, $6, $7, $8, $9)
          from (
-           select * from unnest($1::int[], $2::uuid[], $3::uuid[], $4::int[], $5::jsonb[]) u(position, o, job, round, before)
-           order by u.job) t",
+           select k.position, k.job_organization_id, k.job_id, k.round, k.before
+           from operation_jobs k
+           where k.organization_id = $1 and k.operation_id = $2 and k.position = any ($3)
+           order by k.job_id) t",
     )
+    .bind(home)
+    .bind(operation)
     .bind(targets.iter().map(|target| target.position).collect::<Vec<_>>())
-    .bind(targets.iter().map(|target| target.job_organization_id).collect::<Vec<_>>())
-    .bind(targets.iter().map(|target| target.job_id).collect::<Vec<_>>())
-    .bind(targets.iter().map(|target| target.round.unwrap_or_default()).collect::<Vec<_>>())
-    .bind(targets.iter().map(|target| target.before.clone().unwrap_or_default()).collect::<Vec<_>>())
     .bind(&actor.name)
     .bind(&actor.authentication)
     .bind(&actor.address)
@@ -455,8 +462,6 @@ pub struct Mark {
     pub note: Option<&'static str>,
     /// The round that was opened.
     pub round: Option<i32>,
-    /// What that changed.
-    pub before: Option<Value>,
     /// Already known.
     pub result: Option<&'static str>,
 }
@@ -473,8 +478,9 @@ pub async fn mark(
 ) -> Result<(), DbError> {
     sqlx::query(
         "update operation_jobs t
-         set state = m.state, note = m.note, round = m.round, before = m.before, result = m.result, acted_at = chartgate_now()
-         from unnest($3::int[], $4::text[], $5::text[], $6::int[], $7::jsonb[], $8::text[]) m(position, state, note, round, before, result)
+         set state = m.state, note = m.note, round = m.round, before = case when m.state = 'acted' then t.before end,
+             result = m.result, acted_at = chartgate_now()
+         from unnest($3::int[], $4::text[], $5::text[], $6::int[], $7::text[]) m(position, state, note, round, result)
          where t.organization_id = $1 and t.operation_id = $2 and t.position = m.position",
     )
     .bind(home)
@@ -483,7 +489,6 @@ pub async fn mark(
     .bind(marks.iter().map(|mark| mark.state.to_owned()).collect::<Vec<_>>())
     .bind(marks.iter().map(|mark| mark.note.map(str::to_owned)).collect::<Vec<_>>())
     .bind(marks.iter().map(|mark| mark.round).collect::<Vec<_>>())
-    .bind(marks.iter().map(|mark| mark.before.clone()).collect::<Vec<_>>())
     .bind(marks.iter().map(|mark| mark.result.map(str::to_owned)).collect::<Vec<_>>())
     .execute(connection)
     .await?;

@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::engine::jobs::{JobFilter, is_sha256};
 use crate::engine::operations::{
     BulkRequest, OperationError, OperationJobs, OperationKind, OperationPage, OperationView, PAGE_MAX, RetryVersion,
+    Steer,
 };
 use crate::engine::state::JobStatus;
 use crate::http::description;
@@ -357,10 +358,7 @@ pub async fn stop_operation(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<OperationView>, Problem> {
-    caller.allow(ADMINS)?;
-    let request: SteerRequest = read_json(&headers, body).await?;
-    let (organization, id) = (caller.caller.organization, operation_id(&operation)?);
-    Ok(Json(app.operations().stop(organization, id, &caller.actor, &request.reason).await?))
+    steer(&app, &caller, &operation, Steer::Stop, &headers, body).await
 }
 
 /// Go on with a bulk operation that was stopped, also after a failed canary.
@@ -381,10 +379,7 @@ pub async fn resume_operation(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<OperationView>, Problem> {
-    caller.allow(ADMINS)?;
-    let request: SteerRequest = read_json(&headers, body).await?;
-    let (organization, id) = (caller.caller.organization, operation_id(&operation)?);
-    Ok(Json(app.operations().resume(organization, id, &caller.actor, &request.reason).await?))
+    steer(&app, &caller, &operation, Steer::Resume, &headers, body).await
 }
 
 /// Undo a bulk retry or reprocessing where it has not begun: those jobs are again as they were. A cancel cannot be undone.
@@ -405,8 +400,19 @@ pub async fn undo_operation(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<OperationView>, Problem> {
+    steer(&app, &caller, &operation, Steer::Undo, &headers, body).await
+}
+
+async fn steer(
+    app: &App,
+    caller: &Authenticated,
+    operation: &str,
+    act: Steer,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Json<OperationView>, Problem> {
     caller.allow(ADMINS)?;
-    let request: SteerRequest = read_json(&headers, body).await?;
-    let (organization, id) = (caller.caller.organization, operation_id(&operation)?);
-    Ok(Json(app.operations().undo(organization, id, &caller.actor, &request.reason).await?))
+    let request: SteerRequest = read_json(headers, body).await?;
+    let (organization, id) = (caller.caller.organization, operation_id(operation)?);
+    Ok(Json(app.operations().steer(organization, id, act, &caller.actor, &request.reason).await?))
 }

@@ -413,8 +413,13 @@ async fn no_canary_leaves_the_clinical_tables_and_the_objects() {
     // What was told of requests, steps, failures and retries.
     let told =
         |name: &str| collector.spans().iter().filter(|span| span.attribute("chartgate.step.outcome") == name).count();
-    let (good, bad, all) = (told("succeeded"), told("failed"), collector.spans().len());
-    assert!(good > 100 && bad > 0 && all > 500, "{good} and {bad} of {all} spans");
+    let (good, bad, all) = (told("succeeded"), told("failed") + told("retried"), collector.spans().len());
+    let failed: i64 = sqlx::query_scalar("select count(*) from step_attempts where outcome = 'failed'")
+        .fetch_one(&mut desk.owner().await)
+        .await
+        .unwrap();
+    assert!(good > 100 && all > 500, "{good} of {all} spans");
+    assert!(failed > 0 && i64::try_from(bad).unwrap() == failed, "{bad} of {failed} failures in spans");
     places.push(("exported spans".to_owned(), collector.bytes()));
     let has = |what: &str| places.iter().any(|(label, bytes)| label.contains(what) && !bytes.is_empty());
     for place in

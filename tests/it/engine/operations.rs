@@ -175,7 +175,11 @@ async fn what_has_not_begun_is_taken_back_as_it_was_and_a_cancel_is_not() {
     let jobs = fail(&app, &scripted, app.organization.id, "in-order", 40).await;
     let admin = app.organization.admin.clone();
     let before = app.job(&jobs[7].to_string()).await;
-    let callbacks = "select count(*) from audit_records where event = 'job.retry_undone'";
+    let taken_back = "select count(*) from audit_records where event = 'job.retry_undone'";
+    // Somebody registers only now: what ended before is not told, and taking back is no end.
+    let register = "insert into callbacks (organization_id, id, url, status, secret, created_at, updated_at)
+                    select id, gen_random_uuid(), 'https://hooks.example.org', 'active', '', now(), now() from organizations";
+    sqlx::raw_sql(register).execute(&mut app.owner().await).await.unwrap();
     {
         // Nobody runs them.
         let _sweeping = Sweeping::start(&app);
@@ -201,7 +205,9 @@ async fn what_has_not_begun_is_taken_back_as_it_was_and_a_cancel_is_not() {
     let mut after = app.job(&jobs[7].to_string()).await;
     after["updatedAt"] = before["updatedAt"].clone();
     assert_eq!(after, before, "as it was");
-    assert_eq!(app.count(callbacks).await, 39);
+    assert_eq!(app.count(taken_back).await, 39);
+    assert_eq!(app.count("select count(*) from callback_messages").await, 0);
+    sqlx::raw_sql("delete from callbacks").execute(&mut app.owner().await).await.unwrap();
     let (_, timeline) = app.get(&app.platform, &format!("/v1/ingestion/jobs/{}/timeline", jobs[7])).await;
     assert!(timeline.to_string().contains("job.retry_undone"), "{timeline}");
     // The lane is free for the one that had begun, and what was undone can be retried.
@@ -250,6 +256,32 @@ async fn it_stops_when_so_many_failed_again_and_goes_on_when_an_administrator_sa
     let ended = until_status(&app, &operation, "succeeded").await;
     assert_eq!(ended["done"], 60, "{ended}");
     assert_eq!(retried(&app).await, (60, 0));
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_canary_that_failed_while_the_operation_was_stopped_stops_it_when_it_goes_on() {
+    let (app, scripted) = scripted_app().await;
+    fail(&app, &scripted, app.organization.id, "scripted", 30).await;
+    let admin = app.organization.admin.clone();
+    scripted.script("middle", &vec![Act::Ours; 5]);
+    let operation = {
+        let _sweeping = Sweeping::start(&app);
+        let operation =
+            begin(&app, &admin, "retry", json!({ "filter": {}, "canary": 5, "ratePerSecond": 10_000 })).await;
+        until_status(&app, &operation, "canary").await;
+        assert_eq!(act(&app, &operation, "stop").await.0, 200);
+        operation
+    };
+    let workers = app.workers();
+    until(&app, &admin, &operation, "failed again", |view| view["failedAgain"] == 5).await;
+    assert_eq!(act(&app, &operation, "resume").await.0, 200);
+    let stopped = until_status(&app, &operation, "stopped").await;
+    assert_eq!((&stopped["stopReason"], &stopped["done"]), (&json!("canary_failed"), &json!(5)), "{stopped}");
+    // Who knows that the canary failed may go on all the same.
+    assert_eq!(act(&app, &operation, "resume").await.0, 200);
+    let ended = until_status(&app, &operation, "succeeded").await;
+    assert_eq!(ended["done"], 30, "{ended}");
     workers.stop().await;
 }
 

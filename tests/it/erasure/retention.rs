@@ -202,10 +202,11 @@ async fn who_somebody_is_stays_known_as_long_as_anything_is_kept_of_them() {
     assert_eq!(retention.round().await.unwrap(), 0, "what is spared is not looked for again and again");
     assert_eq!(app.job(&job).await["status"], "succeeded", "and so does its job");
     app.advance(20 * DAY).await;
-    assert!(retention.round().await.unwrap() > 0);
-    // Who it was about goes in the round after the last that was kept of them.
+    assert_eq!(retention.round().await.unwrap(), 1);
+    assert_eq!(app.count("select count(*) from clinical_events where resource_type <> 'Patient'").await, 0);
+    assert_eq!(app.count("select count(*) from patients").await, 1, "while that went, something was kept of them");
     app.advance(Duration::from_hours(7)).await;
-    retention.round().await.unwrap();
+    assert_eq!(retention.round().await.unwrap(), 1);
     assert_eq!(app.count("select count(*) from clinical_events").await, 0);
     assert_eq!(app.count("select count(*) from patients").await, 0);
 }

@@ -152,10 +152,34 @@ async fn follow_cut_off(app: &TestApp, job: &str, mut last: Option<String>, ever
 }
 
 #[tokio::test]
+async fn who_follows_a_job_is_told_that_its_retry_was_taken_back() {
+    let (app, scripted) = scripted_app().await;
+    scripted.script("middle", &[Act::Sender]);
+    let workers = app.workers();
+    let job = submit(&app, app.organization.id, "free", None).await.job.to_string();
+    app.wait_for(&job, "failed").await;
+    workers.stop().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    tokio::spawn(chartgate::engine::operations::run::run(app.app.operations(), stop.clone()));
+    let request = json!({ "ids": [job], "reason": "too early" });
+    let (status, operation) = app.post(&app.organization.admin, "/v1/admin/jobs/retry", &request).await;
+    assert_eq!(status, 202, "{operation}");
+    app.wait_for(&job, "queued").await;
+    let path = format!("/v1/admin/operations/{}/undo", operation["operationId"].as_str().unwrap());
+    assert_eq!(app.post(&app.organization.admin, &path, &json!({ "reason": "not yet" })).await.0, 200);
+    app.wait_for(&job, "failed").await;
+    stop.cancel();
+    let whole = Follower::of(&app, &app.organization.sender, &job, None).await.until_end().await;
+    let acts: Vec<&Value> = whole.iter().map(|one| &one.data["event"]).filter(|event| event.is_string()).collect();
+    assert!(acts.ends_with(&[&json!("job.retried"), &json!("job.retry_undone")]), "{whole:#?}");
+    assert_eq!(counted(&transitions(&whole)), counted(&timeline(&app, &job).await));
+}
+
+#[tokio::test]
 async fn who_is_cut_off_again_and_again_misses_nothing_and_is_told_nothing_twice() {
     let (app, scripted) = scripted_app().await;
-    scripted.script("first", &[Act::Transient, Act::Succeed]);
-    scripted.script("middle", &[Act::Transient, Act::Transient, Act::Sender]);
+    scripted.script("first", &[Act::Transient, Act::Transient, Act::Transient, Act::Succeed]);
+    scripted.script("middle", &[Act::Transient, Act::Transient, Act::Transient, Act::Sender]);
     let workers = app.workers();
     let job = submit(&app, app.organization.id, "free", None).await.job.to_string();
     let (first, cuts) = follow_cut_off(&app, &job, None, 700).await;

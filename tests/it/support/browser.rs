@@ -149,9 +149,16 @@ impl Browser {
 
     /// Click on the first such element, and wait until what it loads is there.
     pub async fn click(&self, css: &str) {
-        // By the page itself, in one go: a live part may be replaced between finding and clicking.
-        self.element(css).await;
-        self.run("document.querySelector(arguments[0]).click()", json!([css])).await;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let element = self.element(css).await;
+            let Err(error) = self.try_command(&format!("/element/{element}/click"), Some(&json!({}))).await else {
+                return;
+            };
+            // A live part was replaced between finding and clicking: its successor is as good.
+            let is_replaced = error["error"] == "stale element reference";
+            assert!(is_replaced && Instant::now() < deadline, "{css}: {} {}", error["error"], error["message"]);
+        }
     }
 
     /// Replace what stands in a field.
