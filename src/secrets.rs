@@ -3,7 +3,7 @@
 //!
 //! The key is `secrets.key` of the configuration (32 bytes in base64; several separated by commas: the first seals, all
 //! open, which is how a key is replaced), else the file `{data_dir}/secrets.key`, made with mode 0600 when the first
-//! secret is sealed (never when one is opened). All processes of an installation need the same key. Leaves to others: what the secrets are for.
+//! secret is sealed (never when one is opened, and never where the database holds secrets that another key seals). All processes of an installation need the same key. Leaves to others: what the secrets are for.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine as _;
@@ -15,6 +15,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// First byte of what is stored: the format.
@@ -42,6 +43,9 @@ pub enum SecretsError {
     /// It was sealed with a key that this process does not have.
     #[error("sealed with another key ({0}): all processes need the same secrets.key")]
     OtherKey(String),
+    /// There is no key here, and the database holds secrets that another one seals.
+    #[error("there is no key here, but stored secrets are sealed with one: bring {0} back, or set secrets.key")]
+    Withheld(String),
     /// It was changed, or belongs to something else.
     #[error("the sealed secret is damaged, or belongs to something else")]
     Damaged,
@@ -58,6 +62,7 @@ pub struct Secrets {
     configured: Option<SecretString>,
     file: PathBuf,
     keys: Arc<Mutex<Option<Arc<Vec<Key>>>>>,
+    makes_none: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Secrets {
@@ -98,13 +103,19 @@ impl Secrets {
     /// With the configured key, if there is one, else that of `{data_dir}/secrets.key`. Touches nothing yet.
     #[must_use]
     pub fn new(configured: Option<SecretString>, data_dir: &Path) -> Self {
-        Self { configured, file: data_dir.join("secrets.key"), keys: Arc::default() }
+        Self { configured, file: data_dir.join("secrets.key"), keys: Arc::default(), makes_none: Arc::default() }
     }
 
     /// Is the key one of the configuration? Else it stands in a file of this host.
     #[must_use]
     pub fn is_configured(&self) -> bool {
         self.configured.is_some()
+    }
+
+    /// From now on make no file: the database holds secrets that another key seals, which was lost or is still to be brought
+    /// (after a restore, on a further host). One of our own beside it would have to be kept with it for good.
+    pub fn make_none(&self) {
+        self.makes_none.store(true, Ordering::Relaxed);
     }
 
     /// The keys that there are; none where nothing was configured and no file was made yet.
@@ -129,6 +140,9 @@ impl Secrets {
     fn keys_or_new(&self) -> Result<Arc<Vec<Key>>, SecretsError> {
         if let Some(keys) = self.keys()? {
             return Ok(keys);
+        }
+        if self.makes_none.load(Ordering::Relaxed) {
+            return Err(SecretsError::Withheld(self.file.display().to_string()));
         }
         self.make_file()?;
         self.keys()?.ok_or_else(|| SecretsError::BadKey(self.file.display().to_string()))
@@ -166,7 +180,7 @@ impl Secrets {
     /// stored for one thing opens for no other. The result: format, key id, nonce, ciphertext, tag.
     ///
     /// # Errors
-    /// [`SecretsError::BadKey`], [`SecretsError::File`].
+    /// [`SecretsError::BadKey`], [`SecretsError::File`], [`SecretsError::Withheld`].
     pub fn seal(&self, context: &str, secret: &[u8]) -> Result<Vec<u8>, SecretsError> {
         let keys = self.keys_or_new()?;
         let first = keys.first().ok_or_else(|| SecretsError::BadKey("secrets.key".to_owned()))?;

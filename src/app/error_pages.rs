@@ -19,6 +19,7 @@ pages!(
     "callback_secret_unreadable",
     "callback_timeout",
     "callback_unreachable",
+    "callback_untrusted",
     "callback_url_refused",
     "database_conflict",
     "database_refused",

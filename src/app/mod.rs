@@ -104,9 +104,10 @@ impl App {
                 key,
                 "secrets of callbacks or webhook senders are sealed with key {key}, which this process does not have: all processes need the same secrets.key"
             );
+            secrets.make_none();
         }
         let callbacks = Callbacks::new(&config, db.clone(), secrets.clone())
-            .map_err(|_| StartError::Server("TLS for callbacks cannot be set up".to_owned()))?;
+            .map_err(|error| StartError::Server(error.to_string()))?;
         let registry = Registry::default()
             .with(steps::handlers(db.clone(), objects.clone()))
             .with(callbacks.handlers())

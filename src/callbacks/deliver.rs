@@ -164,6 +164,10 @@ fn step_error(fault: Fault, sent: Sent) -> StepError {
         Fault::Unreachable => {
             StepError::transient("callback_unreachable", "The callback's receiver cannot be reached.")
         }
+        Fault::Untrusted(reason) => StepError::transient(
+            "callback_untrusted",
+            format!("The callback's receiver showed a certificate that is not trusted: {}.", reason.as_str()),
+        ),
         Fault::TimedOut => StepError::transient("callback_timeout", "The callback's receiver did not answer in time."),
         Fault::Redirected => StepError::transient(
             "callback_redirected",

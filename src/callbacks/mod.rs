@@ -17,6 +17,7 @@ pub mod signature;
 pub mod slots;
 pub mod store;
 pub mod target;
+pub mod trust;
 
 use crate::config::Config;
 use crate::db::{Db, DbError};
@@ -29,6 +30,7 @@ use slots::Slots;
 use std::sync::Arc;
 use std::time::Duration;
 use target::{Lookup, Policy, SystemLookup};
+use trust::TrustError;
 
 /// The workflow whose jobs deliver.
 pub const WORKFLOW: &str = "callback";
@@ -70,25 +72,23 @@ impl Callbacks {
     /// As configured, over the system's resolver.
     ///
     /// # Errors
-    /// When TLS cannot be set up at all.
-    pub fn new(config: &Config, db: Db, secrets: Secrets) -> Result<Self, reqwest::Error> {
-        Self::with_lookup(config, db, secrets, Arc::new(SystemLookup), &[])
+    /// [`TrustError`].
+    pub fn new(config: &Config, db: Db, secrets: Secrets) -> Result<Self, TrustError> {
+        Self::with_lookup(config, db, secrets, Arc::new(SystemLookup))
     }
 
-    /// The same over another resolver, and with certificates that are trusted beside the system's.
+    /// The same over another resolver.
     ///
     /// # Errors
-    /// When TLS cannot be set up at all.
-    pub fn with_lookup(
-        config: &Config,
-        db: Db,
-        secrets: Secrets,
-        lookup: Arc<dyn Lookup>,
-        roots: &[reqwest::Certificate],
-    ) -> Result<Self, reqwest::Error> {
+    /// [`TrustError`].
+    pub fn with_lookup(config: &Config, db: Db, secrets: Secrets, lookup: Arc<dyn Lookup>) -> Result<Self, TrustError> {
+        let roots = match &config.callbacks.ca_file {
+            Some(path) => trust::authorities(path)?,
+            None => Vec::new(),
+        };
         Ok(Self {
             db,
-            sender: Sender::new(Policy::new(&config.callbacks), lookup, roots)?,
+            sender: Sender::new(Policy::new(&config.callbacks), lookup, &roots)?,
             secrets,
             slots: Slots::new(config.workers_concurrency),
             disable_after: config.callbacks.disable_after,

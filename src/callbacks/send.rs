@@ -5,6 +5,7 @@
 
 use super::signature;
 use super::target::{GuardedResolver, Lookup, Policy, TargetError};
+use super::trust::Distrust;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
@@ -45,6 +46,8 @@ pub enum Fault {
     Refused,
     /// The host does not resolve, no connection came about, TLS failed, or the connection broke.
     Unreachable,
+    /// The receiver showed a certificate that is not trusted; nothing was sent.
+    Untrusted(Distrust),
     /// No answer in time.
     TimedOut,
     /// 3xx: nothing is followed.
@@ -62,6 +65,7 @@ impl Fault {
         match self {
             Self::Refused => "callback_refused",
             Self::Unreachable => "callback_unreachable",
+            Self::Untrusted(_) => "callback_untrusted",
             Self::TimedOut => "callback_timeout",
             Self::Redirected => "callback_redirected",
             Self::Gone => "callback_gone",
@@ -122,7 +126,8 @@ impl Sender {
         };
         // A machine without any certificates can do all but tell others: its deliveries fail, and are tried again.
         let client = build(true).or_else(|error| {
-            tracing::warn!(error = %error, "this machine has no certificates of authorities: callbacks cannot be delivered");
+            let known = roots.len();
+            tracing::warn!(error = %error, known, "this machine has no certificates of authorities: callbacks are delivered only to receivers whose authority is one of the {known} in callbacks.ca_file");
             build(false)
         })?;
         Ok(Self { policy, resolver, client })
@@ -188,6 +193,9 @@ async fn drain(response: reqwest::Response) {
 fn fault_of(error: &reqwest::Error) -> Fault {
     let mut cause = error.source();
     while let Some(inner) = cause {
+        if let Some(reason) = Distrust::of(inner) {
+            return Fault::Untrusted(reason);
+        }
         match inner.downcast_ref::<TargetError>() {
             Some(TargetError::Unresolved) => return Fault::Unreachable,
             Some(_) => return Fault::Refused,

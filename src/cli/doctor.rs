@@ -165,6 +165,18 @@ fn check_configuration(config: &Config, findings: &mut Findings) {
             "unset callbacks.allow_http outside development, and keep callbacks.allow_private as narrow as the receivers need",
         );
     }
+    if let Some(path) = &config.callbacks.ca_file {
+        match callbacks::trust::authorities(path) {
+            Ok(known) => {
+                findings.fine("callback authorities", format!("{} trusted beside the system's", known.len()));
+            }
+            Err(error) => findings.fault(
+                "callback authorities",
+                error.to_string(),
+                "mend the file, or unset callbacks.ca_file: no process starts with it",
+            ),
+        }
+    }
     let is_private = config.listen.ip().is_loopback();
     let listener = match &config.tls {
         Some(_) => format!("{} speaks TLS", config.listen),
@@ -351,13 +363,24 @@ async fn check_engine(app: &App, findings: &mut Findings) -> Result<(), DbError>
 
 async fn check_audit(app: &App, findings: &mut Findings) -> Result<(), DbError> {
     let sealer = app.db.unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(sealer_status(connection))).await?;
+    let state = sealer.as_ref().map(|status| status.state.clone());
     let (ok, what) = match (audit_fault(sealer.as_ref()), sealer) {
         (None, Some(status)) => (true, format!("sealed; about {} record(s) wait", status.unsealed_records)),
-        (Some(fault), Some(status)) => (false, format!("{fault} {}", status.detail)),
+        (Some(fault), Some(status)) if status.detail.is_empty() => (false, fault),
+        (Some(fault), Some(status)) => (false, format!("{fault}: {}", status.detail)),
         (fault, None) => (false, fault.unwrap_or_default()),
     };
-    let remedy =
-        "start `chartgate serve --role sweeper` where the signing key is; docs/audit.md says what each state means";
+    let remedy = match state.as_deref() {
+        Some("forked" | "key_forked") => {
+            "if the database was restored: `chartgate audit continue --reason …` where the signing key is (docs/audit.md, \"After a restore\"); else it is an incident"
+        }
+        Some("key_missing") => {
+            "copy the log's signing key from where you keep it to audit.signing_key_file; it is taken up without a restart"
+        }
+        _ => {
+            "start `chartgate serve --role sweeper` where the signing key is; docs/audit.md says what each state means"
+        }
+    };
     findings.add(ok, "audit log", what, remedy);
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::Reader;
 use ipnet::IpNet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// `callbacks.*`.
@@ -13,6 +14,8 @@ pub struct CallbackConfig {
     pub allow_private: Vec<IpNet>,
     /// Ports that may be called, as inclusive ranges.
     pub ports: Vec<(u16, u16)>,
+    /// PEM file of authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
     /// Failures on end for so long disable a callback.
     pub disable_after: Duration,
     /// How long messages and their deliveries are kept after their end.
@@ -56,6 +59,7 @@ pub(super) fn read(reader: &mut Reader) -> CallbackConfig {
             "ports or ranges such as 443,8000-8999",
             ports,
         ),
+        ca_file: reader.text("callbacks.ca_file").map(PathBuf::from),
         disable_after: Duration::from_hours(
             24 * reader.parse("callbacks.disable_after_days", 5, "a number of days from 1 to 3650", days),
         ),

@@ -66,6 +66,12 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
     ),
     ("callbacks.ports", &[], "443,1024-65535", "Ports that callbacks may have, single ones or ranges."),
     (
+        "callbacks.ca_file",
+        &[],
+        "",
+        "PEM file with certificates of authorities that receivers of callbacks may have theirs from, beside the system's; read at the start.",
+    ),
+    (
         "callbacks.disable_after_days",
         &[],
         "5",

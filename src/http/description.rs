@@ -28,9 +28,10 @@ const ID: &str = "[0-7][0-9a-hjkmnp-tv-z]{25}$";
 fn pattern(parameter: &str) -> Option<String> {
     let prefix = match parameter {
         // Of an upload its own id will do.
-        "jobId" => "(job|upload)",
+        "jobId" | "uploadId" => "(job|upload)",
         "callbackId" => "cb",
         "findingId" => "fnd",
+        "holdId" => "hold",
         "operationId" => "op",
         "organizationId" => "org",
         "reviewId" => "rev",

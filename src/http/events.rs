@@ -13,10 +13,23 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use futures::{StreamExt as _, stream};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A notification is about a kilobyte for each object that it names.
 const BODY_MAX: usize = 1 << 20;
+
+/// What a store sends. Of an object `Records` are read (S3, and those that notify as it does), `detail` (EventBridge) and
+/// `Message` (SNS); a list names nothing, and is acknowledged.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Notification)]
+#[serde(untagged)]
+pub enum NotificationBody {
+    /// A notification.
+    Object(HashMap<String, serde_json::Value>),
+    /// None.
+    List(Vec<serde_json::Value>),
+}
 
 /// What became of the objects that a notification named.
 #[derive(Debug, Default, Serialize, utoipa::ToSchema)]
@@ -38,7 +51,7 @@ pub struct NotificationAnswer {
 /// name nothing and are acknowledged.
 #[utoipa::path(
     post, path = "/v1/events/s3", tag = "operations", operation_id = "notifyObjects",
-    request_body(content = serde_json::Value, content_type = "application/json"),
+    request_body(content = NotificationBody, content_type = "application/json"),
     responses(
         (status = 200, description = "Looked at", body = NotificationAnswer),
         (status = "4XX", description = "Refused", body = ProblemDocument, content_type = "application/problem+json"),
@@ -57,7 +70,7 @@ pub async fn notify_objects(
     let bytes = read_body(&headers, body, BODY_MAX).await?;
     require_sane_text(&bytes)?;
     if !bytes.trim_ascii_start().starts_with(b"{") && !bytes.trim_ascii_start().starts_with(b"[") {
-        return Err(Problem::new("invalid_json", "The body is no JSON object."));
+        return Err(Problem::new("invalid_json", "The body is no JSON object or list."));
     }
     let notified = events::parse(&bytes).map_err(|error| match error {
         NotNotified::NotJson => Problem::new("invalid_json", "The body is not JSON."),

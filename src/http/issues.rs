@@ -134,7 +134,7 @@ fn lines_of(
 #[into_params(parameter_in = Query)]
 pub struct IssueParameters {
     /// `nextCursor` of the page before.
-    #[param(pattern = "^-?[0-9]+[.][0-9]+[.][0-9]+$")]
+    #[param(pattern = "^-?[0-9]{1,18}[.][0-9]{1,9}[.][0-9]{1,9}$")]
     cursor: Option<String>,
     /// Issues of an answer that is no NDJSON: 1 to 10,000, which is the default.
     #[param(minimum = 1, maximum = 10_000)]

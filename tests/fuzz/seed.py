@@ -82,6 +82,11 @@ reviews = call("admin", "GET", "/v1/admin/reviews")["reviews"]
 operation = call("admin", "POST", "/v1/admin/jobs/retry", {"filter": {"errorCode": "none"}, "reason": "seed"})
 spare = [call("admin", "POST", "/v1/admin/keys", {"role": "sender"})["id"] for _ in range(3)]
 
+callback = call("admin", "POST", "/v1/admin/callbacks", {"url": "https://127.0.0.1:9999/fuzz"})["callback"]["callbackId"]
+webhook = call("admin", "POST", "/v1/admin/webhook-secrets", {"name": "fuzz"})
+hold = call("admin", "POST", "/v1/admin/holds", {"payload": jobs[1][1], "reason": "seed"})
+upload = call("sender", "POST", "/v1/ingestion/upload-url", {})
+
 json.dump(
     {
         "url": url,
@@ -98,6 +103,10 @@ json.dump(
             "operationId": [operation["operationId"]],
             "organizationId": [credentials["organization"]],
             "keyId": spare,
+            "callbackId": [callback],
+            "secretId": [webhook["id"]],
+            "holdId": [hold["holdId"]],
+            "uploadId": [upload["uploadId"]],
             "code": ["forbidden", "invalid_json", "job_not_found"],
         },
     },

@@ -100,6 +100,27 @@ impl KeySet {
     }
 }
 
+/// Points of Ed25519 of small order without their sign, those with a coordinate beyond the field, too, in hexadecimal. With
+/// such a key anybody's signature is good for any message, or one in eight, and libraries take it.
+const SMALL_ORDER: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];
+
+/// Is it no key of Ed25519, or one for which anybody can sign?
+fn is_weak(point: &[u8]) -> bool {
+    let mut point = point.to_vec();
+    if let Some(last) = point.last_mut() {
+        *last &= 0x7f;
+    }
+    point.len() != 32 || SMALL_ORDER.contains(&hex::encode(&point).as_str())
+}
+
 /// A JWK as a key that checks signatures; `None` for every other one.
 fn public_key(jwk: &Value) -> Option<PublicKey> {
     let text = |name: &str| jwk.get(name).and_then(Value::as_str);
@@ -117,6 +138,11 @@ fn public_key(jwk: &Value) -> Option<PublicKey> {
             if !(256..=1024).contains(&n.len()) || n.first() == Some(&0) || e.is_empty() || e.len() > 8 {
                 return None;
             }
+            let exponent = e.iter().fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
+            // With 1 everything signs itself; an even one has no private half.
+            if exponent < 3 || exponent.is_multiple_of(2) {
+                return None;
+            }
             (vec![Algorithm::RS256, Algorithm::RS384], DecodingKey::from_rsa_raw_components(&n, &e))
         }
         ("EC", Some(curve @ ("P-256" | "P-384"))) => {
@@ -126,7 +152,7 @@ fn public_key(jwk: &Value) -> Option<PublicKey> {
             }
             (vec![algorithm], DecodingKey::from_ec_components(text("x")?, text("y")?).ok()?)
         }
-        ("OKP", Some("Ed25519")) if bytes("x")?.len() == 32 => {
+        ("OKP", Some("Ed25519")) if !is_weak(&bytes("x")?) => {
             (vec![Algorithm::EdDSA], DecodingKey::from_ed_components(text("x")?).ok()?)
         }
         _ => return None,

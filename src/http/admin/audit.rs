@@ -40,16 +40,20 @@ const EXPORT_AHEAD: usize = 256 * 1024;
 #[into_params(parameter_in = Query)]
 pub struct AuditParameters {
     /// Whose data (platform role; an administrator sees the own organization).
+    #[param(pattern = "^org_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     organization: Option<String>,
     /// Who acted, such as `key:0123456789abcdef`.
     actor: Option<String>,
     /// What happened, such as `access.denied`.
     event: Option<String>,
     /// success, denied or failure.
+    #[param(pattern = "^(success|denied|failure)$")]
     outcome: Option<String>,
     /// `pat_…`
+    #[param(pattern = "^pat_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     patient: Option<String>,
     /// `job_…`
+    #[param(pattern = "^job_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     job: Option<String>,
     /// Another resource, as the records name it.
     resource: Option<String>,

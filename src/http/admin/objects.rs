@@ -23,6 +23,7 @@ const PAGE_MAX: u32 = 500;
 #[into_params(parameter_in = Query)]
 pub struct RefusedParameters {
     /// Only those first seen before this instant (RFC 3339).
+    #[param(format = DateTime)]
     before: Option<String>,
     /// So many, 1 to 500, and those that were seen at the same instant as the last of them.
     #[param(minimum = 1, maximum = 500)]

@@ -5,4 +5,5 @@ mod issuer;
 mod jwks;
 mod keys;
 mod tokens;
+mod vectors;
 mod webhooks;

@@ -3,14 +3,19 @@
 use super::{gzip, many_lines, patient_line};
 use crate::support::app::{TestApp, step_of};
 use chartgate::db::{DbError, Scope};
-use chartgate::ids::JobId;
+use chartgate::ids::{JobId, OrganizationId};
 use chartgate::uploads::watcher::store::generation_of;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// PUT a file, and what the watcher does then.
-async fn take_up(app: &TestApp, body: Vec<u8>) -> String {
-    let (organization, job) = (app.organization.id, JobId::new());
+pub(super) async fn take_up(app: &TestApp, body: Vec<u8>) -> String {
+    take_up_of(app, app.organization.id, body).await
+}
+
+/// The same for an organization.
+pub(super) async fn take_up_of(app: &TestApp, organization: OrganizationId, body: Vec<u8>) -> String {
+    let job = JobId::new();
     let key = format!("incoming/fhir/{organization}/{job}.ndjson");
     let objects = &app.objects.objects;
     objects.put(&key, body.into(), "application/fhir+ndjson", &[]).await.unwrap();

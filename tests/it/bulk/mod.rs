@@ -3,7 +3,9 @@
 
 mod bad_files;
 mod corpus;
+mod crash;
 mod engine;
+mod failed_lines;
 mod order;
 
 use crate::clinical::Clinic;

@@ -6,6 +6,7 @@ mod messages;
 pub mod receiver;
 mod registration;
 mod slow;
+mod tls;
 
 use crate::support::app::{Setup, TestApp};
 use chartgate::callbacks::dispatch;

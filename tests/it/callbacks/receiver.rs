@@ -3,14 +3,18 @@
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::serve::Listener;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// One POST.
 #[derive(Debug, Clone)]
@@ -58,6 +62,30 @@ fn hmac_sha256(key: &[u8], content: &[u8]) -> [u8; 32] {
 
 type Answer = Arc<Mutex<Box<dyn FnMut(&Received) -> (u16, Vec<(&'static str, String)>) + Send>>>;
 
+/// Whose handshake fails is not heard of again.
+struct Encrypted {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for Encrypted {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.listener.accept().await.unwrap();
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
 pub struct Receiver {
     pub url: String,
     received: Arc<Mutex<Vec<Received>>>,
@@ -73,6 +101,18 @@ impl Receiver {
     pub async fn on(address: IpAddr) -> Self {
         let listener = TcpListener::bind(SocketAddr::new(address, 0)).await.unwrap();
         let url = format!("http://{}/hook?token=1", listener.local_addr().unwrap());
+        Self::serve(listener, url)
+    }
+
+    /// By https on 127.0.0.1, under the name `localhost`, with those certificates, the receiver's own first.
+    pub async fn over_tls(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/hook?token=1", listener.local_addr().unwrap().port());
+        let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        Self::serve(Encrypted { listener, acceptor: TlsAcceptor::from(Arc::new(config)) }, url)
+    }
+
+    fn serve<L: Listener<Addr: std::fmt::Debug>>(listener: L, url: String) -> Self {
         let received = Arc::new(Mutex::new(Vec::new()));
         let answer: Answer = Arc::new(Mutex::new(Box::new(|_| (204, Vec::new()))));
         let (noted, answering) = (Arc::clone(&received), Arc::clone(&answer));

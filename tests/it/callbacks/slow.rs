@@ -110,6 +110,10 @@ async fn a_process_without_the_key_leaves_messages_to_those_that_have_it() {
     workers.stop().await;
     let tried = "select count(*) from step_attempts where error_code = 'callback_secret_unreadable' and error_class = 'transient'";
     assert!(app.count(tried).await >= 1);
+    // Nor does a new secret make one: it would stand beside the old one for good.
+    let (status, refused) =
+        app.post(&app.organization.admin, "/v1/admin/callbacks", &json!({ "url": receiver.url })).await;
+    assert_eq!((status, &refused["code"]), (500, &json!("internal_error")), "{refused}");
     assert!(!app.app.config.data_dir.join("secrets.key").exists(), "no key of its own was made");
     assert_eq!(callback(&app, &id).await["failingSince"], json!(null));
     let app = app

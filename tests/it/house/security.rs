@@ -126,6 +126,52 @@ fn printing(file: &str, code: &str) -> Vec<Printing> {
     found
 }
 
+/// Where secrets are checked, and how each place compares them: a comparison that ends at the first difference tells a patient
+/// caller how far a guess was right.
+const COMPARED: &[(&str, &str)] = &[
+    ("auth/keys.rs", ".ct_eq("),
+    ("auth/webhooks/mod.rs", "fits |= aws_lc_rs::constant_time::verify_slices_are_equal("),
+    ("auth/jwt/mod.rs", "jsonwebtoken::crypto::verify("),
+];
+
+/// Words of which none is compared with `==` or `!=`.
+const SECRET_WORDS: &[&str] = &[
+    "secret",
+    "secrets",
+    "secret_sha256",
+    "digest",
+    "signature",
+    "signatures",
+    "tag",
+    "mac",
+    "token",
+    "sealed_secret",
+];
+
+#[test]
+fn what_is_secret_is_compared_in_constant_time() {
+    let sources = sources();
+    for (path, how) in COMPARED {
+        assert!(sources[*path].contains(how), "{path} does not compare by {how}");
+    }
+    let checks = |path: &str| {
+        path.starts_with("auth/") || ["callbacks/signature.rs", "console/session.rs", "secrets.rs"].contains(&path)
+    };
+    let mut read = 0;
+    let mut faults = Vec::new();
+    for (path, code) in sources.iter().filter(|(path, _)| checks(path)) {
+        for line in code.lines().filter(|line| ["==", "!="].iter().any(|sign| line.contains(sign))) {
+            read += 1;
+            let mut words = line.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+            if words.any(|word| SECRET_WORDS.contains(&word)) {
+                faults.push(format!("{path}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(read > 15, "only {read} comparisons are found: the reader does not read");
+    assert!(faults.is_empty(), "compare these in constant time:\n{faults:#?}");
+}
+
 #[test]
 fn what_senders_wrote_cannot_be_printed() {
     let sources = sources();

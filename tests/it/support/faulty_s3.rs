@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 
-/// Status and S3 code for a request of this method and path; none: it goes through. An empty code: no body at all.
+/// Status and S3 code for a request of this method and path, asked when the whole of it has come; none: it goes through. An
+/// empty code: no body at all.
 type Rule = Box<dyn Fn(&Method, &str) -> Option<(u16, &'static str)> + Send>;
 
 /// In front of a server.
@@ -51,15 +52,16 @@ impl FaultyS3 {
 
 async fn pass(State((this, client)): State<(FaultyS3, reqwest::Client)>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap();
     let refused = (this.rule.lock().unwrap())(&parts.method, parts.uri.path());
     if let Some((status, code)) = refused {
         let body = if code.is_empty() { String::new() } else { format!("<Error><Code>{code}</Code></Error>") };
         return Response::builder().status(status).body(Body::from(body)).unwrap();
     }
     let url = format!("{}{}", this.target.lock().unwrap(), parts.uri.path_and_query().unwrap());
-    let body = to_bytes(body, usize::MAX).await.unwrap();
-    // With the host that was signed.
-    let answer = client.request(parts.method, url).headers(parts.headers).body(body).send().await.unwrap();
+    // With the host that was signed. In a task of its own: it gets there also when the sender is dead by now.
+    let sent = client.request(parts.method, url).headers(parts.headers).body(body).send();
+    let answer = tokio::spawn(sent).await.unwrap().unwrap();
     let mut response = Response::builder().status(answer.status());
     *response.headers_mut().unwrap() = answer.headers().clone();
     response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
