@@ -1,6 +1,7 @@
 //! SQL on failed jobs by fingerprint: workflow, step and code.
 //!
-//! Counting is bounded: of a group in an organization the newest [`COUNTED_MAX`] jobs are looked at, from an index alone.
+//! Counting is bounded: of a group in an organization the newest [`COUNTED_MAX`] jobs are looked at, from an index alone; fewer where
+//! there are many groups, so that all of them together stay some ten thousands.
 
 use crate::db::DbError;
 use crate::ids::{JobId, OrganizationId};
@@ -82,6 +83,7 @@ struct Row {
     last_seen: OffsetDateTime,
     ages: Vec<i32>,
     counts: Vec<i64>,
+    counted_max: i64,
 }
 
 /// Failed jobs by fingerprint, the group with the newest failure first; one organization's, or all (scope `Platform`).
@@ -114,9 +116,11 @@ pub async fn groups(
                and (j.workflow, j.error_code, j.error_step) > (p.workflow, p.error_code, p.error_step)
              order by j.workflow, j.error_code, j.error_step
              limit 1) n),
-         some_prints as (select * from prints limit $2)
+         some_prints as (select * from prints limit $2),
+         bound as materialized (
+           select case when count(*) <= 5 then $3 when count(*) <= 50 then $3 / 10 else $3 / 100 end counted_max from some_prints)
          select p.organization_id, p.workflow, p.error_code, p.error_step, l.error_class, l.id, e.finished_at first_seen,
-                l.finished_at last_seen, c.ages, c.counts
+                l.finished_at last_seen, c.ages, c.counts, (select counted_max from bound) counted_max
          from some_prints p
          cross join lateral (
            select j.id, j.error_class, j.finished_at
@@ -135,7 +139,8 @@ pub async fn groups(
          cross join lateral (
            select array_agg(b.age) ages, array_agg(b.n) counts
            from (
-             select least($4, extract(epoch from now - r.finished_at)::bigint / 3600)::integer age, count(*) n
+             -- Not extract(), which answers a numeric: ten times the price.
+             select least($4, floor(date_part('epoch', now - r.finished_at) / 3600))::integer age, count(*) n
              from (select chartgate_now() now) t
              cross join lateral (
                select j.finished_at
@@ -143,7 +148,7 @@ pub async fn groups(
                where j.status = 'failed' and j.organization_id = p.organization_id and j.workflow = p.workflow
                  and j.error_code = p.error_code and j.error_step = p.error_step
                order by j.finished_at desc
-               limit $3) r
+               limit (select counted_max from bound)) r
              group by 1) b) c",
     )
     .bind(organization)
@@ -176,7 +181,7 @@ fn add(groups: &mut BTreeMap<Fingerprint, Group>, row: Row) {
         fingerprint: fingerprint.clone(),
         class: row.error_class,
         count,
-        is_capped: count >= COUNTED_MAX,
+        is_capped: count >= row.counted_max,
         organizations: 1,
         first_seen: row.first_seen,
         last_seen: row.last_seen,
@@ -220,6 +225,7 @@ mod tests {
             last_seen: at,
             ages,
             counts,
+            counted_max: COUNTED_MAX,
         }
     }
 

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// Jobs that one page looks through, at most.
-pub const WINDOW: i64 = 50_000;
+pub const WINDOW: i64 = 20_000;
 /// Of the first look: what people look for is mostly new.
 const WINDOW_FIRST: i64 = 2_000;
 /// Between the clock that makes ids and the database's, at most; a job's id holds when it was made (UUIDv7).

@@ -82,7 +82,7 @@ async fn look_at_database(app: &App) {
             oldest_callback_message_seconds: around.oldest_callback_message_seconds,
         }),
         Err(error) => {
-            tracing::warn!(error = ?error, "workers, operations and callbacks cannot be read for the metrics")
+            tracing::warn!(error = ?error, "workers, operations and callbacks cannot be read for the metrics");
         }
     }
     let queue = app.db.unit::<_, DbError, _>(Scope::Platform, |connection| Box::pin(gauges_store::queue(connection)));
