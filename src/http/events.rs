@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// A notification is about a kilobyte for each object that it names.
 const BODY_MAX: usize = 1 << 20;
 
-/// What a store sends. Of an object `Records` are read (S3, and those that notify as it does), `detail` (EventBridge) and
+/// What a store sends. Of an object `Records` are read (S3, and those that notify as it does), `detail` (`EventBridge`) and
 /// `Message` (SNS); a list names nothing, and is acknowledged.
 #[derive(utoipa::ToSchema)]
 #[schema(as = Notification)]
