@@ -264,7 +264,7 @@ async fn signatures_by_ed25519_are_taken_in_their_one_form_only() {
     }
 }
 
-/// Points of small order, in every way in which they can be written (RFC 7748 and "Taming the many EdDSAs", table 1): with
+/// Points of small order, in every way in which they can be written (RFC 7748, section 4.1, and what stands beyond the field): with
 /// such a key `identity, 0` signs every message, or one in eight.
 #[tokio::test]
 async fn a_key_for_which_anybody_can_sign_is_no_key() {

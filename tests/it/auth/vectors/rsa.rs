@@ -19,12 +19,12 @@ pub fn digest_info(message: &[u8]) -> Vec<u8> {
     [&SHA256_INFO[..], &hash(message)].concat()
 }
 
-/// EMSA-PKCS1-v1_5.
+/// What RSASSA signs: `EMSA-PKCS1-v1_5`.
 pub fn padded(length: usize, info: &[u8]) -> Vec<u8> {
     [&[0, 1][..], &vec![0xff; length - 3 - info.len()], &[0], info].concat()
 }
 
-/// Blocks of 256 bytes that are no EMSA-PKCS1-v1_5 of the message, and that lenient readers have taken for it.
+/// Blocks of 256 bytes that are no `EMSA-PKCS1-v1_5` of the message, and that lenient readers have taken for it.
 pub fn forged(message: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let (hash, info) = (hash(message), digest_info(message));
     let right = padded(256, &info);
