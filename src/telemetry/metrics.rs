@@ -11,7 +11,7 @@ mod gauges;
 mod list;
 
 pub(super) use gauges::begin;
-pub use gauges::{Database, Pool, database_away, database_gauges, process_gauges};
+pub use gauges::{Database, Pool, database_away, database_gauges, erasures_late, process_gauges};
 pub use list::{Kind, METRICS, Metric};
 
 use list::Kind::Histogram;
