@@ -106,7 +106,7 @@ impl Eraser {
             let deleted = futures::stream::iter(page)
                 .map(|entry| async move { self.objects.purge(&entry.key).await })
                 .buffer_unordered(AT_ONCE)
-                .try_fold(0, |count, _| async move { Ok(count + 1) })
+                .try_fold(0, |count, was_there| async move { Ok(count + u64::from(was_there)) })
                 .await?;
             return Ok((deleted, is_all));
         }

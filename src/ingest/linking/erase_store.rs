@@ -67,6 +67,9 @@ pub struct Carrier {
 }
 
 /// Events that these jobs brought, first or again, at most so many.
+///
+/// # Errors
+/// A [`DbError`].
 pub async fn next(
     connection: &mut PgConnection,
     organization: OrganizationId,
