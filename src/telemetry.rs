@@ -14,9 +14,9 @@ pub mod traces;
 
 pub use metrics::{
     audit_published, audit_sealed, audit_state, auth_refused, callback_disabled, clinical_fetch, connection_refused,
-    http_request, intake_accepted, intake_duplicate, intake_duration, intake_rejected, intake_sighting, job_ended,
-    jwks_fetched, lease_reaped, request_limited, step_failed, step_ran, upload_refused, upload_taken_up, watcher_hint,
-    watcher_swept,
+    erasures_late, http_request, intake_accepted, intake_duplicate, intake_duration, intake_rejected, intake_sighting,
+    job_ended, jwks_fetched, lease_reaped, request_limited, step_failed, step_ran, upload_refused, upload_taken_up,
+    watcher_hint, watcher_swept,
 };
 use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;

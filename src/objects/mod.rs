@@ -42,8 +42,8 @@ pub const COPY_TIMEOUT: Duration = Duration::from_mins(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The slowest link that a body gets through: 1 Mbit/s.
 const SENT_PER_SECOND_MIN: u64 = 125_000;
-/// Of one key that is purged; more are looked at by nobody.
-const VERSIONS_MAX: usize = 100;
+/// Of one key that is purged, at a time.
+const VERSIONS_MAX: usize = 1_000;
 
 /// Where objects are, and as whom we ask for them.
 #[derive(Clone)]
@@ -384,20 +384,20 @@ impl Objects {
         }
     }
 
-    /// Delete an object with all its versions, from the current one back (the newest hundred); each deletion shows the
-    /// one before. That there was none is fine. Versions behind a mark of deletion stay.
+    /// Delete an object with all its versions, from the current one back; each deletion shows the one before. That there was none is
+    /// fine: false. Versions behind a mark of deletion are not seen, and stay.
     ///
     /// # Errors
-    /// [`ObjectError`].
-    pub async fn purge(&self, key: &str) -> Result<(), ObjectError> {
-        for _ in 0..VERSIONS_MAX {
+    /// [`ObjectError`]; `Refused` with `TooManyVersions` if more than a thousand went and there are still more: call it again.
+    pub async fn purge(&self, key: &str) -> Result<bool, ObjectError> {
+        for past in 0..VERSIONS_MAX {
             match self.head(key).await? {
-                None => return Ok(()),
+                None => return Ok(past > 0),
                 Some(ObjectHead { version_id: Some(version), .. }) => self.delete_version(key, &version).await?,
-                Some(_) => return self.delete(key).await,
+                Some(_) => return self.delete(key).await.map(|()| true),
             }
         }
-        Ok(())
+        Err(ObjectError::Refused { code: "TooManyVersions".to_owned() })
     }
 
     /// Delete an object if it is still the one with this `ETag` (servers that do not know conditional deletes delete it all

@@ -2,6 +2,7 @@
 
 pub mod corpus;
 mod erasure;
+mod erasure_objects;
 mod erasure_patient;
 mod findings;
 pub mod findings_corpus;

@@ -83,6 +83,7 @@ const ROWS: &[(&str, &str)] = &[
          values ($1, gen_random_uuid(), 'payload', 'rows', sha256('x'), 'r', 'key:1', now())",
     ),
     ("retention_rounds", "insert into retention_rounds (organization_id) values ($1)"),
+    ("retention_spared", "insert into retention_spared values ($1, gen_random_uuid(), now())"),
     ("erased_objects", "insert into erased_objects values ($1, gen_random_uuid(), 'k', false)"),
     (
         "chunk_texts",

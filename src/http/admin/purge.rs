@@ -97,6 +97,14 @@ fn problem(error: EraseError) -> Problem {
             )
             .retry_after(Duration::from_secs(30))
         }
+        EraseError::Uncounted(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "objects cannot be counted");
+            Problem::new(
+                "object_store_unavailable",
+                "Nothing was changed: what would go cannot be counted until object storage is available.",
+            )
+            .retry_after(Duration::from_secs(30))
+        }
         EraseError::Db(error) => error.into(),
     }
 }

@@ -301,6 +301,7 @@ pub async fn is_purged(
     organization: OrganizationId,
     sha256: &[u8; 32],
 ) -> Result<bool, DbError> {
+    erasure::lock_unknown(connection, organization, sha256).await?;
     let query = sqlx::query_as(
         "update payloads
          set last_received_at = case when purged_at is null then chartgate_now() end

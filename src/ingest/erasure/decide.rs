@@ -5,6 +5,7 @@ use super::objects_store::{self, Doom};
 use super::store::{self, Decision, Marked};
 use super::{EraseError, Target, holds_store, person_store};
 use crate::audit::{self, Action, Record};
+use crate::db::DbError;
 use crate::ids::{ErasureId, JobId, OrganizationId, PatientId};
 use crate::ingest::linking::acts::By;
 use crate::ingest::linking::erase::Counts;
@@ -13,15 +14,20 @@ use serde_json::json;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
-/// See the module.
+/// See the module. A rehearsal does not wait for others that decide: [`DbError::Conflict`].
 pub async fn mark(
     connection: &mut PgConnection,
     organization: OrganizationId,
     target: Target,
     by: &By,
+    is_rehearsal: bool,
 ) -> Result<Marked, EraseError> {
     // Before any payload: so does retention.
-    holds_store::lock(connection, organization).await?;
+    if !is_rehearsal {
+        holds_store::lock(connection, organization).await?;
+    } else if !holds_store::try_lock(connection, organization).await? {
+        return Err(DbError::stale().into());
+    }
     match target {
         Target::Payload(sha256) => mark_payload(connection, organization, &sha256, by).await,
         Target::Patient { patient, shared_too } => {
@@ -36,7 +42,12 @@ async fn mark_payload(
     sha256: &[u8; 32],
     by: &By,
 ) -> Result<Marked, EraseError> {
-    let payload = store::lock_payload(connection, organization, sha256).await?.ok_or(EraseError::PayloadNotFound)?;
+    let mut payload = store::lock_payload(connection, organization, sha256).await?;
+    if payload.is_none() {
+        store::adopt_payload(connection, organization, sha256).await?;
+        payload = store::lock_payload(connection, organization, sha256).await?;
+    }
+    let payload = payload.ok_or(EraseError::PayloadNotFound)?;
     if payload.is_purged {
         let known = store::of_payload(connection, organization, sha256).await?;
         return known.ok_or(EraseError::PayloadNotFound);
@@ -112,6 +123,7 @@ impl What {
         by: &By,
     ) -> Result<Marked, EraseError> {
         let id = ErasureId::new();
+        let again = jobs.iter().any(|job| job.is_recent);
         let uploads: Vec<JobId> = jobs.iter().filter(|job| job.is_upload).map(|job| job.id).collect();
         let jobs: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
         let decision = Decision {
@@ -123,7 +135,7 @@ impl What {
             persons: &self.persons,
         };
         store::begin(connection, organization, id, &decision, by).await?;
-        let doom = Doom { payloads: &self.payloads, uploads: &uploads, outcomes: &uploads };
+        let doom = Doom { payloads: &self.payloads, uploads: &uploads, outcomes: &uploads, names: &uploads, again };
         objects_store::doom(connection, organization, id, doom).await?;
         let emptied = store::empty_payloads(connection, organization, id, &self.payloads).await?;
         record.purpose = Some(&by.reason);

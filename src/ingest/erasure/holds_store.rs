@@ -92,6 +92,17 @@ pub async fn lock(connection: &mut PgConnection, organization: OrganizationId) -
     Ok(())
 }
 
+/// As [`lock`], but without waiting: false if somebody else has it.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn try_lock(connection: &mut PgConnection, organization: OrganizationId) -> Result<bool, DbError> {
+    let query = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock(hashtextextended('chartgate.holds:' || $1::uuid::text, 0))",
+    );
+    Ok(query.bind(organization).fetch_one(connection).await?)
+}
+
 /// The newest holds, at most a thousand; without `lifted` only those that are active.
 ///
 /// # Errors
@@ -152,35 +163,68 @@ const HELD: &str = "with recursive held (id) as (
            where p.merged_into is not null
          )";
 
-/// Of these jobs those that a hold forbids to touch. Holds that are placed wait for the end of the transaction.
+/// What a hold forbids to touch, of a batch of retention.
+pub struct HeldOf {
+    /// Of the jobs.
+    pub jobs: Vec<JobId>,
+    /// Of the payloads: one that tells of a held patient is held by its bytes, whichever job brought them (a second one may have ended
+    /// before anybody knew of whom it tells).
+    pub payloads: Vec<Vec<u8>>,
+}
+
+/// Of these jobs and payloads those that a hold forbids to touch. Holds that are placed wait for the end of the transaction.
 ///
 /// # Errors
 /// A [`DbError`].
-pub async fn held_jobs(
+pub async fn held_of(
     connection: &mut PgConnection,
     organization: OrganizationId,
     jobs: &[JobId],
-) -> Result<Vec<JobId>, DbError> {
+    payloads: &[Vec<u8>],
+) -> Result<HeldOf, DbError> {
     lock(connection, organization).await?;
+    // From the few patients who are held to what they have: not from a job of a million events.
     let sql = format!(
-        "{HELD}
-         select j.id
-         from jobs j
-         where j.organization_id = $1
-           and j.id = any ($2)
-           and (exists (select from legal_holds l
-                        where l.organization_id = $1
-                          and l.lifted_at is null
-                          and (l.kind = 'organization' or l.payload_sha256 = j.payload_sha256))
-                or exists (select from clinical_events e
-                           join held h on h.id = e.patient_id
-                           where e.organization_id = $1 and e.job_id = j.id)
-                or exists (select from event_carriers c
-                           join clinical_events e on e.organization_id = $1 and e.id = c.event_id
-                           join held h on h.id = e.patient_id
-                           where c.organization_id = $1 and c.job_id = j.id))"
+        "{HELD}, told as (
+           select e.id, e.job_id, e.payload_sha256
+           from held h
+           join clinical_events e on e.organization_id = $1 and e.patient_id = h.id
+           union
+           select e.id, e.job_id, e.payload_sha256
+           from held h
+           join patient_statements s on s.organization_id = $1 and s.patient_id = h.id
+           join clinical_events e on e.organization_id = $1 and e.statement_id = s.id and e.resource_type = 'Patient'
+         ), brought as (
+           select job_id, payload_sha256
+           from told
+           union
+           select c.job_id, c.payload_sha256
+           from told t
+           join event_carriers c on c.organization_id = $1 and c.event_id = t.id
+         ), kept as (
+           select array_agg(distinct job_id) as jobs, array_agg(distinct payload_sha256) as payloads
+           from brought
+         ), named as (
+           select coalesce(bool_or(kind = 'organization'), false) as is_all, array_agg(payload_sha256) as payloads
+           from legal_holds
+           where organization_id = $1
+             and lifted_at is null
+         )
+         select array(select j.id
+                      from jobs j
+                      where j.organization_id = $1
+                        and j.id = any ($2)
+                        and (n.is_all or j.payload_sha256 = any (n.payloads) or j.payload_sha256 = any (k.payloads)
+                             or j.id = any (k.jobs))),
+                array(select p.sha256
+                      from unnest($3::bytea[]) as p (sha256)
+                      where n.is_all or p.sha256 = any (n.payloads) or p.sha256 = any (k.payloads))
+         from named n
+         cross join kept k"
     );
-    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(organization).bind(jobs).fetch_all(connection).await?)
+    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(organization).bind(jobs).bind(payloads);
+    let (jobs, payloads) = query.fetch_one(connection).await?;
+    Ok(HeldOf { jobs, payloads })
 }
 
 /// Does a hold forbid to erase these payloads: one of their own, the organization's, or that of a patient of whom they tell, or who is

@@ -8,21 +8,26 @@
 
 mod decide;
 pub mod holds_store;
+mod objects;
 mod objects_store;
 mod person_store;
+mod rehearsal;
+mod rehearsal_store;
 pub mod retention;
 mod retention_store;
 mod store;
 
 use self::decide::mark;
 pub use self::objects_store::spare;
-use self::store::{Marked, Unfinished};
+use self::store::Unfinished;
+pub use self::store::lock_unknown;
 use super::linking::acts::By;
-use super::linking::erase::{self, Counts, Extent};
+use super::linking::erase::{self, Counts};
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::{Db, DbError, Scope};
-use crate::ids::{ErasureId, OrganizationId, PatientId};
+use crate::ids::{ErasureId, JobId, OrganizationId, PatientId};
 use crate::objects::{ObjectError, Objects};
+use crate::telemetry;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
@@ -33,10 +38,14 @@ use tokio_util::sync::CancellationToken;
 const BATCH: i64 = 500;
 /// A batch that lost against a concurrent transaction is run again, at most so often.
 const RUNS_MAX: usize = 8;
-/// Keys of one listing below a prefix.
-const PAGE: i32 = 1_000;
+/// Events that retention looks at in one transaction: most of a file of Patients are spared.
+const LOOKED_AT: i64 = 2_000;
 /// How often the sweeper looks for erasures that somebody began and did not finish.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// Whoever asked for an erasure works on it himself for so long, and a little.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
+/// An erasure that is not finished by then needs somebody to look.
+const LATE: Duration = Duration::from_hours(1);
 
 /// What is to be erased.
 #[derive(Clone, Copy)]
@@ -99,6 +108,9 @@ pub enum EraseError {
     /// Object storage; the rows are erased, and the objects wait.
     #[error("objects cannot be deleted")]
     Objects(#[source] ObjectError),
+    /// Object storage; it was only to be counted what would go, and nothing was changed.
+    #[error("objects cannot be counted")]
+    Uncounted(#[source] ObjectError),
     /// See there.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -126,6 +138,10 @@ pub struct Erasure {
     /// payload brought them as well.
     #[schema(value_type = std::collections::BTreeMap<String, u64>)]
     pub counts: Counts,
+    /// Of a dry run: it is so much that it was only counted, not done and taken back. Persons, questions about them and what is linked anew
+    /// are not in the counts.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
 }
 
 /// Erases. Cheap to clone.
@@ -140,94 +156,6 @@ impl Eraser {
     #[must_use]
     pub fn new(db: Db, objects: Objects) -> Self {
         Self { db, objects }
-    }
-
-    /// What erasing it would take away (of what is decided already: how far that is): it is done, counted, and taken back in the same transaction.
-    ///
-    /// # Errors
-    /// [`EraseError`].
-    pub async fn rehearse(
-        &self,
-        organization: OrganizationId,
-        target: impl Into<Target>,
-        by: By,
-    ) -> Result<Erasure, EraseError> {
-        let target = target.into();
-        for _ in 0..RUNS_MAX {
-            let acting = by.clone();
-            let done = self
-                .db
-                .unit::<(), Rehearsed, _>(Scope::Organization(organization), move |connection| {
-                    let by = acting;
-                    Box::pin(async move {
-                        let mut marked = mark(connection, organization, target, &by).await?;
-                        if !marked.is_new {
-                            return Err(Rehearsed::Decided(marked.id));
-                        }
-                        let (jobs, counts) = (marked.jobs.clone(), &mut marked.counts.0);
-                        while erase::erase_some(connection, organization, &jobs, (Extent::Whole, BATCH), &by, counts)
-                            .await?
-                        {}
-                        for (table, rows) in store::clear_jobs(connection, organization, &jobs).await? {
-                            *counts.entry(table.to_owned()).or_default() += rows;
-                        }
-                        *counts.entry("patients".to_owned()).or_default() +=
-                            person_store::forget(connection, organization, &marked.persons).await?;
-                        let objects = objects_store::objects(connection, organization, marked.id, i32::MAX).await?;
-                        // The transaction ends here, and leaves nothing.
-                        Err(Rehearsed::Done(Box::new(marked), objects))
-                    })
-                })
-                .await;
-            match done {
-                Err(Rehearsed::Done(marked, objects)) => {
-                    return self.planned(organization, target, *marked, objects, by).await;
-                }
-                Err(Rehearsed::Decided(id)) => return self.state(organization, id).await,
-                Err(Rehearsed::Failed(EraseError::Db(DbError::Conflict(_)))) => {}
-                Err(Rehearsed::Failed(error)) => return Err(error),
-                Ok(()) => break,
-            }
-        }
-        Err(DbError::stale().into())
-    }
-
-    /// The answer of a rehearsal, with its audit record.
-    async fn planned(
-        &self,
-        organization: OrganizationId,
-        target: Target,
-        marked: Marked,
-        objects: Vec<objects_store::Doomed>,
-        by: By,
-    ) -> Result<Erasure, EraseError> {
-        let mut counts = marked.counts.0;
-        let mut there = 0;
-        for object in objects {
-            there += self.count_objects(&object.storage_key, object.is_prefix).await?;
-        }
-        counts.insert("objects".to_owned(), there);
-        counts.retain(|_, rows| *rows > 0);
-        let detail = json!({ "counts": &counts });
-        self.again(organization, move |connection| {
-            let (by, detail) = (by.clone(), detail.clone());
-            Box::pin(async move {
-                let mut record = target.planned(organization, &by);
-                if let Target::Payload(sha256) = &target {
-                    record.body_sha256 = Some(sha256);
-                }
-                record.detail = Some(detail);
-                Ok(audit::append(connection, record).await?)
-            })
-        })
-        .await?;
-        let payload = match target {
-            Target::Payload(sha256) => Some(hex::encode(sha256)),
-            Target::Patient { .. } => None,
-        };
-        let payloads = u64::try_from(marked.payload_count).unwrap_or_default();
-        let status = "planned".to_owned();
-        Ok(Erasure { erasure_id: None, status, payload, patient: marked.patient_id, payloads, counts })
     }
 
     /// Erase it. The decision is durable when the first transaction commits; then this works until it is done or
@@ -248,15 +176,15 @@ impl Eraser {
         let id = self
             .again(organization, move |connection| {
                 let by = decided.clone();
-                Box::pin(async move { Ok(mark(connection, organization, target, &by).await?.id) })
+                Box::pin(async move { Ok(mark(connection, organization, target, &by, false).await?.id) })
             })
             .await?;
-        let mut state = self.state(organization, id).await?;
-        while state.status != "finished" && Instant::now() < until {
-            self.go_on(organization, id, &by).await?;
-            state = self.state(organization, id).await?;
+        // In the midst of a step, too: what is a transaction ends by itself, and objects are deleted again.
+        if Instant::now() < until {
+            let ended = tokio::time::timeout_at(until.into(), self.finish_one(organization, id, &by)).await;
+            ended.unwrap_or(Ok(()))?;
         }
-        Ok(state)
+        self.state(organization, id).await
     }
 
     /// One step of an erasure: a batch of rows, the end of the rows, or its objects.
@@ -271,30 +199,7 @@ impl Eraser {
         if left {
             return Ok(());
         }
-        let (is_retention, objects) = self
-            .again(organization, move |connection| {
-                Box::pin(async move {
-                    let row = store::erasure(connection, organization, id, false).await?;
-                    let objects = objects_store::objects(connection, organization, id, PAGE).await?;
-                    Ok((row.kind == "retention", objects))
-                })
-            })
-            .await?;
-        for object in objects {
-            if is_retention && !object.is_prefix {
-                self.delete_if_unwanted(organization, id, object.storage_key).await?;
-                continue;
-            }
-            let deleted = self.delete_objects(&object.storage_key, object.is_prefix).await?;
-            let key = object.storage_key;
-            self.again(organization, move |connection| {
-                let key = key.clone();
-                Box::pin(
-                    async move { Ok(objects_store::object_gone(connection, organization, id, &key, deleted).await?) },
-                )
-            })
-            .await?;
-        }
+        self.delete_some(organization, id).await?;
         self.again(organization, move |connection| Box::pin(finish(connection, organization, id))).await
     }
 
@@ -309,6 +214,7 @@ impl Eraser {
                     patient: row.patient_id,
                     payloads: row.payloads.len() as u64,
                     counts: row.counts.0,
+                    estimated: false,
                 })
             })
         })
@@ -335,74 +241,37 @@ impl Eraser {
         }
     }
 
-    /// Delete an object that went because of its age, unless the same bytes came again. That is decided and done under the lock of their
-    /// row, although that is work on the network in a transaction: whoever brings them again must not find a copy that is about to go.
-    async fn delete_if_unwanted(
-        &self,
-        organization: OrganizationId,
-        id: ErasureId,
-        key: String,
-    ) -> Result<(), EraseError> {
-        let eraser = self.clone();
-        self.again(organization, move |connection| {
-            let (eraser, key) = (eraser.clone(), key.clone());
-            Box::pin(async move {
-                let deleted = if objects_store::may_delete(connection, organization, id, &key).await? {
-                    eraser.delete_objects(&key, false).await?
-                } else {
-                    0
-                };
-                Ok(objects_store::object_gone(connection, organization, id, &key, deleted).await?)
-            })
-        })
-        .await
-    }
-
-    async fn count_objects(&self, key: &str, is_prefix: bool) -> Result<u64, EraseError> {
-        if !is_prefix {
-            return Ok(u64::from(self.objects.head(key).await.map_err(EraseError::Objects)?.is_some()));
-        }
-        let page = self.objects.list(key, None, PAGE).await.map_err(EraseError::Objects)?;
-        Ok(u64::try_from(page.len()).unwrap_or(u64::MAX))
-    }
-
-    /// Delete an object, or all below a prefix, with their versions; how many there were.
-    async fn delete_objects(&self, key: &str, is_prefix: bool) -> Result<u64, EraseError> {
-        if !is_prefix {
-            let there = self.objects.head(key).await.map_err(EraseError::Objects)?.is_some();
-            self.objects.purge(key).await.map_err(EraseError::Objects)?;
-            return Ok(u64::from(there));
-        }
-        let mut deleted = 0;
-        loop {
-            let page = self.objects.list(key, None, PAGE).await.map_err(EraseError::Objects)?;
-            if page.is_empty() {
-                return Ok(deleted);
-            }
-            for entry in page {
-                self.objects.purge(&entry.key).await.map_err(EraseError::Objects)?;
-                deleted += 1;
-            }
-        }
-    }
-
-    /// Finish what was begun and left: a process died, or object storage was away.
+    /// Finish what was begun and left: a process died, or object storage was away. Each by itself: one that cannot go on keeps no other.
     ///
     /// # Errors
-    /// The first erasure that cannot go on.
+    /// The first that cannot go on; the others did.
     pub async fn finish_all(&self) -> Result<usize, EraseError> {
+        self.finish_older(Duration::ZERO).await
+    }
+
+    /// Those that were decided so long ago: of the others somebody may be at work.
+    async fn finish_older(&self, age: Duration) -> Result<usize, EraseError> {
         let unfinished: Vec<Unfinished> = self
             .db
-            .unit::<_, DbError, _>(Scope::Global, |connection| {
-                Box::pin(async move { store::unfinished(connection).await })
+            .unit::<_, DbError, _>(Scope::Global, move |connection| {
+                Box::pin(async move { store::unfinished(connection, age.as_secs_f64()).await })
             })
             .await?;
-        let count = unfinished.len();
+        let (mut finished, mut failed) = (0, None);
         for Unfinished { organization_id, id, actor, reason } in unfinished {
             let by = By { actor: Actor { name: actor, ..Actor::internal("erasure") }, reason };
-            self.finish_one(organization_id, id, &by).await?;
+            match self.finish_one(organization_id, id, &by).await {
+                Ok(()) => finished += 1,
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    self.again(organization_id, move |connection| {
+                        Box::pin(async move { Ok(store::set_failed(connection, organization_id, id).await?) })
+                    })
+                    .await?;
+                }
+            }
         }
-        Ok(count)
+        failed.map_or(Ok(finished), Err)
     }
 
     async fn finish_one(&self, organization: OrganizationId, id: ErasureId, by: &By) -> Result<(), EraseError> {
@@ -419,33 +288,29 @@ impl Eraser {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(SWEEP_EVERY) => {}
             }
-            if let Err(error) = self.finish_all().await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "an erasure cannot go on now; it is tried again"
-                );
+            let finished = self.finish_older(ANSWERED_WITHIN).await.map(|_| ());
+            let looked = self.look_again().await.map(|_| ());
+            for done in [finished, looked, self.tell_late().await] {
+                if let Err(error) = done {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "an erasure cannot go on now; it is tried again"
+                    );
+                }
             }
         }
     }
-}
 
-/// The end of a rehearsal: its transaction must not commit.
-enum Rehearsed {
-    Done(Box<Marked>, Vec<objects_store::Doomed>),
-    /// Nothing is to be rehearsed: it was decided before.
-    Decided(ErasureId),
-    Failed(EraseError),
-}
-
-impl From<EraseError> for Rehearsed {
-    fn from(error: EraseError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<DbError> for Rehearsed {
-    fn from(error: DbError) -> Self {
-        Self::Failed(error.into())
+    /// How many erasures are not finished an hour behind their decision.
+    async fn tell_late(&self) -> Result<(), EraseError> {
+        let late = self
+            .db
+            .unit::<i64, DbError, _>(Scope::Global, |connection| {
+                Box::pin(async move { store::late(connection, LATE.as_secs_f64()).await })
+            })
+            .await?;
+        telemetry::erasures_late(late);
+        Ok(())
     }
 }
 
@@ -485,10 +350,19 @@ async fn clear(
     let mut counts = row.counts.0;
     let by = By { reason: row.reason, ..by.clone() };
     let is_retention = row.kind == "retention";
-    let extent = if is_retention { Extent::SparePersons } else { Extent::Whole };
-    if erase::erase_some(connection, organization, &row.jobs, (extent, BATCH), &by, &mut counts).await? {
-        store::set_counts(connection, organization, id, &counts).await?;
-        return Ok(true);
+    if is_retention {
+        if let Some(place) = walk(connection, organization, &row.jobs, row.place, &by, &mut counts).await? {
+            store::set_counts(connection, organization, id, &counts).await?;
+            store::set_place(connection, organization, id, &place).await?;
+            return Ok(true);
+        }
+    } else {
+        let events = erase::next(connection, organization, &row.jobs, BATCH).await?;
+        if !events.is_empty() {
+            erase::erase_some(connection, organization, &row.jobs, &events, &by, &mut counts).await?;
+            store::set_counts(connection, organization, id, &counts).await?;
+            return Ok(true);
+        }
     }
     let cleared = if is_retention {
         let cleared = store::clear_athena(connection, organization, &row.jobs).await?;
@@ -500,10 +374,32 @@ async fn clear(
     for (table, rows) in cleared {
         *counts.entry(table.to_owned()).or_default() += rows;
     }
-    *counts.entry("patients".to_owned()).or_default() +=
-        person_store::forget(connection, organization, &row.persons).await?;
+    for (table, rows) in store::last(connection, organization, &row.persons, &counts).await? {
+        *counts.entry(table.to_owned()).or_default() += rows;
+    }
     counts.retain(|_, rows| *rows > 0);
     store::set_counts(connection, organization, id, &counts).await?;
     store::rows_gone(connection, organization, id).await?;
     Ok(false)
+}
+
+/// Retention's next look at what its jobs brought: a page, of which goes what may. Where it goes on; nothing at the end. What was spared
+/// may be free once the rest is gone: it walks again until a walk takes nothing.
+async fn walk(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    jobs: &[JobId],
+    place: store::Place,
+    by: &By,
+    counts: &mut Counts,
+) -> Result<Option<store::Place>, EraseError> {
+    let page = erase::next_old(connection, organization, jobs, place.after(), (LOOKED_AT, BATCH)).await?;
+    let took = place.took || !page.events.is_empty();
+    if !page.events.is_empty() {
+        erase::erase_some(connection, organization, jobs, &page.events, by, counts).await?;
+    }
+    Ok(match page.after {
+        Some((job, event)) => Some(store::Place { at_job: Some(job), at_event: Some(event), took }),
+        None => took.then(store::Place::default),
+    })
 }

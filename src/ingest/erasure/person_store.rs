@@ -126,3 +126,44 @@ pub async fn forget(
     .await?;
     Ok(done.rows_affected())
 }
+
+/// That what is somebody else's now was linked to them once. How many.
+pub async fn forget_links(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    persons: &[PatientId],
+) -> Result<u64, DbError> {
+    // Reads the organization's links: there is no index for what is asked so rarely.
+    sqlx::query("set local statement_timeout = '10min'").execute(&mut *connection).await?;
+    let done = sqlx::query("delete from patient_links where organization_id = $1 and patient_id = any ($2)")
+        .bind(organization)
+        .bind(persons)
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// That they were a possible answer to a question, or the answer; also of questions that were decided.
+pub async fn forget_in_reviews(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    persons: &[PatientId],
+) -> Result<(), DbError> {
+    let texts: Vec<String> = persons.iter().map(ToString::to_string).collect();
+    sqlx::query(
+        "update reviews r
+         set candidates = (select coalesce(jsonb_agg(c), '[]')
+                           from jsonb_array_elements(r.candidates) c
+                           where c ->> 'patient' <> all ($3)),
+             patient_id = case when r.patient_id = any ($2) then null else r.patient_id end
+         where r.organization_id = $1
+           and (r.patient_id = any ($2)
+                or exists (select from jsonb_array_elements(r.candidates) c where c ->> 'patient' = any ($3)))",
+    )
+    .bind(organization)
+    .bind(persons)
+    .bind(&texts)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -23,6 +23,8 @@ const JOBS: i64 = 200;
 const PAUSE: Duration = Duration::from_hours(6);
 /// Between two looks whether a round is due.
 const LOOK_EVERY: Duration = Duration::from_mins(5);
+/// After so many batches in a row whose objects could not be deleted the organization's round rests: object storage is away.
+const FAILURES_IN_A_ROW_MAX: usize = 3;
 /// Between two batches, so that whoever waits for an answer does not wait for retention.
 const BREATH: Duration = Duration::from_millis(50);
 
@@ -51,7 +53,7 @@ impl Retention {
     /// Walk through all organizations, where a round is due, to its end. How many batches took something away.
     ///
     /// # Errors
-    /// [`EraseError`]; what was decided before goes on.
+    /// The first [`EraseError`]; the other organizations were walked through, and what was decided goes on.
     pub async fn round(&self) -> Result<usize, EraseError> {
         if self.config.shortest().is_none() {
             return Ok(0);
@@ -61,20 +63,36 @@ impl Retention {
             .db
             .unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(super::store::organizations(connection)))
             .await?;
-        let mut taken = 0;
+        let (mut taken, mut failed) = (0, None);
         for organization in organizations {
-            while let Batch::Looked(erasure, goes_on) = self.batch(organization).await? {
-                if let Some(id) = erasure {
-                    taken += 1;
-                    self.eraser.finish_one(organization, id, &self.by()).await?;
-                }
-                if !goes_on {
-                    break;
-                }
-                tokio::time::sleep(BREATH).await;
+            if let Err(error) = self.walk(organization, &mut taken).await {
+                failed.get_or_insert(error);
             }
         }
-        Ok(taken)
+        failed.map_or(Ok(taken), Err)
+    }
+
+    /// One organization's round, to its end. Objects that cannot be deleted are left to the sweeper.
+    async fn walk(&self, organization: OrganizationId, taken: &mut usize) -> Result<(), EraseError> {
+        let (mut failed, mut failures) = (None, 0);
+        while let Batch::Looked(erasure, goes_on) = self.batch(organization).await? {
+            if let Some(id) = erasure {
+                *taken += 1;
+                match self.eraser.finish_one(organization, id, &self.by()).await {
+                    Ok(()) => failures = 0,
+                    Err(error @ EraseError::Objects(_)) => {
+                        failed.get_or_insert(error);
+                        failures += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if !goes_on || failures >= FAILURES_IN_A_ROW_MAX {
+                break;
+            }
+            tokio::time::sleep(BREATH).await;
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Decide about the next jobs of an organization and let their bytes and rows go, without waiting for events and objects: so much of a
@@ -148,8 +166,14 @@ async fn decide(
     let look = retention_store::look(connection, organization, config, after, JOBS).await?;
     retention_store::set_round(connection, organization, look.last).await?;
     let ids: Vec<JobId> = look.jobs.iter().map(|job| job.id).collect();
-    let held: HashSet<JobId> = holds_store::held_jobs(connection, organization, &ids).await?.into_iter().collect();
-    let jobs: Vec<_> = look.jobs.into_iter().filter(|job| !held.contains(&job.id)).collect();
+    let hashes: Vec<Vec<u8>> = look.jobs.iter().filter_map(|job| job.payload_sha256.clone()).collect();
+    let held = holds_store::held_of(connection, organization, &ids, &hashes).await?;
+    let held_jobs: HashSet<JobId> = held.jobs.into_iter().collect();
+    let held_payloads: HashSet<Vec<u8>> = held.payloads.into_iter().collect();
+    let mut jobs: Vec<_> = look.jobs.into_iter().filter(|job| !held_jobs.contains(&job.id)).collect();
+    for job in &mut jobs {
+        job.payload_goes &= job.payload_sha256.as_ref().is_none_or(|sha256| !held_payloads.contains(sha256));
+    }
     let goes_on = look.last.is_some();
     let id = ErasureId::new();
     let gone = retention_store::begin(connection, organization, id, config, &jobs, by).await?;
@@ -157,7 +181,7 @@ async fn decide(
     let mut record = Record::new(organization, "retention.begun", Action::Delete, &by.actor);
     record.purpose = Some(&by.reason);
     record.detail = Some(json!({
-        "erasure": id, "payloads": gone.payloads, "jobs": gone.jobs, "findings_of_jobs": gone.findings, "held_jobs": held.len(),
+        "erasure": id, "payloads": gone.payloads, "jobs": gone.jobs, "findings_of_jobs": gone.findings, "held_jobs": held_jobs.len(),
     }));
     audit::append(connection, record).await?;
     Ok(Batch::Looked(Some(id), goes_on))

@@ -6,8 +6,11 @@ use crate::config::RetentionConfig;
 use crate::db::DbError;
 use crate::ids::{ErasureId, JobId, OrganizationId};
 use crate::ingest::linking::acts::By;
-use crate::ingest::linking::erase::{Counts, SPEAKS_OF_NOBODY_KEPT};
+use crate::ingest::linking::erase::Counts;
 use sqlx::PgConnection;
+
+/// Days after which a job is looked at again of which only Patient resources were left that who is kept needs.
+const SPARED_DAYS: u32 = 7;
 
 /// An ended job that is old enough for something.
 #[derive(sqlx::FromRow)]
@@ -109,15 +112,15 @@ pub async fn look(
          from jobs j
          cross join (select chartgate_now() as now) n
          cross join lateral (
-           select a.is_there
-                    or exists (select from clinical_events e
-                               where e.organization_id = $1 and e.job_id = j.id and {SPEAKS_OF_NOBODY_KEPT})
-                    or exists (select from event_carriers c
-                               join clinical_events e on e.organization_id = $1 and e.id = c.event_id
-                               where c.organization_id = $1 and c.job_id = j.id and {SPEAKS_OF_NOBODY_KEPT}) as is_there,
-                  a.is_there
-                    or exists (select from clinical_events e where e.organization_id = $1 and e.job_id = j.id)
-                    or exists (select from event_carriers c where c.organization_id = $1 and c.job_id = j.id) as is_kept
+           -- Not each event, of which a file may have brought millions: an erasure walks through them page by page, and says so.
+           select a.is_there or (c.is_there and not exists (
+                    select
+                    from retention_spared s
+                    where s.organization_id = $1
+                      and s.job_id = j.id
+                      and s.looked_at > n.now - make_interval(days => {SPARED_DAYS})
+                      and s.looked_at > j.finished_at)) as is_there,
+                  a.is_there or c.is_there as is_kept
            from (select exists (
                    select
                    from idempotency_keys k
@@ -127,6 +130,11 @@ pub async fn look(
                      and (a.job_id = j.id
                           or exists (select from event_sightings s
                                      where s.organization_id = $1 and s.event_id = a.id and s.job_id = j.id))) as is_there) a
+           cross join lateral (
+             -- The first by the index: for `exists` all events and carriers of the organization may be read.
+             select (select e.id from clinical_events e where e.organization_id = $1 and e.job_id = j.id order by e.id limit 1) is not null
+                 or (select c.event_id from event_carriers c where c.organization_id = $1 and c.job_id = j.id
+                     order by c.event_id limit 1) is not null as is_there) c
          ) b
          where j.organization_id = $1
            and j.id = any ($2)
@@ -179,6 +187,7 @@ pub async fn begin(
         persons: &[],
     };
     store::begin(connection, organization, id, &decision, by).await?;
+    spare_later(connection, organization, &findings).await?;
     let of_expired = |job: &&OldJob| job.payload_sha256.as_ref().is_some_and(|sha256| payloads.contains(sha256));
     let uploads: Vec<JobId> =
         jobs.iter().filter(|job| job.is_upload && (job.goes || of_expired(job))).map(|job| job.id).collect();
@@ -187,7 +196,7 @@ pub async fn begin(
         connection,
         organization,
         id,
-        Doom { payloads: &payloads, uploads: &uploads, outcomes: &outcomes },
+        Doom { payloads: &payloads, uploads: &uploads, outcomes: &outcomes, names: &outcomes, again: false },
     )
     .await?;
     delete_jobs(connection, organization, config, &gone).await?;
@@ -195,6 +204,26 @@ pub async fn begin(
     let counts: Counts = counts.map(|(table, rows)| (table.to_owned(), rows as u64)).collect();
     store::set_counts(connection, organization, id, &counts).await?;
     Ok(Some(Gone { payloads: payloads.len(), jobs: gone.len(), findings: findings.len() }))
+}
+
+/// What this erasure leaves of these jobs is not looked at again for a while.
+async fn spare_later(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    jobs: &[JobId],
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into retention_spared (organization_id, job_id, looked_at)
+         select $1, id, chartgate_now()
+         from unnest($2::uuid[]) as k (id)
+         on conflict (organization_id, job_id) do update
+         set looked_at = excluded.looked_at",
+    )
+    .bind(organization)
+    .bind(jobs)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Take the bytes of payloads away that nobody sent for so long, and that no job at work needs: which.
@@ -236,7 +265,9 @@ async fn expire_payloads(
 }
 
 /// What a job leaves behind; `$1` organization, `$2` jobs.
-const OF_JOBS: [&str; 10] = [
+const OF_JOBS: [&str; 12] = [
+    "delete from job_traces where organization_id = $1 and job_id = any ($2)",
+    "delete from retention_spared where organization_id = $1 and job_id = any ($2)",
     "delete from job_steps where organization_id = $1 and job_id = any ($2)",
     "delete from step_attempts where organization_id = $1 and job_id = any ($2)",
     "delete from chunk_steps where organization_id = $1 and job_id = any ($2)",

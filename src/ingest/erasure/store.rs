@@ -1,9 +1,11 @@
 //! SQL of erasures.
 
+use super::objects_store::{self, Again};
+use super::person_store;
 use crate::db::{DbError, ensure_one_row};
-use crate::ids::{ErasureId, JobId, OrganizationId, PatientId};
+use crate::ids::{ErasureId, EventId, JobId, OrganizationId, PatientId};
 use crate::ingest::linking::acts::By;
-use crate::ingest::linking::erase::Counts;
+use crate::ingest::linking::erase::{self, Counts};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
@@ -23,6 +25,8 @@ pub struct PayloadJob {
     pub is_live: bool,
     /// It was uploaded: it may have chunks, an outcome file, and an object.
     pub is_upload: bool,
+    /// It ended within a day: a worker may not know it yet.
+    pub is_recent: bool,
 }
 
 /// What is decided.
@@ -84,6 +88,27 @@ pub struct ErasureRow {
     pub reason: String,
     /// Who decided.
     pub actor: String,
+    /// Retention: how far it has walked.
+    #[sqlx(flatten)]
+    pub place: Place,
+}
+
+/// How far retention has walked through what the jobs of an erasure brought.
+#[derive(Debug, Default, Clone, Copy, sqlx::FromRow)]
+pub struct Place {
+    /// The last job that was looked at.
+    pub at_job: Option<JobId>,
+    /// The last of its events.
+    pub at_event: Option<EventId>,
+    /// Something went in this walk: another one follows.
+    pub took: bool,
+}
+
+impl Place {
+    /// The last job and event that were looked at; none: the walk begins.
+    pub fn after(&self) -> Option<(JobId, EventId)> {
+        self.at_job.zip(self.at_event)
+    }
 }
 
 /// An erasure that goes on.
@@ -115,21 +140,76 @@ pub async fn lock_payload(
     Ok(query.bind(organization).bind(sha256.as_slice()).fetch_optional(connection).await?)
 }
 
-/// All jobs of these payloads. Reads the organization's jobs: there is no index for what is asked so rarely.
+/// Of bytes that were copied to object storage, or were about to be, when their job was cancelled there is no row. It is made, as of bytes
+/// that are not there, so that they can be erased like others; nothing, if no upload had them.
+pub async fn adopt_payload(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    sha256: &[u8; 32],
+) -> Result<(), DbError> {
+    lock_unknown(connection, organization, sha256).await?;
+    sqlx::query(
+        "insert into payloads (organization_id, sha256, size_bytes, content_type, created_at, expired_at)
+         select organization_id, payload_sha256, coalesce(size_bytes, 0), coalesce(content_type, 'application/octet-stream'), created_at,
+                chartgate_now()
+         from jobs
+         where organization_id = $1
+           and payload_sha256 = $2
+           and source = 'upload'
+         order by id
+         limit 1
+         on conflict do nothing",
+    )
+    .bind(organization)
+    .bind(sha256.as_slice())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Of bytes that have no row yet: an erasure and a file that is read come one after the other, until the transaction ends.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn lock_unknown(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    sha256: &[u8; 32],
+) -> Result<(), DbError> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('chartgate.payload:' || $1::uuid::text || encode($2, 'hex'), 0))")
+        .bind(organization)
+        .bind(sha256.as_slice())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// All jobs of these payloads, as they are; nobody begins another round of theirs until the transaction ends. Reads the organization's
+/// jobs: there is no index for what is asked so rarely.
 pub async fn jobs_of(
     connection: &mut PgConnection,
     organization: OrganizationId,
     payloads: &[Vec<u8>],
 ) -> Result<Vec<PayloadJob>, DbError> {
     sqlx::query("set local statement_timeout = '10min'").execute(&mut *connection).await?;
-    let query = sqlx::query_as(
-        "select id, status in ('queued', 'awaiting_upload') as is_live, source = 'upload' as is_upload
+    let query = sqlx::query_scalar(
+        "select id
          from jobs
          where organization_id = $1
-           and payload_sha256 = any ($2)
-         order by id",
+           and payload_sha256 = any ($2)",
     );
-    Ok(query.bind(organization).bind(payloads).fetch_all(connection).await?)
+    let ids: Vec<JobId> = query.bind(organization).bind(payloads).fetch_all(&mut *connection).await?;
+    // Reading them took seconds, in which somebody may have tried one again.
+    let query = sqlx::query_as(
+        "select id, status in ('queued', 'awaiting_upload') as is_live, source = 'upload' as is_upload,
+                coalesce(finished_at > chartgate_now() - interval '1 day', true) as is_recent
+         from jobs
+         where organization_id = $1
+           and id = any ($2)
+         order by id
+         for share",
+    );
+    Ok(query.bind(organization).bind(&ids).fetch_all(connection).await?)
 }
 
 /// Write the decision down.
@@ -223,7 +303,8 @@ pub async fn of_patient(
 }
 
 /// What an [`ErasureRow`] is read from.
-const COLUMNS: &str = "kind, status, payload_sha256, patient_id, payloads, jobs, persons, counts, reason, actor";
+const COLUMNS: &str =
+    "kind, status, payload_sha256, patient_id, payloads, jobs, persons, counts, reason, actor, at_job, at_event, took";
 
 /// One erasure; locked until the transaction ends, if `for_update`.
 pub async fn erasure(
@@ -346,7 +427,8 @@ pub async fn finish(
          where organization_id = $1
            and id = $2
            and status = 'objects'
-           and not exists (select from erased_objects o where o.organization_id = $1 and o.erasure_id = $2)
+           and not exists (select from erased_objects o
+                           where o.organization_id = $1 and o.erasure_id = $2 and o.gone_at is null)
          returning {COLUMNS}"
     );
     let query = sqlx::query_as(sqlx::AssertSqlSafe(sql));
@@ -358,25 +440,109 @@ pub async fn organizations(connection: &mut PgConnection) -> Result<Vec<Organiza
     Ok(sqlx::query_scalar("select id from organizations order by id").fetch_all(connection).await?)
 }
 
-/// Erasures of all organizations that go on, oldest first, at most a hundred.
-pub async fn unfinished(connection: &mut PgConnection) -> Result<Vec<Unfinished>, DbError> {
-    let organizations = organizations(connection).await?;
+/// From here on as this organization.
+async fn enter(connection: &mut PgConnection, organization: OrganizationId) -> Result<(), DbError> {
+    sqlx::query("select set_config('app.organization', array[$1::uuid]::text, true)")
+        .bind(organization)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Erasures of all organizations that go on and were decided so long ago: of each at most a hundred, oldest first, those that could not go
+/// on last.
+pub async fn unfinished(connection: &mut PgConnection, age_seconds: f64) -> Result<Vec<Unfinished>, DbError> {
     let mut found = Vec::new();
-    for organization in organizations {
-        sqlx::query("select set_config('app.organization', array[$1::uuid]::text, true)")
-            .bind(organization)
-            .execute(&mut *connection)
-            .await?;
+    for organization in organizations(connection).await? {
+        enter(connection, organization).await?;
         let query = sqlx::query_as(
             "select organization_id, id, actor, reason
              from erasures
              where organization_id = $1
                and status <> 'finished'
-             order by id
+               and created_at <= chartgate_now() - make_interval(secs => $2)
+             order by failed_at nulls first, id
              limit 100",
         );
-        found.extend(query.bind(organization).fetch_all(&mut *connection).await?);
+        found.extend(query.bind(organization).bind(age_seconds).fetch_all(&mut *connection).await?);
     }
-    found.truncate(100);
     Ok(found)
+}
+
+/// How many erasures of all organizations are not finished so long behind their decision.
+pub async fn late(connection: &mut PgConnection, age_seconds: f64) -> Result<i64, DbError> {
+    let mut late = 0;
+    for organization in organizations(connection).await? {
+        enter(connection, organization).await?;
+        let query = sqlx::query_scalar::<_, i64>(
+            "select count(*)
+             from erasures
+             where organization_id = $1
+               and status <> 'finished'
+               and created_at < chartgate_now() - make_interval(secs => $2)",
+        );
+        late += query.bind(organization).bind(age_seconds).fetch_one(&mut *connection).await?;
+    }
+    Ok(late)
+}
+
+/// Objects of all organizations that are to be looked for once more: of each at most so many.
+pub async fn due_again(connection: &mut PgConnection, limit: i32) -> Result<Vec<Again>, DbError> {
+    let mut found = Vec::new();
+    for organization in organizations(connection).await? {
+        enter(connection, organization).await?;
+        found.extend(objects_store::due_again(connection, organization, limit).await?);
+    }
+    Ok(found)
+}
+
+/// It cannot go on now; others come first.
+pub async fn set_failed(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    id: ErasureId,
+) -> Result<(), DbError> {
+    let done = sqlx::query("update erasures set failed_at = chartgate_now() where organization_id = $1 and id = $2")
+        .bind(organization)
+        .bind(id)
+        .execute(connection)
+        .await?;
+    ensure_one_row(&done)
+}
+
+/// Retention has walked so far.
+pub async fn set_place(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    id: ErasureId,
+    place: &Place,
+) -> Result<(), DbError> {
+    let done =
+        sqlx::query("update erasures set at_job = $3, at_event = $4, took = $5 where organization_id = $1 and id = $2")
+            .bind(organization)
+            .bind(id)
+            .bind(place.at_job)
+            .bind(place.at_event)
+            .bind(place.took)
+            .execute(connection)
+            .await?;
+    ensure_one_row(&done)
+}
+
+/// What is left of persons when the last event went: rows by table.
+pub async fn last(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    persons: &[PatientId],
+    counts: &Counts,
+) -> Result<Vec<(&'static str, u64)>, DbError> {
+    let mut last = vec![("patients", person_store::forget(connection, organization, persons).await?)];
+    if last[0].1 > 0 || counts.get("patients").is_some_and(|count| *count > 0) {
+        last.push(("reviews", erase::take_back(connection, organization).await?));
+    }
+    if !persons.is_empty() {
+        last.push(("patient_links", person_store::forget_links(connection, organization, persons).await?));
+        person_store::forget_in_reviews(connection, organization, persons).await?;
+    }
+    Ok(last)
 }

@@ -15,21 +15,51 @@ use crate::ingest::subject::Mrn;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub use super::erase_store::SPEAKS_OF_NOBODY_KEPT;
+pub use super::erase_persons_store::take_back;
+pub use super::erase_store::next;
 
 /// Rows that went, by table.
 pub type Counts = BTreeMap<String, u64>;
 
-/// Which of the events that jobs brought go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// All.
-    Whole,
-    /// All but Patient resources of persons of whom anything else is kept: who is meant by it must stay known.
-    SparePersons,
+/// A page of what jobs brought, as retention looks at it.
+pub struct Page {
+    /// Of these events those that may go.
+    pub events: Vec<EventId>,
+    /// The last job and event that were looked at; none: there is nothing behind them.
+    pub after: Option<(JobId, EventId)>,
 }
 
-/// Erase what these jobs brought, at most `limit` events. Nothing is left to do when it answers false.
+/// Look at what these jobs brought behind this job and event, at most at `looked_at` events, until `limit` are found that may go: all but
+/// Patient resources of persons of whom anything else is kept. Who is meant by it must stay known.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn next_old(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    jobs: &[JobId],
+    after: Option<(JobId, EventId)>,
+    (looked_at, limit): (i64, i64),
+) -> Result<Page, DbError> {
+    let mut jobs = jobs.to_vec();
+    jobs.sort_unstable();
+    let (mut events, mut left) = (BTreeSet::new(), looked_at);
+    for job in jobs.into_iter().filter(|job| after.is_none_or(|(last, _)| *job >= last)) {
+        let behind = after.filter(|(last, _)| *last == job).map(|(_, event)| event);
+        for (event, may_go) in store::page(connection, organization, job, behind, left).await? {
+            left -= 1;
+            if may_go {
+                events.insert(event);
+            }
+            if left == 0 || i64::try_from(events.len()).is_ok_and(|found| found >= limit) {
+                return Ok(Page { events: events.into_iter().collect(), after: Some((job, event)) });
+            }
+        }
+    }
+    Ok(Page { events: events.into_iter().collect(), after: None })
+}
+
+/// Erase these events, as far as these jobs brought them.
 ///
 /// # Errors
 /// A [`DbError`]; a conflict means that it should be run again in a fresh transaction.
@@ -37,24 +67,20 @@ pub async fn erase_some(
     connection: &mut PgConnection,
     organization: OrganizationId,
     jobs: &[JobId],
-    (extent, limit): (Extent, i64),
+    events: &[EventId],
     by: &By,
     counts: &mut Counts,
-) -> Result<bool, DbError> {
-    let events = store::next(connection, organization, jobs, limit, extent == Extent::SparePersons).await?;
-    if events.is_empty() {
-        return Ok(false);
-    }
-    let seen = store::touched(connection, organization, &events, false).await?;
-    let others = store::carriers(connection, organization, &events, jobs).await?;
+) -> Result<(), DbError> {
+    let seen = store::touched(connection, organization, events, false).await?;
+    let others = store::carriers(connection, organization, events, jobs).await?;
     let keys = keys_of(&seen, &others);
     let statements = statements_of(&seen, &others);
     let numbers: BTreeSet<Mrn> = keys.iter().filter_map(|key| Mrn::of_key(key)).collect();
     let seeds = Seeds { named: keys.clone(), statements: statements.clone(), ..Seeds::default() };
     let mut cluster = Cluster::open(connection, organization, seeds, &numbers).await?;
     // Under the locks of the subjects, and now of the events: nobody adds to them.
-    let touched = store::touched(connection, organization, &events, true).await?;
-    let carriers = store::carriers(connection, organization, &events, jobs).await?;
+    let touched = store::touched(connection, organization, events, true).await?;
+    let carriers = store::carriers(connection, organization, events, jobs).await?;
     if keys_of(&touched, &carriers) != keys || statements_of(&touched, &carriers) != statements {
         return Err(DbError::stale());
     }
@@ -75,7 +101,7 @@ pub async fn erase_some(
         store::move_evidence(connection, organization, &elsewhere).await?;
     store::hand_over(connection, organization, &carriers).await?;
     store::hand_over_athena(connection, organization, &carriers, jobs).await?;
-    store::forget_carriers(connection, organization, &events, jobs).await?;
+    store::forget_carriers(connection, organization, events, jobs).await?;
     for (table, rows) in store::delete(connection, organization, &gone_ids).await? {
         *counts.entry(table.to_owned()).or_default() += rows;
     }
@@ -125,7 +151,7 @@ pub async fn erase_some(
     *counts.entry("reviews".to_owned()).or_default() += gone_reviews;
     *counts.entry("patients".to_owned()).or_default() += u64::try_from(cleared.len()).unwrap_or(u64::MAX);
     *counts.entry("handed_over".to_owned()).or_default() += u64::try_from(elsewhere.len()).unwrap_or(u64::MAX);
-    Ok(true)
+    Ok(())
 }
 
 /// The linking's own failures are the database's.

@@ -2,8 +2,9 @@
 //! whom nothing is left.
 
 use crate::db::DbError;
-use crate::ids::{EventId, OrganizationId, PatientId, StatementId};
+use crate::ids::{EventId, OrganizationId, PatientId, ReviewId, StatementId};
 use sqlx::PgConnection;
+use std::collections::HashSet;
 
 /// Who says these statements first, of those events that are there.
 pub async fn sayers(
@@ -108,7 +109,9 @@ pub async fn settle_reviews(
            limit 1
          ) other
          where q.organization_id = $1
-           and (q.event_id = any ($2) or q.fingerprint = any ($3))
+           -- By two indexes, not by the whole table.
+           and q.id = any (array(select a.id from reviews a where a.organization_id = $1 and a.event_id = any ($2)
+                                 union select b.id from reviews b where b.organization_id = $1 and b.fingerprint = any ($3)))
            and q.statement_id is null
            and r.organization_id = $1
            and r.id = q.id",
@@ -121,6 +124,8 @@ pub async fn settle_reviews(
     let done = sqlx::query(
         "delete from reviews r
          where r.organization_id = $1
+           and r.id = any (array(select a.id from reviews a where a.organization_id = $1 and a.event_id = any ($2)
+                                 union select b.id from reviews b where b.organization_id = $1 and b.fingerprint = any ($3)))
            and (r.event_id = any ($2)
                 or (r.fingerprint = any ($3)
                     and r.statement_id is null
@@ -197,32 +202,55 @@ pub async fn clear_patients(
     .bind(gone)
     .execute(&mut *connection)
     .await?;
-    // Questions whether somebody is one of those who are gone.
-    let texts: Vec<String> = deleted.iter().map(ToString::to_string).collect();
-    sqlx::query(
+    Ok(deleted)
+}
+
+/// Questions whether somebody is one of those who are gone are asked no longer. Reads all open ones: once an erasure. How many went.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn take_back(connection: &mut PgConnection, organization: OrganizationId) -> Result<u64, DbError> {
+    // Ids of patients in JSON are texts with a prefix: compared as such.
+    let query = sqlx::query_scalar(
+        "select distinct c ->> 'patient'
+         from reviews r
+         cross join lateral jsonb_array_elements(r.candidates) c
+         where r.organization_id = $1
+           and r.status = 'open'
+           and c ->> 'patient' is not null",
+    );
+    let named: Vec<String> = query.bind(organization).fetch_all(&mut *connection).await?;
+    let ids: Vec<PatientId> = named.iter().filter_map(|text| text.parse().ok()).collect();
+    let query = sqlx::query_scalar("select id from patients where organization_id = $1 and id = any ($2)");
+    let there: HashSet<PatientId> =
+        query.bind(organization).bind(&ids).fetch_all(&mut *connection).await?.into_iter().collect();
+    let gone: Vec<String> = ids.iter().filter(|id| !there.contains(id)).map(ToString::to_string).collect();
+    if gone.is_empty() {
+        return Ok(0);
+    }
+    let query = sqlx::query_scalar(
         "update reviews r
          set candidates = (select coalesce(jsonb_agg(c), '[]')
                            from jsonb_array_elements(r.candidates) c
                            where c ->> 'patient' <> all ($2))
          where r.organization_id = $1
            and r.status = 'open'
-           and exists (select from jsonb_array_elements(r.candidates) c where c ->> 'patient' = any ($2))",
-    )
-    .bind(organization)
-    .bind(&texts)
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query(
+           and exists (select from jsonb_array_elements(r.candidates) c where c ->> 'patient' = any ($2))
+         returning r.id",
+    );
+    let changed: Vec<ReviewId> = query.bind(organization).bind(&gone).fetch_all(&mut *connection).await?;
+    let done = sqlx::query(
         "delete from reviews
          where organization_id = $1
-           and status = 'open'
+           and id = any ($2)
            and reason in ('possible_duplicate', 'no_identity')
            and candidates = '[]'",
     )
     .bind(organization)
+    .bind(&changed)
     .execute(connection)
     .await?;
-    Ok(deleted)
+    Ok(done.rows_affected())
 }
 
 /// Count anew what these patients have.

@@ -66,28 +66,21 @@ pub struct Carrier {
     pub subject_keys: Vec<String>,
 }
 
-/// Of an event `e`, with `$1` the organization: it does not say who somebody is of whom anything else is kept.
-pub const SPEAKS_OF_NOBODY_KEPT: &str = "not (e.resource_type = 'Patient'
-           and e.patient_id is not null
-           and exists (select from clinical_events o
-                       where o.organization_id = $1 and o.patient_id = e.patient_id and o.resource_type <> 'Patient'))";
-
-/// Events that these jobs brought, first or again, at most so many; if `spare_persons`, without Patient resources of whom anything else is
-/// kept.
+/// Events that these jobs brought, first or again, at most so many.
+///
+/// # Errors
+/// A [`DbError`].
 pub async fn next(
     connection: &mut PgConnection,
     organization: OrganizationId,
     jobs: &[JobId],
     limit: i64,
-    spare_persons: bool,
 ) -> Result<Vec<EventId>, DbError> {
-    let may_go = if spare_persons { SPEAKS_OF_NOBODY_KEPT } else { "true" };
-    let sql = format!(
-        "(select e.id
-          from clinical_events e
-          where e.organization_id = $1
-            and e.job_id = any ($2)
-            and {may_go}
+    let query = sqlx::query_scalar(
+        "(select id
+          from clinical_events
+          where organization_id = $1
+            and job_id = any ($2)
           limit $3)
          union
          (select c.event_id
@@ -95,13 +88,59 @@ pub async fn next(
           join clinical_events e on e.organization_id = $1 and e.id = c.event_id
           where c.organization_id = $1
             and c.job_id = any ($2)
-            and {may_go}
           limit $3)
          order by 1
-         limit $3"
+         limit $3",
     );
-    let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql));
     Ok(query.bind(organization).bind(jobs).bind(limit).fetch_all(connection).await?)
+}
+
+/// What a job brought, first or again, behind this event, in the order of ids, at most so many: each event, and whether it is one that
+/// retention may take. It is no Patient resource of whom anything else is kept.
+pub async fn page(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    job: JobId,
+    after: Option<EventId>,
+    limit: i64,
+) -> Result<Vec<(EventId, bool)>, DbError> {
+    let query = sqlx::query_as(
+        "with page as (
+           (select id
+            from clinical_events
+            where organization_id = $1
+              and job_id = $2
+              and id > coalesce($3::uuid, '00000000-0000-0000-0000-000000000000')
+            order by id
+            limit $4)
+           union
+           (select event_id
+            from event_carriers
+            where organization_id = $1
+              and job_id = $2
+              and event_id > coalesce($3::uuid, '00000000-0000-0000-0000-000000000000')
+            order by event_id
+            limit $4)
+           order by 1
+           limit $4
+         )
+         select e.id,
+                not (e.resource_type = 'Patient'
+                     and e.patient_id is not null
+                     -- By the index, for each: not all events of the organization for a page.
+                     and (select true
+                          from clinical_events o
+                          where o.organization_id = $1 and o.patient_id = e.patient_id and o.resource_type <> 'Patient'
+                          limit 1) is not null)
+         from page p
+         cross join lateral (
+           select id, resource_type, patient_id
+           from clinical_events
+           where organization_id = $1 and id = p.id
+           offset 0) e
+         order by e.id",
+    );
+    Ok(query.bind(organization).bind(job).bind(after).bind(limit).fetch_all(connection).await?)
 }
 
 /// The events as they are; locked until the transaction ends, if `for_update`.

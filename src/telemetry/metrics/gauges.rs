@@ -1,8 +1,8 @@
 //! Gauges that are set when somebody asks: of the process, and of the database as it is then.
 
 use super::list::{
-    BUILD, DATABASE_UP, DISK_FREE, DISK_SIZE, LANES_HELD, LEASES_EXPIRED, MESSAGES, OLDEST_BLOCKED, OLDEST_MESSAGE,
-    OLDEST_READY, OPERATIONS, POOL, RESIDENT, STARTED, TASKS, WORKERS,
+    BUILD, DATABASE_UP, DISK_FREE, DISK_SIZE, ERASURES_LATE, LANES_HELD, LEASES_EXPIRED, MESSAGES, OLDEST_BLOCKED,
+    OLDEST_MESSAGE, OLDEST_READY, OPERATIONS, POOL, RESIDENT, STARTED, TASKS, WORKERS,
 };
 use super::{METERS, gauge, set};
 use prometheus::{GaugeVec, Registry};
@@ -26,6 +26,7 @@ pub(super) struct Gauges {
     leases_expired: Option<GaugeVec>,
     workers: Option<GaugeVec>,
     operations: Option<GaugeVec>,
+    erasures_late: Option<GaugeVec>,
     messages: Option<GaugeVec>,
     oldest_message: Option<GaugeVec>,
 }
@@ -47,6 +48,7 @@ impl Gauges {
             leases_expired: gauge(registry, LEASES_EXPIRED),
             workers: gauge(registry, WORKERS),
             operations: gauge(registry, OPERATIONS),
+            erasures_late: gauge(registry, ERASURES_LATE),
             messages: gauge(registry, MESSAGES),
             oldest_message: gauge(registry, OLDEST_MESSAGE),
         }
@@ -100,6 +102,11 @@ fn number(count: i64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "a gauge")]
 fn bytes(count: u64) -> f64 {
     count as f64
+}
+
+/// The sweeper looked: so many erasures need somebody.
+pub fn erasures_late(count: i64) {
+    set(METERS.gauges.erasures_late.as_ref(), &[], number(count));
 }
 
 /// The database answers.

@@ -238,6 +238,12 @@ pub(super) const WORKERS: Metric =
     metric("chartgate_workers", Gauge, &[], "Processes that run jobs or sweep and reported within a minute.");
 pub(super) const OPERATIONS: Metric =
     metric("chartgate_operations_running", Gauge, &[], "Bulk operations that are under way.");
+pub(super) const ERASURES_LATE: Metric = metric(
+    "chartgate_erasures_late",
+    Gauge,
+    &[],
+    "Erasures that are not finished an hour behind their decision, as the last sweep saw them.",
+);
 pub(super) const MESSAGES: Metric = metric(
     "chartgate_callback_messages_waiting",
     Gauge,
@@ -306,6 +312,7 @@ pub const METRICS: &[Metric] = &[
     LEASES_EXPIRED,
     WORKERS,
     OPERATIONS,
+    ERASURES_LATE,
     MESSAGES,
     OLDEST_MESSAGE,
     LEASES_REAPED,

@@ -88,7 +88,7 @@ impl Watcher {
             let purged = futures::stream::iter(page)
                 .map(|entry| async move { self.objects.purge(&entry.key).await })
                 .buffer_unordered(AT_ONCE)
-                .try_fold(0usize, |count, ()| async move { Ok(count + 1) });
+                .try_fold(0usize, |count, _| async move { Ok(count + 1) });
             match purged.await {
                 Ok(count) => deleted += count,
                 Err(error) => return (deleted, Err(error)),

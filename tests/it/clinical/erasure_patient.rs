@@ -121,3 +121,56 @@ async fn an_erased_payload_takes_the_demographics_of_who_was_merged_with_it() {
     assert_eq!(clinic.count("select count(*) from patients where family = 'Canary'").await, 0);
     assert_eq!(clinic.count("select count(*) from patients where family = 'Shaw'").await, 1);
 }
+
+#[tokio::test]
+async fn what_is_somebody_elses_now_tells_no_more_that_it_was_the_patients_once() {
+    let clinic = Clinic::open().await;
+    let amy = body(&[person("a", &["h|1"], AMY)]);
+    let bob = body(&[person("b", &["h|2"], BOB), about("d", "urn:uuid:b")]);
+    ingest_all(&clinic, &[&amy, &bob]).await;
+    let (patient, other) = (patient_of(&clinic, "1").await, patient_of(&clinic, "2").await);
+    // An event of Bob's was linked to Amy first; whether two others are Amy or Bob was decided, and is asked.
+    sqlx::query(
+        "insert into patient_links (organization_id, id, event_id, patient_id, status, method, rule_version, actor, created_at)
+         select organization_id, gen_random_uuid(), id, $1, 'linked', 'test', 1, 'test', chartgate_now()
+         from clinical_events
+         where patient_id = $2",
+    )
+    .bind(patient)
+    .bind(other)
+    .execute(&mut clinic.owner().await)
+    .await
+    .unwrap();
+    for (status, answer) in [("decided", Some(patient)), ("superseded", None), ("open", None)] {
+        sqlx::query(
+            "insert into reviews (organization_id, id, event_id, status, reason, candidates, fingerprint, patient_id, created_at)
+             select organization_id, gen_random_uuid(), id, $1, 'possible_duplicate', $2, decode(md5($1), 'hex'), $3, chartgate_now()
+             from clinical_events
+             where patient_id = $4
+             limit 1",
+        )
+        .bind(status)
+        .bind(serde_json::json!([{"patient": patient, "score": 0.7}, {"patient": other, "score": 0.6}]))
+        .bind(answer)
+        .bind(other)
+        .execute(&mut clinic.owner().await)
+        .await
+        .unwrap();
+    }
+    forget(&clinic, patient, false).await.unwrap();
+    let mut owner = clinic.owner().await;
+    for (rows, expected) in [
+        ("select count(*) from patient_links where patient_id = $1", 0),
+        ("select count(*) from reviews where patient_id = $1 or candidates::text like '%' || $2 || '%'", 0),
+        ("select count(*) from reviews where $1::uuid is not null and candidates::text like '%' || $3 || '%'", 3),
+    ] {
+        let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("{rows} and $2 <> $3")))
+            .bind(patient)
+            .bind(patient.to_string())
+            .bind(other.to_string())
+            .fetch_one(&mut owner)
+            .await
+            .unwrap();
+        assert_eq!(count, expected, "{rows}");
+    }
+}

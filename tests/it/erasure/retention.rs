@@ -73,6 +73,11 @@ async fn what_is_over_its_age_goes_and_what_is_younger_held_or_live_stays() {
         workers.stop().await;
         job
     };
+    for one in [&job, &held_job] {
+        let job: chartgate::ids::JobId = one.parse().unwrap();
+        let sql = "insert into job_traces (organization_id, job_id, round, context) values ($1, $2, 1, decode(repeat('01', 25), 'hex'))";
+        sqlx::query(sql).bind(app.organization.id).bind(job).execute(&mut app.owner().await).await.unwrap();
+    }
     // Live again, and as old as the others.
     let retry = json!({"from": "start", "version": "pinned", "reason": "x"});
     assert_eq!(app.post(admin, &format!("/v1/admin/jobs/{live}/retry"), &retry).await.0, 202);
@@ -91,6 +96,7 @@ async fn what_is_over_its_age_goes_and_what_is_younger_held_or_live_stays() {
         ("select count(*) from jobs", 4),
         ("select count(*) from idempotency_keys", 4),
         ("select count(distinct job_id) from job_steps", 4),
+        ("select count(*) from job_traces", 1),
         ("select count(*) from patients", 4),
         ("select count(*) from audit_records where event = 'retention.begun'", 2),
         (
@@ -201,11 +207,14 @@ async fn who_somebody_is_stays_known_as_long_as_anything_is_kept_of_them() {
     app.advance(Duration::from_hours(7)).await;
     assert_eq!(retention.round().await.unwrap(), 0, "what is spared is not looked for again and again");
     assert_eq!(app.job(&job).await["status"], "succeeded", "and so does its job");
-    app.advance(20 * DAY).await;
+    app.advance(7 * DAY).await;
+    assert_eq!(retention.round().await.unwrap(), 1, "but after a week");
+    assert_eq!(view().await["patient"]["id"], patient, "which took nothing");
+    app.advance(4 * DAY).await;
     assert_eq!(retention.round().await.unwrap(), 1);
     assert_eq!(app.count("select count(*) from clinical_events where resource_type <> 'Patient'").await, 0);
-    assert_eq!(app.count("select count(*) from patients").await, 1, "while that went, something was kept of them");
-    app.advance(Duration::from_hours(7)).await;
+    assert_eq!(app.count("select count(*) from patients").await, 1, "what was spared four days ago is not looked at");
+    app.advance(4 * DAY).await;
     assert_eq!(retention.round().await.unwrap(), 1);
     assert_eq!(app.count("select count(*) from clinical_events").await, 0);
     assert_eq!(app.count("select count(*) from patients").await, 0);
@@ -270,4 +279,44 @@ async fn a_file_over_its_age_leaves_no_object_and_is_ingested_when_it_comes_agai
     assert_eq!(bulk.run(&again, Order::Forwards).await.code(), "none");
     assert_eq!(bulk.clinic.count("select count(*) from clinical_events").await, 40);
     assert_eq!(objects.list("raw/", None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_says_who_somebody_is_goes_in_the_round_that_takes_the_last_of_them() {
+    let app = TestApp::start().await;
+    let first = bundle("batch", &[crate::clinical::patient("a", "1", "1990-01-01")]).to_string();
+    let job = job_of(&app.submit(first).await.1);
+    run(&app, &job).await;
+    let later = bundle("batch", &[condition("later", "Patient/a")]).to_string();
+    let job = job_of(&app.submit(later).await.1);
+    run(&app, &job).await;
+    app.advance(20 * DAY).await;
+    // The Patient is looked at first, while the other is there; then once more.
+    assert_eq!(retention(&app, 0, 0, 10).round().await.unwrap(), 1);
+    assert_eq!(app.count("select count(*) from clinical_events").await, 0);
+    assert_eq!(app.count("select count(*) from patients").await, 0);
+}
+
+#[tokio::test]
+async fn the_bytes_of_who_is_held_stay_also_if_another_job_of_them_ended_before_anybody_knew_whose_they_are() {
+    let app = TestApp::start().await;
+    let admin = &app.organization.admin;
+    let (_, payload) = ingested(&app, 1).await;
+    let path = format!("/ingest/clinical/{}", sample::mrn(1, 0));
+    let patient = get(&app, &app.organization.reader, &path).await.json()["patient"]["id"].clone();
+    let hold = json!({"patient": patient, "reason": "litigation"});
+    let (_, hold) = app.post(admin, "/v1/admin/holds", &hold).await;
+    let again = send_again(&app, 1, Some("once-more")).await;
+    let cancel = format!("/v1/ingestion/jobs/{}/cancel", again["jobId"].as_str().unwrap());
+    assert_eq!(app.post(admin, &cancel, &json!({})).await.0, 200);
+    let retention = retention(&app, 0, 5, 10);
+    app.advance(20 * DAY).await;
+    assert_eq!(retention.round().await.unwrap(), 0);
+    assert_eq!(payload_status(&app, &payload).await, 200);
+    assert!(event_count(&app, 1).await.as_u64() > Some(0));
+    let path = format!("/v1/admin/holds/{}", hold["holdId"].as_str().unwrap());
+    assert_eq!(call(&app, Method::DELETE, &path, admin, &[], "").await.status, 200);
+    app.advance(Duration::from_hours(7)).await;
+    assert_eq!(retention.round().await.unwrap(), 1);
+    assert_eq!(payload_status(&app, &payload).await, 410);
 }

@@ -24,6 +24,7 @@ pub struct FaultyS3 {
 impl FaultyS3 {
     /// In front of `http://host:port`, letting all through.
     pub fn start(target: &str) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
