@@ -2,7 +2,7 @@
 
 use super::page;
 use crate::db::DbError;
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::Markup;
 
@@ -44,6 +44,15 @@ pub(super) enum Refused {
     Invalid(String),
     /// The state of things does not allow it.
     Conflict(String),
+    /// The form did not come in time.
+    TooSlow,
+    /// There is no place for it now.
+    Later {
+        /// Why.
+        detail: &'static str,
+        /// When it may be tried again.
+        seconds: u64,
+    },
     /// The database.
     Db(DbError),
 }
@@ -56,19 +65,32 @@ impl From<DbError> for Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
+        let mut retry_after = None;
         let (status, title, detail) = match self {
             Self::NotLoggedIn { wanted } => return Redirect::to(&login_for(wanted.as_deref())).into_response(),
             Self::Forbidden(detail) => (StatusCode::FORBIDDEN, "Not allowed", detail.to_owned()),
             Self::NotFound(detail) => (StatusCode::NOT_FOUND, "Not found", detail.to_owned()),
             Self::Invalid(detail) => (StatusCode::BAD_REQUEST, "Not understood", detail),
             Self::Conflict(detail) => (StatusCode::CONFLICT, "Not possible now", detail),
+            Self::TooSlow => {
+                let detail = "The form did not come in time. Nothing was changed; try again.".to_owned();
+                (StatusCode::REQUEST_TIMEOUT, "Too slow", detail)
+            }
+            Self::Later { detail, seconds } => {
+                retry_after = Some(HeaderValue::from(seconds));
+                (StatusCode::SERVICE_UNAVAILABLE, "Not now", detail.to_owned())
+            }
             Self::Db(error) => {
                 tracing::error!(error = %error, "a page of the console could not be made");
                 let detail = "The database did not answer as expected. Nothing was changed; try again.".to_owned();
                 (StatusCode::SERVICE_UNAVAILABLE, "Not available", detail)
             }
         };
-        html(status, page::bare(title, &page::refusal(title, &detail)))
+        let mut response = html(status, page::bare(title, &page::refusal(title, &detail)));
+        if let Some(after) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, after);
+        }
+        response
     }
 }
 

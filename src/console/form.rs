@@ -1,14 +1,25 @@
 //! What is posted: from our own pages only, bounded, by field; the reason that every act needs.
 
 use super::answer::Refused;
+use super::session::Known;
+use crate::app::App;
+use crate::limits::address_key;
+use crate::limits::body::{self, BodyError};
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
-use http_body_util::{BodyExt as _, Limited};
+use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Of a posted form.
 const FORM_BYTES_MAX: usize = 64 * 1024;
+/// Of one that somebody sends who is not logged in: a key, and where to go then.
+const STRANGERS_BYTES_MAX: usize = 16 * 1024;
+/// And it is there after so long.
+const STRANGERS_TIME_MAX: Duration = Duration::from_secs(10);
 /// Of a reason, as the API has it.
 const REASON_CHARS_MAX: usize = 1000;
 
@@ -59,22 +70,45 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
     }
 }
 
-impl<S: Sync> FromRequest<S> for Form {
+impl FromRequest<Arc<App>> for Form {
     type Rejection = Refused;
 
-    async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Refused> {
-        if !is_same_origin(request.headers()) {
+    async fn from_request(request: Request<Body>, app: &Arc<App>) -> Result<Self, Refused> {
+        let (parts, body) = request.into_parts();
+        if !is_same_origin(&parts.headers) {
             return Err(Refused::Forbidden("The form was not sent by a page of this console."));
         }
-        let body = Limited::new(request.into_body(), FORM_BYTES_MAX).collect().await;
-        let body = body.map_err(|_| Refused::Invalid("The form is too large or did not arrive whole.".to_owned()))?;
-        let fields = url::form_urlencoded::parse(&body.to_bytes()).into_owned().collect::<BTreeMap<_, _>>();
+        // Who is logged in was looked up before; whoever is not may send little, soon, and few at a time.
+        let is_known = parts.extensions.get::<Known>().is_some();
+        let bytes = if is_known {
+            read(app, body, FORM_BYTES_MAX).await?
+        } else {
+            let peer = parts.extensions.get::<SocketAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), SocketAddr::ip);
+            let _place = app.limits.logins.take(address_key(peer)).ok_or(Refused::Later {
+                detail: "As many people are logging in as may at once. Try again.",
+                seconds: 5,
+            })?;
+            let read = read(app, body, STRANGERS_BYTES_MAX);
+            tokio::time::timeout(STRANGERS_TIME_MAX, read).await.map_err(|_| Refused::TooSlow)??
+        };
+        let fields = url::form_urlencoded::parse(&bytes).into_owned().collect::<BTreeMap<_, _>>();
         // PostgreSQL's text holds everything but this.
         if fields.values().any(|value| value.contains('\0')) {
             return Err(Refused::Invalid("The form holds a character that cannot be stored.".to_owned()));
         }
         Ok(Self(fields))
     }
+}
+
+/// The body, as the API would read it: in windows, and out of the budget for bodies.
+async fn read(app: &App, body: Body, limit: usize) -> Result<Bytes, Refused> {
+    let invalid = |detail: &str| Refused::Invalid(detail.to_owned());
+    body::collect(body, limit, None, &app.limits.bodies.share()).await.map_err(|error| match error {
+        BodyError::TooLarge => invalid("The form is too large."),
+        BodyError::Incomplete => invalid("The form did not arrive whole."),
+        BodyError::TooSlow(_) => Refused::TooSlow,
+        BodyError::Exhausted => Refused::Later { detail: "There is no memory for the form now. Try again.", seconds: 2 },
+    })
 }
 
 #[cfg(test)]

@@ -35,6 +35,10 @@ const ADMINS: &[Role] = &[Role::Admin, Role::Platform];
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Watching;
 
+/// Marks a request whose sender is logged in, once that was looked up: its form is read with more patience.
+#[derive(Debug, Clone)]
+pub(super) struct Known;
+
 /// Who is logged in.
 #[derive(Debug, Clone)]
 pub(super) struct Visitor {
@@ -128,6 +132,7 @@ impl FromRequestParts<Arc<App>> for Visitor {
         };
         let address = parts.extensions.get::<SocketAddr>().map(|peer| peer.ip().to_string());
         let actor = caller.actor(address, Some(request_id(parts)));
+        parts.extensions.insert(Known);
         // The role platform looks at all, or at the one that the address names.
         let organization = match caller.organization {
             Some(own) => Some(own),
