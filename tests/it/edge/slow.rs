@@ -118,8 +118,7 @@ async fn forms_of_strangers_are_cut_off_and_an_address_has_few_of_them_under_way
     let log_in = "POST /admin/login HTTP/1.1\r\nhost: 127.0.0.1\r\norigin: http://127.0.0.1\r\nconnection: close\r\n";
     let head = format!("{log_in}content-length: 4000\r\n\r\nkey=");
     let started = Instant::now();
-    let slow: Vec<_> =
-        (0..LOGINS_OF_ONE_MAX + 8).map(|_| tokio::spawn(trickle(to, head.clone(), started))).collect();
+    let slow: Vec<_> = (0..LOGINS_OF_ONE_MAX + 8).map(|_| tokio::spawn(trickle(to, head.clone(), started))).collect();
     // Somebody from elsewhere gets an answer all the while.
     let elsewhere = format!("{log_in}content-length: 9\r\n\r\nkey=wrong");
     let mut tick = tokio::time::interval(Duration::from_millis(500));
