@@ -16,7 +16,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// First byte of what is stored: the format.
 const FORMAT: u8 = 1;
@@ -56,12 +56,15 @@ struct Key {
     key: LessSafeKey,
 }
 
+/// The keys, once they were read.
+type Slot = Option<Arc<Vec<Key>>>;
+
 /// Seals and opens. Cheap to clone; the key is read when it is first needed.
 #[derive(Clone)]
 pub struct Secrets {
     configured: Option<SecretString>,
     file: PathBuf,
-    keys: Arc<Mutex<Option<Arc<Vec<Key>>>>>,
+    keys: Arc<Mutex<Slot>>,
     makes_none: Arc<AtomicBool>,
 }
 
@@ -120,7 +123,14 @@ impl Secrets {
 
     /// The keys that there are; none where nothing was configured and no file was made yet.
     fn keys(&self) -> Result<Option<Arc<Vec<Key>>>, SecretsError> {
-        let mut slot = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        self.read_into(&mut self.slot())
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_into(&self, slot: &mut Slot) -> Result<Slot, SecretsError> {
         if let Some(keys) = &*slot {
             return Ok(Some(Arc::clone(keys)));
         }
@@ -138,14 +148,15 @@ impl Secrets {
     /// The keys to seal with: the file is made here, and only here. A process that is to open what another one sealed finds
     /// out that it has no key, instead of making one of its own.
     fn keys_or_new(&self) -> Result<Arc<Vec<Key>>, SecretsError> {
-        if let Some(keys) = self.keys()? {
+        let mut slot = self.slot();
+        if let Some(keys) = self.read_into(&mut slot)? {
             return Ok(keys);
         }
         if self.makes_none.load(Ordering::Relaxed) {
             return Err(SecretsError::Withheld(self.file.display().to_string()));
         }
         self.make_file()?;
-        self.keys()?.ok_or_else(|| SecretsError::BadKey(self.file.display().to_string()))
+        self.read_into(&mut slot)?.ok_or_else(|| SecretsError::BadKey(self.file.display().to_string()))
     }
 
     fn make_file(&self) -> Result<(), SecretsError> {
@@ -153,10 +164,11 @@ impl Secrets {
         if let Some(directory) = self.file.parent() {
             fs::create_dir_all(directory).map_err(fail)?;
         }
-        // Whole or not at all, and the first one wins: a second process that makes one at the same time reads this one.
-        let draft = self.file.with_extension(format!("{}.new", std::process::id()));
+        // Whole or not at all, and the first one wins: a second process that makes one at the same time reads this one. Nobody
+        // else writes into the draft: process ids are the same in many containers.
+        let draft = self.file.with_extension(format!("{:032x}.new", rand::random::<u128>()));
         let mut open = fs::OpenOptions::new();
-        let written = open.write(true).create(true).truncate(true).mode(0o600).open(&draft).and_then(|mut file| {
+        let written = open.write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut file| {
             file.write_all(fresh_key().as_bytes())?;
             file.sync_all()
         });
@@ -165,7 +177,10 @@ impl Secrets {
             linked => linked,
         });
         let _ = fs::remove_file(&draft);
-        linked.map_err(fail)
+        linked.map_err(fail)?;
+        // What is sealed with it must not outlive it: the name is on the disk before the key is used.
+        let directory = self.file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        fs::File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all()).map_err(fail)
     }
 
     /// Has this process the key with that id (eight hexadecimal digits, as [`SecretsError::OtherKey`] names it)?
@@ -269,6 +284,31 @@ mod tests {
         assert_eq!(fs::metadata(directory.join("secrets.key")).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(Secrets::new(None, &directory).open("x", &sealed).unwrap().expose_secret(), b"s");
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn many_that_make_the_file_at_once_seal_with_the_one_that_stays() {
+        let directory = std::env::temp_dir().join(format!("chartgate-secrets-race-{}", std::process::id()));
+        for _ in 0..50 {
+            let _ = fs::remove_dir_all(&directory);
+            let start = std::sync::Barrier::new(8);
+            // Each is a process of its own, as far as this file goes.
+            let sealed: Vec<Vec<u8>> = std::thread::scope(|scope| {
+                let seal = || {
+                    let secrets = Secrets::new(None, &directory);
+                    start.wait();
+                    secrets.seal("x", b"s").unwrap()
+                };
+                let all: Vec<_> = (0..8).map(|_| scope.spawn(seal)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            let later = Secrets::new(None, &directory);
+            for sealed in &sealed {
+                assert_eq!(later.open("x", sealed).unwrap().expose_secret(), b"s");
+            }
+            assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "no draft stays");
+        }
         fs::remove_dir_all(&directory).unwrap();
     }
 

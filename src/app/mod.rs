@@ -5,6 +5,7 @@ mod audit;
 mod checks;
 pub mod error_pages;
 pub mod health;
+pub mod kept;
 mod servers;
 pub mod settings;
 pub(crate) use servers::write_private;
@@ -73,6 +74,8 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// What was found of the dependencies lately.
     health: health::Health,
+    /// What pages of the console have read lately.
+    pub kept: kept::Kept,
     /// When the database was last looked at for the metrics, and how long that took.
     pub scraped: tokio::sync::Mutex<Option<(Instant, Duration)>>,
 }
@@ -128,6 +131,7 @@ impl App {
             clock,
             limits: Limits::new(&config.limits),
             health: health::Health::default(),
+            kept: kept::Kept::default(),
             scraped: tokio::sync::Mutex::default(),
             config,
             db,

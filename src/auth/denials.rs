@@ -20,6 +20,18 @@ pub const WINDOW: Duration = Duration::from_mins(1);
 /// Kinds that are kept apart, at most.
 pub const KINDS_MAX: usize = 500;
 
+/// What an answer tells the edge, in its extensions: somebody was not let in, or not to what they asked for. The edge knows the
+/// rest, and records it.
+#[derive(Debug, Clone)]
+pub struct Denied {
+    /// The caller and its organization (none: platform), if it is known.
+    pub caller: Option<(Option<OrganizationId>, Actor)>,
+    /// Code of the answer.
+    pub code: &'static str,
+    /// What the caller was not told.
+    pub reason: Option<Refusal>,
+}
+
 /// A request that was not let in, or not to what it asked for.
 #[derive(Debug, Clone)]
 pub struct Denial {

@@ -140,6 +140,8 @@ pub enum Refusal {
     WebhookSender,
     /// No signature fits.
     WebhookSignature,
+    /// A form of the console that no page of the console sent.
+    ForeignOrigin,
 }
 
 impl Refusal {
@@ -166,6 +168,7 @@ impl Refusal {
             Self::WebhookTimestamp => "webhook_timestamp",
             Self::WebhookSender => "webhook_sender",
             Self::WebhookSignature => "webhook_signature",
+            Self::ForeignOrigin => "foreign_origin",
         }
     }
 }

@@ -336,6 +336,26 @@ pub async fn list_organizations(
     .await?)
 }
 
+/// Names of those organizations.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn organization_names(
+    connection: &mut PgConnection,
+    ids: &[OrganizationId],
+) -> Result<Vec<(OrganizationId, String)>, DbError> {
+    Ok(sqlx::query_as("select id, name from organizations where id = any ($1)").bind(ids).fetch_all(connection).await?)
+}
+
+/// The first organizations by name.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn first_names(connection: &mut PgConnection, limit: i64) -> Result<Vec<(OrganizationId, String)>, DbError> {
+    let select = "select id, name from organizations order by name limit $1";
+    Ok(sqlx::query_as(select).bind(limit).fetch_all(connection).await?)
+}
+
 /// A page of organizations by name, behind one of them; those whose name holds the words, without regard to case.
 ///
 /// # Errors

@@ -213,6 +213,9 @@ async fn check_collector(config: &Config, findings: &mut Findings) {
     }
 }
 
+/// Where the program deletes: what was taken up, and what an erasure or retention ends.
+const DELETED_BELOW: [&str; 4] = ["incoming/", "chunks/", "raw/", "outcomes/"];
+
 /// What the program needs of the bucket, tried: each action by its name in a policy.
 async fn check_objects(objects: &Objects, findings: &mut Findings) {
     if let Err(error) = objects.ready().await {
@@ -236,12 +239,15 @@ async fn check_objects(objects: &Objects, findings: &mut Findings) {
         faults.push(denied("ListBucket", &error));
     }
     // Deleting what is not there asks for the same permission.
-    if let Err(error) = objects.delete("incoming/doctor-probe").await {
-        faults.push(denied("DeleteObject on incoming/", &error));
+    for below in DELETED_BELOW {
+        if let Err(error) = objects.delete(&format!("{below}doctor-probe")).await {
+            faults.push(denied(&format!("DeleteObject on {below}"), &error));
+        }
     }
     let fine = format!(
-        "bucket {} is reachable; objects can be put, read and listed, and deleted below incoming/",
-        objects.bucket()
+        "bucket {} is reachable; objects can be put, read and listed, and deleted below {}",
+        objects.bucket(),
+        DELETED_BELOW.join(", ")
     );
     let what = if faults.is_empty() { fine } else { faults.join("; ") };
     findings.add(

@@ -1,8 +1,9 @@
 //! What leaves the console: every answer's headers, and refusals as pages.
 
 use super::page;
+use crate::auth::denials::Denied;
 use crate::db::DbError;
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::Markup;
 
@@ -37,13 +38,27 @@ pub(super) enum Refused {
         wanted: Option<String>,
     },
     /// The role or the origin does not allow it.
-    Forbidden(&'static str),
+    Forbidden {
+        /// What is said of it.
+        detail: &'static str,
+        /// For the audit record.
+        denied: Box<Denied>,
+    },
     /// There is no such thing, or it is another organization's.
     NotFound(&'static str),
     /// What was asked for or posted cannot be.
     Invalid(String),
     /// The state of things does not allow it.
     Conflict(String),
+    /// The form did not come in time.
+    TooSlow,
+    /// There is no place for it now.
+    Later {
+        /// Why.
+        detail: &'static str,
+        /// When it may be tried again.
+        seconds: u64,
+    },
     /// The database.
     Db(DbError),
 }
@@ -54,21 +69,42 @@ impl From<DbError> for Refused {
     }
 }
 
+fn refusal(status: StatusCode, title: &str, detail: &str) -> Response {
+    html(status, page::bare(title, &page::refusal(title, detail)))
+}
+
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
+        let mut retry_after = None;
         let (status, title, detail) = match self {
             Self::NotLoggedIn { wanted } => return Redirect::to(&login_for(wanted.as_deref())).into_response(),
-            Self::Forbidden(detail) => (StatusCode::FORBIDDEN, "Not allowed", detail.to_owned()),
+            Self::Forbidden { detail, denied } => {
+                let mut response = refusal(StatusCode::FORBIDDEN, "Not allowed", detail);
+                response.extensions_mut().insert(*denied);
+                return response;
+            }
             Self::NotFound(detail) => (StatusCode::NOT_FOUND, "Not found", detail.to_owned()),
             Self::Invalid(detail) => (StatusCode::BAD_REQUEST, "Not understood", detail),
             Self::Conflict(detail) => (StatusCode::CONFLICT, "Not possible now", detail),
+            Self::TooSlow => {
+                let detail = "The form did not come in time. Nothing was changed; try again.".to_owned();
+                (StatusCode::REQUEST_TIMEOUT, "Too slow", detail)
+            }
+            Self::Later { detail, seconds } => {
+                retry_after = Some(HeaderValue::from(seconds));
+                (StatusCode::SERVICE_UNAVAILABLE, "Not now", detail.to_owned())
+            }
             Self::Db(error) => {
                 tracing::error!(error = %error, "a page of the console could not be made");
                 let detail = "The database did not answer as expected. Nothing was changed; try again.".to_owned();
                 (StatusCode::SERVICE_UNAVAILABLE, "Not available", detail)
             }
         };
-        html(status, page::bare(title, &page::refusal(title, &detail)))
+        let mut response = refusal(status, title, &detail);
+        if let Some(after) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, after);
+        }
+        response
     }
 }
 

@@ -117,8 +117,12 @@ async fn sealing(app: &App, visitor: &Visitor) -> Result<Sealing, DbError> {
         .await?;
     // Verifications are acts of the platform.
     let verified = if visitor.is_platform() {
-        let filter = RecordFilter { event: Some("audit.verified".to_owned()), ..RecordFilter::default() };
-        app.records_of(None, Some(OrganizationId::PLATFORM), filter, None, 1).await?.0.pop()
+        // It may lie far back, or nowhere.
+        let read = || async {
+            let filter = RecordFilter { event: Some("audit.verified".to_owned()), ..RecordFilter::default() };
+            Ok(app.records_of(None, Some(OrganizationId::PLATFORM), filter, None, 1).await?.0.pop())
+        };
+        (*app.kept.verified.get((), visitor.asks(), read).await?).clone()
     } else {
         None
     };
@@ -269,7 +273,7 @@ fn table(visitor: &Visitor, records: &[StoredRecord]) -> Markup {
 /// `POST /admin/audit/verify`: the newest part of the log, now (role platform). The answer is the verdict.
 pub(super) async fn verify(State(app): State<Arc<App>>, visitor: Visitor, form: Form) -> Result<Response, Refused> {
     if !visitor.is_platform() {
-        return Err(Refused::Forbidden("The log is over all organizations: only a platform key can verify it."));
+        return Err(visitor.forbidden("The log is over all organizations: only a platform key can verify it."));
     }
     let reason = form.reason()?;
     let behind = app
@@ -285,7 +289,9 @@ pub(super) async fn verify(State(app): State<Arc<App>>, visitor: Visitor, form: 
         })
         .await?;
     let verified = app.verify_audit(behind, &visitor.actor, Some(&reason));
-    let report = match tokio::time::timeout(VERIFIED_WITHIN, verified).await {
+    let verified = tokio::time::timeout(VERIFIED_WITHIN, verified).await;
+    app.kept.verified.forget(()).await;
+    let report = match verified {
         Ok(Ok(report)) => report,
         Ok(Err(SourceError::Db(error))) => return Err(error.into()),
         Ok(Err(error)) => {

@@ -25,11 +25,7 @@ pub(super) async fn page(
 ) -> Result<Response, Refused> {
     let wanted = |name: &str| value_of(raw.as_deref(), name);
     let (workflow, code, class) = (wanted("workflow"), wanted("code"), wanted("class"));
-    let organization = visitor.organization;
-    let found = app.db.unit::<_, DbError, _>(visitor.scope(), move |connection| {
-        Box::pin(async move { failures_store::groups(connection, organization).await })
-    });
-    let mut groups = found.await?;
+    let mut groups: Vec<Group> = (*all(&app, &visitor).await?).clone();
     let is = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| wanted == text);
     groups.retain(|group| {
         is(&workflow, &group.fingerprint.workflow) && is(&code, &group.fingerprint.code) && is(&class, &group.class)
@@ -49,6 +45,17 @@ pub(super) async fn page(
         after: html! {},
     };
     Ok(page.render(&visitor))
+}
+
+/// All groups of who looks, as they are now or were some seconds ago.
+pub(super) async fn all(app: &App, visitor: &Visitor) -> Result<Arc<Vec<Group>>, DbError> {
+    let (organization, scope) = (visitor.organization, visitor.scope());
+    let read = || {
+        app.db.unit::<_, DbError, _>(scope, move |connection| {
+            Box::pin(async move { failures_store::groups(connection, organization).await })
+        })
+    };
+    app.kept.failures.get(organization, visitor.asks(), read).await
 }
 
 fn filter_form(

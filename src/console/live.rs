@@ -7,29 +7,39 @@
 use super::answer::{self, Refused};
 use super::session::{Visitor, Watching};
 use crate::app::App;
+use crate::auth::denials::{Denial, Denied};
+use crate::ids::RequestId;
+use crate::limits::places::Place;
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures::stream;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt as _;
 
-/// Watchers of one process; each costs a page's rendering every [`LOOK_EVERY`].
-const WATCHERS_MAX: usize = 64;
-static WATCHERS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(WATCHERS_MAX)));
-/// Between two looks.
+/// Between two looks, at least.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// And at most.
+const REST_MAX: Duration = Duration::from_mins(1);
+/// A watcher rests so many times as long as its look took: however dear a page is, watching it takes a small part of a
+/// connection's time. (What is dearest is read once for all watchers: [`crate::app::kept`].)
+const REST: u32 = 10;
+/// A look that takes longer is given up, and tried again later.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+/// A live part is not larger: what is, is none.
+const PART_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// After so long the browser asks again, so that no connection is for ever.
 const WATCH_MAX: Duration = Duration::from_mins(10);
+
+const ROUTE: &str = "/admin/live";
 
 /// Query of a watcher.
 #[derive(Deserialize)]
@@ -45,21 +55,22 @@ struct Watch {
     shown: Option<[u8; 32]>,
     until: Instant,
     is_over: bool,
-    _place: OwnedSemaphorePermit,
+    rest: Duration,
+    _place: Place<String>,
 }
 
 /// The page's live part, now and whenever it has changed: events `live` with markup; `gone` when the session or the page is.
 pub(super) async fn watch(
     State(app): State<Arc<App>>,
-    _: Visitor,
+    visitor: Visitor,
     Query(query): Query<Watched>,
     headers: HeaderMap,
     peer: Option<axum::Extension<SocketAddr>>,
 ) -> Result<Response, Refused> {
-    if !answer::is_ours(&query.page) || query.page.starts_with("/admin/live") {
+    if !answer::is_ours(&query.page) || query.page.starts_with(ROUTE) {
         return Err(Refused::Invalid("Only pages of the console can be watched.".to_owned()));
     }
-    let Ok(place) = Arc::clone(&WATCHERS).try_acquire_owned() else {
+    let Some(place) = app.limits.watchers.take(visitor.caller.name.clone()) else {
         return Ok((StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "30")]).into_response());
     };
     let watch = Watch {
@@ -70,6 +81,7 @@ pub(super) async fn watch(
         shown: None,
         until: Instant::now() + WATCH_MAX,
         is_over: false,
+        rest: LOOK_EVERY,
         _place: place,
     };
     let events = stream::unfold(watch, |mut watch| async {
@@ -81,6 +93,11 @@ pub(super) async fn watch(
     Ok(response)
 }
 
+/// How long to rest after a look that took so long.
+fn rest_after(took: Duration) -> Duration {
+    (took * REST).clamp(LOOK_EVERY, REST_MAX)
+}
+
 impl Watch {
     async fn next(&mut self) -> Option<Event> {
         if self.is_over {
@@ -90,14 +107,17 @@ impl Watch {
             let draining = self.app.limits.draining.clone();
             if self.shown.is_some() {
                 tokio::select! {
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = tokio::time::sleep(self.rest) => {}
                     () = draining.cancelled() => return None,
                 }
             }
             if Instant::now() > self.until || draining.is_cancelled() {
                 return None;
             }
-            match self.look().await {
+            let began = Instant::now();
+            let looked = tokio::time::timeout(LOOK_MAX, self.look()).await;
+            self.rest = rest_after(began.elapsed());
+            match looked.unwrap_or(Err(StatusCode::SERVICE_UNAVAILABLE)) {
                 Ok(markup) => {
                     let hash = Sha256::digest(markup.as_bytes()).into();
                     if self.shown.replace(hash) != Some(hash) {
@@ -129,12 +149,35 @@ impl Watch {
             request.extensions_mut().insert(peer);
         }
         let router = super::routes().with_state(Arc::clone(&self.app));
-        let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+        let mut response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+        if let Some(Denied { caller, code, reason }) = response.extensions_mut().remove() {
+            let address = self.peer.map(|peer| peer.ip());
+            let (method, route, request_id) = ("GET".to_owned(), ROUTE.to_owned(), RequestId::new().to_string());
+            let denial = Denial { caller, address, request_id, method, route, code, reason };
+            self.app.denials.record(denial).await;
+        }
         let status = response.status();
         if status != StatusCode::OK {
             return Err(status);
         }
-        let body = response.into_body().collect().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+        // A page, not a file: whoever wants one of those asks for it by itself.
+        let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        if !kind.is_some_and(|kind| kind.starts_with(b"text/html")) {
+            return Err(StatusCode::BAD_REQUEST);
+        }
+        let body = Limited::new(response.into_body(), PART_BYTES_MAX).collect().await;
+        let body = body.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
         String::from_utf8(body.to_bytes().into()).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_watches_a_dear_page_looks_at_it_less_often() {
+        let rests = [0, 50, 1_000, 60_000].map(|took| rest_after(Duration::from_millis(took)).as_secs());
+        assert_eq!(rests, [2, 2, 10, 60]);
     }
 }

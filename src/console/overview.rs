@@ -11,7 +11,7 @@ use super::session::Visitor;
 use crate::app::App;
 use crate::audit::store::{SealerStatus, sealer_status};
 use crate::db::{DbError, Scope};
-use crate::engine::failures_store::{self, Group};
+use crate::engine::failures_store::Group;
 use crate::engine::figures::{BUCKETS, percentile};
 use crate::engine::figures_list_store::{self, QueueFigures};
 use crate::engine::figures_store::Figures;
@@ -91,7 +91,7 @@ struct Facts {
     counted_through: OffsetDateTime,
     figures: Vec<Figures>,
     queues: Vec<QueueFigures>,
-    groups: Vec<Group>,
+    groups: Arc<Vec<Group>>,
     workers: Vec<WorkerRow>,
     waiting: Option<Waiting>,
     sealer: Option<SealerStatus>,
@@ -100,13 +100,13 @@ struct Facts {
 async fn read(app: &App, visitor: &Visitor, range: Range) -> Result<Facts, DbError> {
     let organization = visitor.organization;
     let sealer = app.db.unit::<_, DbError, _>(Scope::Global, |connection| Box::pin(sealer_status(connection))).await?;
+    let groups = super::failures::all(app, visitor).await?;
     app.db
         .unit::<_, DbError, _>(visitor.scope(), move |connection| {
             Box::pin(async move {
                 let (counted_through, now) = figures_list_store::counted_through(connection).await?;
                 let figures = figures_list_store::figures_since(connection, organization, range.begin(now)).await?;
                 let queues = figures_list_store::queue_now(connection, organization, QUEUES).await?;
-                let groups = failures_store::groups(connection, organization).await?;
                 let workers = workers_store::list_workers(connection).await?;
                 let waiting = match organization {
                     Some(organization) => Some(overview_store::waiting(connection, organization).await?),

@@ -154,7 +154,7 @@ pub(super) async fn show(
     visitor: Visitor,
     Path(id): Path<String>,
 ) -> Result<Response, Refused> {
-    let organization = own(&visitor).ok_or(Refused::Forbidden(NOT_THEIRS))?;
+    let organization = own(&visitor).ok_or_else(|| visitor.forbidden(NOT_THEIRS))?;
     if visitor.watches {
         // Nobody reads again and again by looking once.
         return Ok(answer::html(StatusCode::OK, html! {}));
@@ -333,7 +333,7 @@ pub(super) async fn decide(
     Path(id): Path<String>,
     form: Form,
 ) -> Result<Response, Refused> {
-    let organization = own(&visitor).ok_or(Refused::Forbidden(NOT_THEIRS))?;
+    let organization = own(&visitor).ok_or_else(|| visitor.forbidden(NOT_THEIRS))?;
     let id: ReviewId = id.parse().map_err(|_| missing())?;
     let (answer, patient) = chosen(form.need("decision")?)?;
     let by = By { actor: visitor.actor.clone(), reason: form.reason()? };

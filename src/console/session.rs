@@ -8,8 +8,9 @@ use super::answer::{self, Refused};
 use super::form::Form;
 use super::{page, session_store};
 use crate::app::App;
+use crate::app::kept::Asks;
 use crate::audit::{self, Action, Actor, Record};
-use crate::auth::denials::Denial;
+use crate::auth::denials::Denied;
 use crate::auth::{AuthError, Caller, Refusal, Role};
 use crate::db::{Db, DbError, Scope};
 use crate::ids::{OrganizationId, RequestId};
@@ -23,7 +24,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use maud::{Markup, html};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,11 @@ const ADMINS: &[Role] = &[Role::Admin, Role::Platform];
 /// Marks the requests by which [`super::live`] renders a page again: nobody is there who asked, so the session ages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Watching;
+
+/// Marks a request whose sender is logged in, once that was looked up: its form is read with more patience, and refusals
+/// are recorded under its name.
+#[derive(Debug, Clone)]
+pub(super) struct Known(pub(super) Option<OrganizationId>, pub(super) Actor);
 
 /// Who is logged in.
 #[derive(Debug, Clone)]
@@ -61,9 +67,20 @@ impl Visitor {
         self.caller.has_one_of(&[Role::Platform])
     }
 
+    /// Does somebody open the page, or does a browser show it again?
+    pub(super) fn asks(&self) -> Asks {
+        if self.watches { Asks::Watches } else { Asks::Opens }
+    }
+
     /// The role, in a word.
     pub(super) fn role(&self) -> &'static str {
         if self.is_platform() { "platform" } else { "admin" }
+    }
+
+    /// The refusal of something that this visitor may not do; recorded under its name.
+    pub(super) fn forbidden(&self, detail: &'static str) -> Refused {
+        let caller = Some((self.caller.organization, self.actor.clone()));
+        Refused::Forbidden { detail, denied: Box::new(Denied { caller, code: "forbidden", reason: None }) }
     }
 
     /// May this visitor see and change things of that organization?
@@ -126,8 +143,8 @@ impl FromRequestParts<Arc<App>> for Visitor {
             roles: vec![role],
             source_label: session.source,
         };
-        let address = parts.extensions.get::<SocketAddr>().map(|peer| peer.ip().to_string());
-        let actor = caller.actor(address, Some(request_id(parts)));
+        let actor = caller.actor(peer_of(parts).map(|peer| peer.to_string()), Some(request_id(parts)));
+        parts.extensions.insert(Known(caller.organization, actor.clone()));
         // The role platform looks at all, or at the one that the address names.
         let organization = match caller.organization {
             Some(own) => Some(own),
@@ -144,13 +161,17 @@ fn asked_organization(query: Option<&str>) -> Result<Option<OrganizationId>, Ref
     given.map(|(_, id)| id.parse().map_err(|_| Refused::NotFound("There is no such organization."))).transpose()
 }
 
+fn peer_of(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<SocketAddr>().map(SocketAddr::ip)
+}
+
 /// The id that the edge has given the request, or one of this answer's own.
 fn request_id(parts: &Parts) -> String {
     parts.extensions.get::<RequestTag>().map_or_else(|| RequestId::new().to_string(), |tag| tag.0.clone())
 }
 
 /// Is the request's host this machine itself? Browsers keep `Secure` cookies of http there or not, as they please.
-fn is_loopback(headers: &HeaderMap) -> bool {
+pub(super) fn is_loopback(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let name = host
         .strip_prefix('[')
@@ -222,17 +243,31 @@ pub(super) async fn login(State(app): State<Arc<App>>, parts: Parts, form: Form)
             return Ok(with_cookie(Redirect::to(&next).into_response(), &parts.headers, is_tls, &token));
         }
         Ok(caller) => {
-            deny(&app, &parts, Some(&caller), "forbidden", None).await;
+            let actor = caller.actor(peer_of(&parts).map(|peer| peer.to_string()), Some(request_id(&parts)));
+            let denied = Denied { caller: Some((caller.organization, actor)), code: "forbidden", reason: None };
             let fault = "This needs an API key of the role admin or platform.";
-            return Ok(login_form(StatusCode::FORBIDDEN, Some(&next), Some(fault)));
+            let mut page = login_form(StatusCode::FORBIDDEN, Some(&next), Some(fault));
+            page.extensions_mut().insert(denied);
+            return Ok(page);
         }
         Err(AuthError::Db(error)) => return Err(error.into()),
         Err(AuthError::IssuerAway { .. }) => Refusal::Malformed,
         Err(AuthError::Refused(refusal)) => refusal,
     };
-    deny(&app, &parts, None, "unauthenticated", Some(refusal)).await;
+    // As for the API: an address that fails too often is held off, and what is over that is counted, not recorded.
+    if let Some(peer) = peer_of(&parts)
+        && let Err(seconds) = app.limits.strangers.failed(peer)
+    {
+        crate::telemetry::request_limited("rate_limited");
+        let fault = format!("Too many log-ins failed from this address. Try again in {seconds} s.");
+        let mut page = login_form(StatusCode::TOO_MANY_REQUESTS, Some(&next), Some(&fault));
+        page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        return Ok(page);
+    }
     let fault = "There is no such key, or it was revoked or has expired.";
-    Ok(login_form(StatusCode::UNAUTHORIZED, Some(&next), Some(fault)))
+    let mut page = login_form(StatusCode::UNAUTHORIZED, Some(&next), Some(fault));
+    page.extensions_mut().insert(Denied { caller: None, code: "unauthenticated", reason: Some(refusal) });
+    Ok(page)
 }
 
 /// Store a session, and that it began.
@@ -242,12 +277,16 @@ async fn begin(app: &App, caller: &Caller, parts: &Parts) -> Result<String, Refu
     let token = BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let hash = Sha256::digest(token.as_bytes());
     let key = caller.name.strip_prefix("key:").unwrap_or_default().to_owned();
-    let address = parts.extensions.get::<SocketAddr>().map(|peer| peer.ip().to_string());
-    let actor = caller.actor(address, Some(request_id(parts)));
+    // Of this browser there is one session: what it had before ends.
+    let earlier = token_of(&parts.headers, app.config.tls.is_some()).map(|token| Sha256::digest(token.as_bytes()));
+    let actor = caller.actor(peer_of(parts).map(|peer| peer.to_string()), Some(request_id(parts)));
     let home = caller.organization.unwrap_or(OrganizationId::PLATFORM);
     app.db
         .unit::<_, DbError, _>(Scope::Organization(home), move |connection| {
             Box::pin(async move {
+                if let Some(earlier) = earlier {
+                    session_store::end(connection, &earlier).await?;
+                }
                 session_store::insert(connection, &hash, &key).await?;
                 audit::append(connection, Record::new(home, "console.login", Action::Execute, &actor)).await
             })
@@ -256,35 +295,20 @@ async fn begin(app: &App, caller: &Caller, parts: &Parts) -> Result<String, Refu
     Ok(token)
 }
 
-async fn deny(app: &App, parts: &Parts, caller: Option<&Caller>, code: &'static str, reason: Option<Refusal>) {
-    let address = parts.extensions.get::<SocketAddr>().map(SocketAddr::ip);
-    let request_id = request_id(parts);
-    let known = caller.map(|caller| {
-        (caller.organization, caller.actor(address.map(|address| address.to_string()), Some(request_id.clone())))
-    });
-    if let Some(reason) = reason {
-        crate::telemetry::auth_refused(reason.as_str());
-    }
-    let denial = Denial {
-        caller: known,
-        address,
-        request_id,
-        method: "POST".to_owned(),
-        route: "/admin/login".to_owned(),
-        code,
-        reason,
-    };
-    app.denials.record(denial).await;
-}
-
 /// `POST /admin/logout`
 pub(super) async fn logout(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    visitor: Visitor,
+    visitor: Result<Visitor, Refused>,
     _: Form,
 ) -> Result<Response, Refused> {
     let is_tls = app.config.tls.is_some();
+    let out = || with_cookie(Redirect::to("/admin/login").into_response(), &headers, is_tls, "");
+    let visitor = match visitor {
+        // It has ended already: the browser forgets it, too.
+        Err(Refused::NotLoggedIn { .. }) => return Ok(out()),
+        visitor => visitor?,
+    };
     let hash = Sha256::digest(token_of(&headers, is_tls).unwrap_or_default().as_bytes());
     let home = visitor.caller.organization.unwrap_or(OrganizationId::PLATFORM);
     app.db
@@ -295,7 +319,7 @@ pub(super) async fn logout(
             })
         })
         .await?;
-    Ok(with_cookie(Redirect::to("/admin/login").into_response(), &headers, is_tls, ""))
+    Ok(out())
 }
 
 /// Forget sessions that have ended, until cancelled. Any number of processes may.

@@ -6,11 +6,11 @@ use super::page::{Page, Section};
 use super::parts::{self, Tone};
 use super::session::Visitor;
 use crate::app::App;
+use crate::app::kept::InFlight;
 use crate::audit::store::{SealerStatus, sealer_status};
 use crate::db::{DbError, Scope};
 use crate::engine::figures_list_store::{self, QueueFigures};
 use crate::engine::workers_store::{self, LeaseRow, WorkerRow};
-use crate::engine::workflows_store;
 use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
@@ -33,7 +33,7 @@ struct Facts {
     workers: Vec<WorkerRow>,
     leases: Vec<LeaseRow>,
     queues: Vec<QueueFigures>,
-    versions: Vec<(String, i32, i64)>,
+    versions: Arc<InFlight>,
     sealer: Option<SealerStatus>,
 }
 
@@ -50,6 +50,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, visitor: Visitor) -> Resul
         Box::pin(async move { figures_list_store::queue_now(connection, organization, QUEUES).await })
     });
     let queues = queues.await?;
+    let versions = super::workflows::in_flight(&app, &visitor).await?;
     let facts = app
         .db
         .unit::<_, DbError, _>(Scope::Global, move |connection| {
@@ -59,7 +60,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, visitor: Visitor) -> Resul
                     workers: workers_store::list_workers(connection).await?,
                     leases: workers_store::list_leases(connection, organization, LEASES).await?,
                     queues,
-                    versions: workflows_store::jobs_in_flight(connection, organization).await?,
+                    versions,
                     sealer: sealer_status(connection).await?,
                 })
             })
@@ -115,7 +116,7 @@ async fn findings(app: &App, facts: &Facts) -> Vec<Finding> {
             remedy: "Add workers, or raise the organization's cap.",
         });
     }
-    for (workflow, version, jobs) in &facts.versions {
+    for (workflow, version, jobs) in facts.versions.iter() {
         if app.catalog.resolve(&app.db, workflow, *version).await.is_err() {
             found.push(Finding {
                 what: format!("{jobs} open job(s) on {workflow} version {version}, which this program cannot run."),

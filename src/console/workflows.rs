@@ -5,7 +5,7 @@ use super::jobs::{kept, value_of};
 use super::page::{Page, Section};
 use super::parts::{self, Tone};
 use super::session::Visitor;
-use crate::app::App;
+use crate::app::{App, kept};
 use crate::db::{DbError, Scope};
 use crate::engine::catalog::CatalogError;
 use crate::engine::definition::{Ordering, RunWhen, StepDefinition, WorkflowDefinition};
@@ -20,15 +20,23 @@ use std::time::Duration;
 type InFlight = BTreeMap<(String, i32), i64>;
 
 async fn read(app: &App, visitor: &Visitor, name: Option<String>) -> Result<(Vec<VersionRow>, InFlight), DbError> {
-    let organization = visitor.organization;
-    let read = app.db.unit::<_, DbError, _>(Scope::Global, move |connection| {
-        Box::pin(async move {
-            let versions = workflows_store::list_versions(connection, name.as_deref()).await?;
-            Ok((versions, workflows_store::jobs_in_flight(connection, organization).await?))
-        })
+    let versions = app.db.unit::<_, DbError, _>(Scope::Global, move |connection| {
+        Box::pin(async move { workflows_store::list_versions(connection, name.as_deref()).await })
     });
-    let (versions, in_flight) = read.await?;
-    Ok((versions, in_flight.into_iter().map(|(name, version, jobs)| ((name, version), jobs)).collect()))
+    let versions = versions.await?;
+    let in_flight = in_flight(app, visitor).await?;
+    Ok((versions, in_flight.iter().map(|(name, version, jobs)| ((name.clone(), *version), *jobs)).collect()))
+}
+
+/// Jobs in the queue of who looks by workflow and version, as they are now or were some seconds ago: all of it is counted.
+pub(super) async fn in_flight(app: &App, visitor: &Visitor) -> Result<Arc<kept::InFlight>, DbError> {
+    let organization = visitor.organization;
+    let read = || {
+        app.db.unit::<_, DbError, _>(Scope::Global, move |connection| {
+            Box::pin(async move { workflows_store::jobs_in_flight(connection, organization).await })
+        })
+    };
+    app.kept.in_flight.get(organization, visitor.asks(), read).await
 }
 
 fn ordering(ordering: Ordering) -> &'static str {

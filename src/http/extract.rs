@@ -7,15 +7,15 @@ use crate::auth::{AuthError, Caller, Refusal, Role};
 use crate::config::BODY_WINDOW;
 use crate::ids::OrganizationId;
 use crate::ingest::fhir::envelope::unsafe_text;
+use crate::limits::body::{self, BodyError};
 use crate::limits::budget::{Budget, Exhausted, Share};
 use crate::limits::rates::{Allowance, Taken};
 use crate::telemetry::traces::TraceContext;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
-use http_body_util::BodyExt as _;
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use std::io::Read as _;
@@ -33,8 +33,6 @@ static NO_EDGE: LazyLock<Arc<Share>> = LazyLock::new(|| Budget::new(u64::MAX, 1)
 
 /// Of a body that is no submission.
 const SMALL_BODY_MAX: usize = 64 * 1024;
-/// What is reserved for a declared length at first; the rest grows as it comes.
-const RESERVED_MAX: usize = 1 << 20;
 /// Bytes that are inflated at once.
 const INFLATED_PIECE: usize = 64 * 1024;
 /// Above this size, work on a body leaves the runtime's threads.
@@ -272,7 +270,15 @@ pub async fn receive_body(headers: &HeaderMap, body: axum::body::Body, limit: us
         return Err(too_large());
     }
     let share = SHARE.try_with(Arc::clone).unwrap_or_else(|_| Arc::clone(&NO_EDGE));
-    let bytes = collect(body, limit, declared, &share).await?.ok_or_else(too_large)?;
+    let bytes = body::collect(body, limit, declared, &share).await.map_err(|error| match error {
+        BodyError::TooLarge => too_large(),
+        BodyError::TooSlow(least) => {
+            let detail = format!("The body brought less than {least} bytes in {} s.", BODY_WINDOW.as_secs());
+            Problem::new("request_timeout", detail)
+        }
+        BodyError::Incomplete => Problem::new("incomplete_body", "The connection ended before the body did."),
+        BodyError::Exhausted => Exhausted.into(),
+    })?;
     Ok(covered(bytes, share))
 }
 
@@ -288,60 +294,6 @@ pub async fn decode_body(headers: &HeaderMap, bytes: Bytes, limit: usize) -> Res
     let work = move || inflate(&bytes, limit, &share).map(|plain| covered(plain, share));
     let inflated = tokio::task::spawn_blocking(work).await;
     inflated.map_err(|_| Problem::new("internal_error", "An internal error."))?
-}
-
-/// All of a body, or none if it is longer than `limit`. It may stop sending for less than a window, and must bring its bytes in
-/// each window: what came before buys no rest, so that its time is bounded by its size.
-async fn collect(
-    mut body: axum::body::Body,
-    limit: usize,
-    declared: Option<usize>,
-    share: &Share,
-) -> Result<Option<Bytes>, Problem> {
-    let window_min = share.bytes_per_second().saturating_mul(BODY_WINDOW.as_secs());
-    let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(limit).min(RESERVED_MAX));
-    let mut window = Window::begin();
-    loop {
-        let Ok(frame) = tokio::time::timeout_at(window.end.into(), body.frame()).await else {
-            window = window.next(window_min)?;
-            continue;
-        };
-        let Some(frame) = frame else { return Ok(Some(bytes.freeze())) };
-        let frame = frame.map_err(|_| Problem::new("incomplete_body", "The connection ended before the body did."))?;
-        let Some(data) = frame.data_ref() else { continue };
-        if bytes.len() + data.len() > limit {
-            return Ok(None);
-        }
-        let before = Instant::now();
-        share.cover((bytes.len() + data.len()) as u64).await?;
-        // The time for which we did not read is not the sender's.
-        window.end += before.elapsed();
-        window.bytes += data.len() as u64;
-        bytes.extend_from_slice(data);
-        if window.end <= Instant::now() {
-            window = window.next(window_min)?;
-        }
-    }
-}
-
-/// What a body brought lately.
-struct Window {
-    end: Instant,
-    bytes: u64,
-}
-
-impl Window {
-    fn begin() -> Self {
-        Self { end: Instant::now() + BODY_WINDOW, bytes: 0 }
-    }
-
-    fn next(self, bytes_min: u64) -> Result<Self, Problem> {
-        if self.bytes < bytes_min {
-            let detail = format!("The body brought less than {bytes_min} bytes in {} s.", BODY_WINDOW.as_secs());
-            return Err(Problem::new("request_timeout", detail));
-        }
-        Ok(Self::begin())
-    }
 }
 
 /// What an archive holds, as far as it is not over the limit: whatever it would expand to, no more is ever in memory.

@@ -29,7 +29,7 @@ pub use crate::app::error_pages;
 pub use description::description;
 
 use crate::app::App;
-use crate::auth::denials::Denial;
+use crate::auth::denials::{Denial, Denied};
 use crate::ids::RequestId;
 use crate::telemetry;
 use axum::Router;
@@ -47,6 +47,9 @@ use tracing::Instrument as _;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+
+/// A year without plain HTTP for browsers, for this host only (RFC 6797); said where the listener itself speaks TLS.
+const STRICT_TRANSPORT: &str = "max-age=31536000";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -211,10 +214,17 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
             .insert(Problem::new("method_not_allowed", "The route does not know this method.").allow(allow));
     }
     let mut code = None;
+    // A page of the console says so beside its answer.
+    if let Some(denied) = response.extensions_mut().remove::<Denied>() {
+        code = Some(denied.code);
+        record_denial(&app, denied, &context, method.as_str(), &route).await;
+    }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let problem = quotas::of_strangers(&app, problem, peer);
         if matches!(problem.code(), "unauthenticated" | "forbidden") {
-            record_denial(&app, &problem, &context, method.as_str(), &route).await;
+            let caller = problem.denied_caller().map(|denied| (denied.organization, denied.actor.clone()));
+            let denied = Denied { caller, code: problem.code(), reason: problem.refusal() };
+            record_denial(&app, denied, &context, method.as_str(), &route).await;
         }
         code = Some(problem.code());
         quotas::count(problem.code());
@@ -231,11 +241,16 @@ async fn edge(State(app): State<Arc<App>>, mut request: Request<Body>, next: Nex
         page.dress(&app, &context, response.headers_mut()).await;
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if app.config.tls.is_some() {
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(STRICT_TRANSPORT));
+    }
     let duration = started.elapsed();
     telemetry::http_request(&route, method.as_str(), response.status().as_u16(), duration);
     if let Some(traced) = traced {
         let (method, status) = (telemetry::metrics::known_method(method.as_str()), response.status().as_u16());
-        traced.end(telemetry::traces::Answer { route: &route, method, status, request_id: &request_id, code });
+        // What a caller wrote goes to no collector: only an id as we make them.
+        let request_id = request_id.parse::<RequestId>().is_ok().then_some(request_id.as_str());
+        traced.end(telemetry::traces::Answer { route: &route, method, status, request_id, code });
     }
     let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     tracing::debug!(request.id = %request_id, %method, route, status = response.status().as_u16(), duration_us, trace.id = trace_id, "{method} {route}");
@@ -253,18 +268,18 @@ fn request_id(request: &Request<Body>) -> String {
 }
 
 /// A denial for the audit log, and for the metrics.
-async fn record_denial(app: &App, problem: &Problem, context: &RequestContext, method: &str, route: &str) {
-    let reason = problem.refusal();
+async fn record_denial(app: &App, denied: Denied, context: &RequestContext, method: &str, route: &str) {
+    let Denied { caller, code, reason } = denied;
     if let Some(reason) = reason {
         telemetry::auth_refused(reason.as_str());
     }
     let denial = Denial {
-        caller: problem.denied_caller().map(|denied| (denied.organization, denied.actor.clone())),
+        caller,
         address: context.peer.map(|peer| peer.ip()),
         request_id: context.request_id.clone(),
         method: method.to_owned(),
         route: route.to_owned(),
-        code: problem.code(),
+        code,
         reason,
     };
     app.denials.record(denial).await;

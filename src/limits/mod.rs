@@ -3,7 +3,9 @@
 //!
 //! Nothing here costs a request a query: [`Limits::watch`] samples the database beside the requests.
 
+pub mod body;
 pub mod budget;
+pub mod places;
 pub mod pressure;
 pub mod rates;
 mod store;
@@ -12,6 +14,7 @@ pub mod streams;
 use crate::config::LimitsConfig;
 use crate::db::{Db, DbError, Scope};
 use budget::Budget;
+use places::Places;
 use pressure::Pressure;
 use rates::{Rates, Strangers};
 use std::net::{IpAddr, Ipv6Addr};
@@ -25,6 +28,19 @@ use tokio_util::sync::CancellationToken;
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Sampling takes at most one part in so many of the time.
 const SAMPLE_SHARE: u32 = 20;
+
+/// Log-ins to the console whose forms are being read: anybody may send one.
+pub const LOGINS_MAX: usize = 64;
+/// And of one address among them.
+pub const LOGINS_OF_ONE_MAX: usize = 16;
+/// Browsers that watch a page of the console.
+pub const WATCHERS_MAX: usize = 64;
+/// And of one key among them, however many sessions it has.
+pub const WATCHERS_OF_ONE_MAX: usize = 16;
+/// Exports of jobs at once.
+pub const EXPORTS_MAX: usize = 4;
+/// And of one key among them.
+pub const EXPORTS_OF_ONE_MAX: usize = 2;
 
 /// The limits of one process.
 #[derive(Debug)]
@@ -41,6 +57,12 @@ pub struct Limits {
     pub validations: Arc<Semaphore>,
     /// Streams of events.
     pub streams: Streams,
+    /// Log-ins under way, by address ([`address_key`]).
+    pub logins: Places<IpAddr>,
+    /// Watchers of pages of the console, by key.
+    pub watchers: Places<String>,
+    /// Exports of jobs from the console, by key.
+    pub exports: Places<String>,
     /// Cancelled when the process begins to stop: nobody should wait for anything any more.
     pub draining: CancellationToken,
     /// Cancelled to cut the grace short.
@@ -58,6 +80,9 @@ impl Limits {
             bodies: Budget::new(config.body_bytes_total, config.body_bytes_per_second),
             validations: Arc::new(Semaphore::new(config.validations)),
             streams: Streams::default(),
+            logins: Places::new(LOGINS_MAX, LOGINS_OF_ONE_MAX),
+            watchers: Places::new(WATCHERS_MAX, WATCHERS_OF_ONE_MAX),
+            exports: Places::new(EXPORTS_MAX, EXPORTS_OF_ONE_MAX),
             draining: CancellationToken::new(),
             hurry: CancellationToken::new(),
         })

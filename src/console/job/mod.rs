@@ -60,7 +60,7 @@ pub(super) async fn page(
     let explanation = reading::find_explanation(&app.db, &app.catalog, organization, job).await?.ok_or_else(missing)?;
     let view = story.view();
     let beside = beside(&app, organization, job, &story).await?;
-    let names = jobs::names(&app, &visitor).await?;
+    let names = jobs::names(&app, &visitor, vec![view.organization_id]).await?;
     let live = html! {
         (explain_card(&explanation))
         section class="card" aria-label="Facts" { (sections::facts(&view, &names, &visitor)) }
@@ -217,14 +217,17 @@ pub(super) async fn resend_callbacks(
 ) -> Result<Response, Refused> {
     let reason = form.reason()?;
     if !visitor.caller.has_one_of(&[Role::Admin]) {
-        return Err(Refused::Forbidden("Only an administrator of the organization tells its callbacks."));
+        return Err(visitor.forbidden("Only an administrator of the organization tells its callbacks."));
     }
     let (chosen, organization, job) = target(&app, &visitor, &form, &id).await?;
     match resend(&app.db, organization, job, None, &visitor.actor, Some(&reason)).await? {
         Resend::Done(messages) if messages.is_empty() => {
             Err(Refused::Conflict("No active callback wants to be told of this end.".to_owned()))
         }
-        Resend::Done(_) => Ok(back(&visitor, job, chosen, "resent")),
+        Resend::Done(_) => {
+            app.wake.signal();
+            Ok(back(&visitor, job, chosen, "resent"))
+        }
         Resend::NotEnded => Err(Refused::Conflict("The job has not ended; there is nothing to tell yet.".to_owned())),
         Resend::NoJob | Resend::NoCallback => Err(missing()),
     }

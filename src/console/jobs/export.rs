@@ -1,6 +1,6 @@
 //! `GET /admin/jobs/export`: the jobs of a filter as CSV (RFC 4180) or NDJSON, read page by page while they are sent.
 //!
-//! At most [`ROWS_MAX`] jobs; the last line says when there were more. What cannot be read any more breaks the answer off:
+//! At most [`ROWS_MAX`] jobs, for [`EXPORT_MAX`], few exports at once; the last line says when there were more. What cannot be read any more breaks the answer off:
 //! one that ends well is whole.
 
 use super::query::JobQuery;
@@ -12,6 +12,7 @@ use crate::db::{DbError, Scope};
 use crate::engine::jobs::{self, JobFilter, JobSummary};
 use crate::engine::search_store::{self, Found};
 use crate::ids::{JobId, OrganizationId};
+use crate::limits::places::Place;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::header;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use futures::stream;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use time::format_description::well_known::Rfc3339;
 
 /// Jobs of an export, at most.
@@ -28,6 +30,8 @@ pub(in crate::console) const ROWS_MAX: i64 = 100_000;
 const PAGE: i64 = 200;
 /// Pages read for one export, also where few jobs meet the filter.
 const PAGES_MAX: u32 = 2_000;
+/// And so long: what is left is behind the cut.
+const EXPORT_MAX: Duration = Duration::from_mins(5);
 
 const HEAD: [&str; 11] = [
     "jobId",
@@ -58,7 +62,9 @@ struct Export {
     after: Option<JobId>,
     rows: i64,
     pages: u32,
+    until: Instant,
     is_over: bool,
+    _place: Place<String>,
 }
 
 /// The answer.
@@ -72,7 +78,14 @@ pub(in crate::console) async fn export(
         Some("ndjson") => (Format::Ndjson, "application/x-ndjson", "chartgate-jobs.ndjson"),
         _ => return Err(Refused::Invalid("The format must be csv or ndjson.".to_owned())),
     };
+    if visitor.watches {
+        return Err(Refused::Invalid("An export cannot be watched.".to_owned()));
+    }
     let filter = JobQuery::parse(raw.as_deref()).filter(&visitor)?;
+    let place = app.limits.exports.take(visitor.caller.name.clone()).ok_or(Refused::Later {
+        detail: "As many exports are under way as may be at once. Try again when one has ended.",
+        seconds: 30,
+    })?;
     let export = Export {
         app,
         scope: visitor.scope(),
@@ -82,7 +95,9 @@ pub(in crate::console) async fn export(
         after: None,
         rows: 0,
         pages: 0,
+        until: Instant::now() + EXPORT_MAX,
         is_over: false,
+        _place: place,
     };
     let pages = stream::try_unfold(export, |mut export| async move {
         if export.is_over {
@@ -113,7 +128,8 @@ impl Export {
         self.pages += 1;
         self.rows += i64::try_from(rows.len()).unwrap_or(PAGE);
         self.after = next;
-        let is_cut = next.is_some() && (self.rows >= ROWS_MAX || self.pages >= PAGES_MAX);
+        let is_cut =
+            next.is_some() && (self.rows >= ROWS_MAX || self.pages >= PAGES_MAX || Instant::now() >= self.until);
         self.is_over = next.is_none() || is_cut;
         let jobs: Vec<JobSummary> = rows.iter().map(jobs::summarize).collect();
         let cut = next.filter(|_| is_cut);

@@ -25,7 +25,7 @@ use std::sync::Arc;
 /// Jobs of a page.
 const PAGE: i64 = 50;
 /// Organizations among which the role platform chooses.
-const CHOICES_MAX: usize = 300;
+const CHOICES_MAX: i64 = 300;
 /// Where jobs come from.
 const SOURCES: &[&str] = &["webhook", "athena", "upload", "callback"];
 
@@ -47,15 +47,32 @@ pub(super) fn job_link(visitor: &Visitor, job: JobId) -> Markup {
     html! { a class="mono" href=(path) { (id) } }
 }
 
-/// Names of organizations, for who sees several.
-pub(super) async fn names(app: &App, visitor: &Visitor) -> Result<BTreeMap<OrganizationId, String>, DbError> {
-    if !visitor.is_platform() {
+/// Names of these organizations, for who sees several.
+pub(super) async fn names(
+    app: &App,
+    visitor: &Visitor,
+    mut of: Vec<OrganizationId>,
+) -> Result<BTreeMap<OrganizationId, String>, DbError> {
+    of.sort_unstable();
+    of.dedup();
+    if !visitor.is_platform() || of.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let all = app.db.unit::<_, DbError, _>(Scope::Global, |connection| {
-        Box::pin(async move { organizations::list_organizations(connection, None).await })
+    let names = app.db.unit::<_, DbError, _>(Scope::Global, move |connection| {
+        Box::pin(async move { organizations::organization_names(connection, &of).await })
     });
-    Ok(all.await?.into_iter().map(|organization| (organization.id, organization.name)).collect())
+    Ok(names.await?.into_iter().collect())
+}
+
+/// Organizations to choose from, by name; none for a live part, which has no choice in it.
+async fn choices(app: &App, visitor: &Visitor) -> Result<Vec<(OrganizationId, String)>, DbError> {
+    if !visitor.is_platform() || visitor.watches {
+        return Ok(Vec::new());
+    }
+    let first = app.db.unit::<_, DbError, _>(Scope::Global, |connection| {
+        Box::pin(async move { organizations::first_names(connection, CHOICES_MAX).await })
+    });
+    first.await
 }
 
 /// The organization in which the visitor may see that job. Unknown, foreign and malformed ids are answered alike.
@@ -96,11 +113,12 @@ pub(super) async fn list(
     let cursor = value_of(raw.as_deref(), "cursor").map(|text| text.parse::<JobId>()).transpose();
     let cursor = cursor.map_err(|_| Refused::Invalid("The cursor is none of an earlier page.".to_owned()))?;
     let found = search(&app, &visitor, &query, cursor).await?;
-    let names = names(&app, &visitor).await?;
+    let choices = choices(&app, &visitor).await?;
+    let names = names(&app, &visitor, found.rows.iter().map(|row| row.organization_id).collect()).await?;
     let page = Page {
         section: Section::Jobs,
         title: "Jobs".to_owned(),
-        before: html! { (quick()) (filter_form(&app, &visitor, &query, &names)) },
+        before: html! { (quick()) (filter_form(&app, &visitor, &query, &choices)) },
         live: table(&visitor, &query, &found, &names),
         after: html! { (bulk(&query)) (exports(&query)) },
     };
@@ -161,7 +179,7 @@ fn quick() -> Markup {
     }
 }
 
-fn filter_form(app: &App, visitor: &Visitor, query: &JobQuery, names: &BTreeMap<OrganizationId, String>) -> Markup {
+fn filter_form(app: &App, visitor: &Visitor, query: &JobQuery, choices: &[(OrganizationId, String)]) -> Markup {
     let value = |name: &str| query.get(name).unwrap_or_default().to_owned();
     let workflows: Vec<&str> = app.catalog.latest_all().map(|workflow| workflow.name.as_str()).collect();
     let mut steps: Vec<&str> = Vec::new();
@@ -177,10 +195,10 @@ fn filter_form(app: &App, visitor: &Visitor, query: &JobQuery, names: &BTreeMap<
                 label { span { "Organization" }
                     select name="organization" {
                         option value="" { "all" }
-                        @for (id, name) in names.iter().take(CHOICES_MAX) {
+                        @for (id, name) in choices {
                             option value=(id) selected[visitor.organization == Some(*id)] { (name) }
                         }
-                        @if let Some(id) = visitor.organization && !names.keys().take(CHOICES_MAX).any(|known| *known == id) {
+                        @if let Some(id) = visitor.organization && !choices.iter().any(|(known, _)| *known == id) {
                             option value=(id) selected { (id) }
                         }
                     }

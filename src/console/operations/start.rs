@@ -60,10 +60,10 @@ pub(in crate::console) async fn form_page(
         stop_after: String::new(),
         reason: String::new(),
     };
-    Ok(page(&app, &wanted, None).render(&visitor))
+    Ok(page(&app, &wanted, None, None).render(&visitor))
 }
 
-/// `POST /admin/operations`: count (`act=count`) or start (`act=start`).
+/// `POST /admin/operations`: count (`act=count`) or start (`act=start`) on as many as were counted.
 pub(in crate::console) async fn start(
     State(app): State<Arc<App>>,
     visitor: Visitor,
@@ -85,17 +85,22 @@ pub(in crate::console) async fn start(
         (own, _) => own,
     };
     let visitor = Visitor { organization, ..visitor };
-    let mut request = request(&wanted, &visitor)?;
-    if form.get("act") == Some("start") {
+    let request = request(&wanted, &visitor)?;
+    let mut dry_run = request.clone();
+    dry_run.dry_run = true;
+    let counted = app.operations().start(organization, &dry_run, &visitor.actor).await.map_err(refused)?;
+    // Started is what was counted: of jobs that came since, whoever pressed the button knows nothing.
+    let expected = form.get("counted").and_then(|text| text.parse::<i32>().ok());
+    let has_grown = expected.is_some_and(|expected| counted.matched > expected);
+    if form.get("act") == Some("start") && !has_grown && expected.is_some() {
         let started = app.operations().start(organization, &request, &visitor.actor).await.map_err(refused)?;
         let path = format!("/admin/operations/{}", started.operation_id);
         let kept = kept(&visitor);
         let query = [("organization", kept.as_deref()), ("note", Some("started"))];
         return Ok(Redirect::to(&parts::link(&path, &query, None)).into_response());
     }
-    request.dry_run = true;
-    let counted = app.operations().start(organization, &request, &visitor.actor).await.map_err(refused)?;
-    Ok(page(&app, &wanted, Some(&counted)).render(&visitor))
+    let grown_from = expected.filter(|_| has_grown && form.get("act") == Some("start"));
+    Ok(page(&app, &wanted, Some(&counted), grown_from).render(&visitor))
 }
 
 fn request(wanted: &Wanted, visitor: &Visitor) -> Result<BulkRequest, Refused> {
@@ -116,13 +121,17 @@ fn request(wanted: &Wanted, visitor: &Visitor) -> Result<BulkRequest, Refused> {
     })
 }
 
-fn page(app: &App, wanted: &Wanted, counted: Option<&OperationView>) -> Page {
+fn page(app: &App, wanted: &Wanted, counted: Option<&OperationView>, grown_from: Option<i32>) -> Page {
     let title = match wanted.kind {
         OperationKind::Retry => "Retry jobs",
         OperationKind::Reprocess => "Reprocess jobs on the latest version",
         OperationKind::Cancel => "Cancel jobs",
     };
-    Page::fixed(Section::Operations, title, html! { (which(wanted)) (result(counted)) (form(app, wanted, counted)) })
+    Page::fixed(
+        Section::Operations,
+        title,
+        html! { (which(wanted)) (result(counted, grown_from)) (form(app, wanted, counted)) },
+    )
 }
 
 fn which(wanted: &Wanted) -> Markup {
@@ -146,11 +155,14 @@ fn which(wanted: &Wanted) -> Markup {
     }
 }
 
-fn result(counted: Option<&OperationView>) -> Markup {
+fn result(counted: Option<&OperationView>, grown_from: Option<i32>) -> Markup {
     let Some(counted) = counted else { return html! {} };
     html! {
         section class="card explain warn" role="status" {
             p { strong { (parts::count(i64::from(counted.matched))) " jobs" } " meet this now. Nothing was done." }
+            @if let Some(earlier) = grown_from {
+                p { "There were " (parts::count(i64::from(earlier))) " when they were counted; look at what came, and start again." }
+            }
             @if counted.cut { p { "There are more: one operation takes the oldest " (parts::count(TARGETS_MAX)) "." } }
         }
     }
@@ -174,6 +186,7 @@ fn form(app: &App, wanted: &Wanted, counted: Option<&OperationView>) -> Markup {
         form method="post" action="/admin/operations" class="card act" {
             input type="hidden" name="kind" value=(wanted.kind.as_str());
             (wanted.query.hidden())
+            @if let Some(counted) = counted { input type="hidden" name="counted" value=(counted.matched); }
             @if wanted.kind == OperationKind::Retry {
                 label { span { "From" }
                     select name="from" {

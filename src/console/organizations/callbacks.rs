@@ -104,7 +104,7 @@ async fn find(app: &App, organization: &Organization, text: &str) -> Result<Call
 async fn own(app: &App, visitor: &Visitor, id: &str) -> Result<Organization, Refused> {
     let organization = permitted(app, visitor, id).await?;
     if visitor.is_platform() {
-        return Err(Refused::Forbidden("Callbacks are shown to the organization's own administrators."));
+        return Err(visitor.forbidden("Callbacks are shown to the organization's own administrators."));
     }
     Ok(organization)
 }

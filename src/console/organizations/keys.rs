@@ -68,19 +68,28 @@ pub(in super::super) async fn create(
     Ok(page((&visitor, app.clock.now()), &organization, &keys, Some((&key.key, role))))
 }
 
-/// The beginning of a day in UTC, as date fields say it.
+/// The end of a day in UTC, as date fields say it: the day itself is still good.
 fn day(text: Option<&str>) -> Result<Option<OffsetDateTime>, Refused> {
     let Some(text) = text else { return Ok(None) };
     let format = time::macros::format_description!("[year]-[month]-[day]");
     let day = Date::parse(text, &format)
         .map_err(|_| Refused::Invalid("The last day must be a date such as 2027-01-31.".to_owned()))?;
-    Ok(Some(day.midnight().assume_utc()))
+    let end = day.next_day().ok_or_else(|| Refused::Invalid("The last day is too far away.".to_owned()))?;
+    Ok(Some(end.midnight().assume_utc()))
 }
 
 /// A key of this organization.
-async fn key_of(app: &App, organization: &Organization, key: &str) -> Result<String, Refused> {
-    let found = keys_of(app, organization).await?.into_iter().find(|one| one.id == key);
-    found.map(|key| key.id).ok_or(Refused::NotFound("There is no such key that is still good."))
+async fn key_of(app: &App, organization: &Organization, key: String) -> Result<String, Refused> {
+    let missing = || Refused::NotFound("There is no such key that is still good.");
+    // PostgreSQL's text holds everything but this.
+    if key.contains('\0') {
+        return Err(missing());
+    }
+    let found = app.db.unit::<_, DbError, _>(Scope::Global, move |connection| {
+        Box::pin(async move { store::find_key(connection, &key).await })
+    });
+    let found = found.await?.filter(|one| one.organization_id == Some(organization.id));
+    found.map(|key| key.id).ok_or_else(missing)
 }
 
 /// `POST /admin/organizations/{id}/keys/{key}/rotate`: the answer shows the successor, once.
@@ -91,7 +100,7 @@ pub(in super::super) async fn rotate(
     form: Form,
 ) -> Result<Response, Refused> {
     let organization = permitted(&app, &visitor, &id).await?;
-    let key = key_of(&app, &organization, &key).await?;
+    let key = key_of(&app, &organization, key).await?;
     let hours = form.get("overlap").map_or(Ok(OVERLAP_SECONDS / 3600), str::parse::<u32>);
     let seconds = hours.ok().and_then(|hours| hours.checked_mul(3600));
     let seconds = seconds.ok_or_else(|| Refused::Invalid("The overlap must be a number of hours.".to_owned()))?;
@@ -109,7 +118,7 @@ pub(in super::super) async fn revoke(
     form: Form,
 ) -> Result<Response, Refused> {
     let organization = permitted(&app, &visitor, &id).await?;
-    let key = key_of(&app, &organization, &key).await?;
+    let key = key_of(&app, &organization, key).await?;
     administration::revoke_key(&app.db, &key, by(&visitor, &form)?).await.map_err(refused)?;
     Ok(Redirect::to(&format!("/admin/organizations/{}/keys?note=revoked", organization.id)).into_response())
 }
@@ -164,7 +173,7 @@ fn page(
         @if let Some((key, role)) = made {
             div class="card explain good" role="status" {
                 h2 { "The new key (" (role.as_str()) ")" }
-                p { "It is shown this once and cannot be shown again: take it now." }
+                p { "It is shown this once and cannot be shown again: take it now. Loading this page again would make another one." }
                 pre class="mono" tabindex="0" aria-label="The new key" { (key) }
                 button type="button" data-copy=(key) { "Copy" }
                 p { a href=(base) { "Done" } }
@@ -176,7 +185,7 @@ fn page(
             (parts::choice("May", "role", ROLES, "sender"))
             label { span { "Name" } input type="text" name="name" maxlength="200" autocomplete="off"; }
             label { span { "Source (label of the sending system)" } input type="text" name="source" value="default" maxlength="100" autocomplete="off"; }
-            label { span { "Ends on (UTC; empty: never)" } input type="date" name="ends"; }
+            label { span { "Last day (UTC; empty: it never ends)" } input type="date" name="ends"; }
         }, "Create the key"))
         @for (id, words) in &good {
             (parts::act(&format!("Rotate {words}"), &format!("{base}/{id}/rotate"), Tone::Busy, &html! {

@@ -156,7 +156,7 @@ fn row(organization: &Organization, queue: Option<&QueueFigures>) -> Markup {
 /// `POST /admin/organizations`: create one (role platform).
 pub(super) async fn create(State(app): State<Arc<App>>, visitor: Visitor, form: Form) -> Result<Response, Refused> {
     if !visitor.is_platform() {
-        return Err(Refused::Forbidden("Only a platform key can create organizations."));
+        return Err(visitor.forbidden("Only a platform key can create organizations."));
     }
     let name = form.need("name")?;
     let created = administration::create_organization(&app.db, name, by(&visitor, &form)?).await.map_err(refused)?;

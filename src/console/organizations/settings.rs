@@ -130,7 +130,7 @@ pub(in super::super) async fn change(
             Ok(Redirect::to(&path).into_response())
         }
         Err(SettingsError::Fault(fault)) => Ok(again(fault)),
-        Err(SettingsError::NotTheirs) => Err(Refused::Forbidden("Only a platform key can change the rate.")),
+        Err(SettingsError::NotTheirs) => Err(visitor.forbidden("Only a platform key can change the rate.")),
         Err(SettingsError::NoOrganization) => Err(super::missing()),
         Err(SettingsError::Db(error)) => Err(error.into()),
     }

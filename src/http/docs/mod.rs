@@ -7,13 +7,18 @@ use super::extract::Segment;
 use super::problem::{Problem, ProblemDocument};
 use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use std::sync::LazyLock;
 
 /// Nothing but our own style: no script, no form, no frame, nothing from elsewhere.
 const POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The description does not change while the program runs.
+/// The description does not change while the program runs: neither it nor its page is made for each who asks.
+static DESCRIPTION: LazyLock<Bytes> =
+    LazyLock::new(|| Bytes::from(serde_json::to_vec(&super::description()).unwrap_or_default()));
+
+/// The page of it.
 static PAGE: LazyLock<String> = LazyLock::new(|| {
     let description = serde_json::to_value(super::description()).unwrap_or_default();
     page::render(&description)
@@ -22,7 +27,7 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
 /// The OpenAPI 3.1 document, made from the routes themselves.
 #[utoipa::path(get, path = "/openapi.json", tag = "operations", operation_id = "openapi", responses((status = 200, description = "The description", body = Object)))]
 pub async fn openapi() -> Response {
-    axum::Json(super::description()).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], DESCRIPTION.clone()).into_response()
 }
 
 /// The description as a page for people: no script, nothing from elsewhere.

@@ -63,7 +63,7 @@ pub struct Answer<'a> {
     /// HTTP status.
     pub status: u16,
     /// The request's id, which may be the caller's word.
-    pub request_id: &'a str,
+    pub request_id: Option<&'a str>,
     /// The error's code.
     pub code: Option<&'static str>,
 }
@@ -91,8 +91,8 @@ impl Request {
             KeyValue::new("http.request.method", answer.method),
             KeyValue::new("http.route", answer.route.to_owned()),
             KeyValue::new("http.response.status_code", i64::from(answer.status)),
-            KeyValue::new("chartgate.request.id", answer.request_id.to_owned()),
         ];
+        attributes.extend(answer.request_id.map(|id| KeyValue::new("chartgate.request.id", id.to_owned())));
         attributes.extend(answer.code.map(|code| KeyValue::new("error.type", code)));
         // The caller's faults are not the server's (semantic conventions of HTTP spans).
         let status = if answer.status >= 500 { Status::error("") } else { Status::Unset };

@@ -1,7 +1,8 @@
 //! Who gets in, what they see of others, and that docs/console.md lists every page and act.
 
 use super::{Visitor, send};
-use crate::support::app::TestApp;
+use crate::support::app::{Setup, TestApp};
+use chartgate::config::LimitsConfig;
 use chartgate::console::ROUTES;
 use chartgate::ids::{CallbackId, JobId, OperationId, OrganizationId, ReviewId};
 use serde_json::json;
@@ -103,6 +104,90 @@ async fn only_keys_of_administrators_log_in_and_every_answer_is_guarded() {
 }
 
 #[tokio::test]
+async fn an_address_that_fails_to_log_in_too_often_is_held_off_and_a_good_key_there_is_not() {
+    let limits = Box::new(|limits: &mut LimitsConfig| limits.failed_authentications_per_minute = 3);
+    let app = TestApp::with(Setup { limits, ..Setup::default() }).await;
+    let wrong = "cgk_0123456789abcdef_nonsense";
+    for status in [401, 401, 401, 429, 429] {
+        let (answered, headers, body) = send(&app, "POST", "/admin/login", None, Some(&[("key", wrong)])).await;
+        assert_eq!(answered, status, "{body}");
+        let after = headers.get("retry-after").map(|after| after.to_str().unwrap().parse::<u64>().unwrap());
+        assert_eq!(after.is_some_and(|seconds| (1..=20).contains(&seconds)), status == 429);
+    }
+    // Those that were let through to a look-up are recorded, the others counted: no flood fills the log.
+    app.app.denials.flush().await;
+    let recorded = "select coalesce(sum(coalesce((detail->>'repetitions')::bigint, 1)), 0)::bigint from audit_records
+        where event = 'access.denied' and resource = '/admin/login'";
+    assert_eq!(app.count(recorded).await, 3);
+    let visitor = Visitor::of(&app, &app.organization.admin).await;
+    assert_eq!(visitor.get("/admin/overview").await.0, 200);
+}
+
+#[tokio::test]
+async fn what_is_refused_to_somebody_is_recorded_under_their_name_and_so_are_foreign_forms() {
+    let app = TestApp::start().await;
+    let admin = Visitor::of(&app, &app.organization.admin).await;
+    let platform = Visitor::of(&app, &app.platform).await;
+    let review = format!("/admin/reviews/{}", ReviewId::new());
+    let callbacks = format!("/admin/organizations/{}/callbacks/{}", app.organization.id, CallbackId::new());
+    let reason = [("reason", "test"), ("name", "test")];
+    assert_eq!(platform.get(&review).await.0, 403);
+    assert_eq!(platform.post(&format!("{review}/decide"), &reason).await.0, 403);
+    assert_eq!(platform.get(&callbacks).await.0, 403);
+    assert_eq!(admin.post("/admin/audit/verify", &reason).await.0, 403);
+    assert_eq!(admin.post("/admin/organizations", &reason).await.0, 403);
+    let id = |key: &str| key.split('_').nth(1).unwrap().to_owned();
+    let denied = |key: &str, route: &str| {
+        let select = format!(
+            "select count(*) from audit_records where event = 'access.denied' and outcome = 'denied'
+             and actor = 'key:{}' and resource = '{route}' and address = '127.0.0.1' and request_id is not null",
+            id(key)
+        );
+        let app = &app;
+        async move {
+            sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(select)).fetch_one(&mut app.owner().await).await.unwrap()
+        }
+    };
+    for (key, route) in [
+        (&app.platform, "/admin/reviews/{id}"),
+        (&app.platform, "/admin/reviews/{id}/decide"),
+        (&app.platform, "/admin/organizations/{id}/callbacks/{callback}"),
+        (&app.organization.admin, "/admin/audit/verify"),
+        (&app.organization.admin, "/admin/organizations"),
+    ] {
+        assert_eq!(denied(key, route).await, 1, "{route}");
+    }
+    // A form that another site's page sends with somebody's cookie, and one that comes without.
+    let foreign = |path: &str, cookie: Option<&str>| {
+        let request = app.client.post(format!("{}{path}", app.url)).header("origin", "https://evil.example");
+        let request = cookie.into_iter().fold(request, |request, cookie| request.header("cookie", cookie));
+        async move { request.send().await.unwrap().status().as_u16() }
+    };
+    assert_eq!(foreign("/admin/logout", Some(&admin.cookie)).await, 403);
+    assert_eq!(foreign("/admin/login", None).await, 403);
+    assert_eq!(denied(&app.organization.admin, "/admin/logout").await, 1);
+    let foreign =
+        "select count(*) from audit_records where event = 'access.denied' and detail->>'reason' = 'foreign_origin'";
+    assert_eq!(app.count(foreign).await, 2);
+    assert_eq!(admin.get("/admin/overview").await.0, 200, "nobody was logged out");
+}
+
+#[tokio::test]
+async fn a_browser_has_one_session_and_loses_the_cookie_of_one_that_has_ended() {
+    let app = TestApp::start().await;
+    let first = Visitor::of(&app, &app.organization.admin).await;
+    let log_in = [("key", app.organization.admin.as_str())];
+    let (status, _, body) = send(&app, "POST", "/admin/login", Some(&first.cookie), Some(&log_in)).await;
+    assert_eq!(status, 303, "{body}");
+    assert_eq!(app.count("select count(*) from console_sessions").await, 1);
+    let (status, to) = first.get("/admin/overview").await;
+    assert!(status == 303 && to.starts_with("/admin/login"), "the earlier session has ended: {status} {to}");
+    let (status, headers, _) = send(&app, "POST", "/admin/logout", Some(&first.cookie), Some(&[])).await;
+    let cookie = headers["set-cookie"].to_str().unwrap();
+    assert!(status == 303 && cookie.contains("Max-Age=0"), "{status} {cookie}");
+}
+
+#[tokio::test]
 async fn a_session_ends_with_its_key_its_idleness_or_by_logging_out() {
     let app = TestApp::start().await;
     let visitor = Visitor::of(&app, &app.organization.admin).await;
@@ -152,7 +237,7 @@ async fn what_belongs_to_another_organization_is_as_unknown_as_what_does_not_exi
         assert_eq!(one, two, "{method} {path} tells that it exists");
         asked += 1;
     }
-    println!("{asked} routes asked for another organization's");
+    assert!(asked >= 12, "{asked} routes were asked for another organization's");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use crate::engine::scripted::Act;
 use crate::support::app::{TestApp, job_of};
 use crate::support::submit::submit;
 use chartgate::ids::{JobId, OperationId};
+use chartgate::limits::{EXPORTS_OF_ONE_MAX, WATCHERS_OF_ONE_MAX};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -223,6 +224,42 @@ async fn exports_are_whole_and_parse() {
 }
 
 #[tokio::test]
+async fn an_export_cannot_be_watched_and_few_run_at_once() {
+    let (app, scripted) = scripted_app().await;
+    ended_jobs(&app, &scripted, 2, &[]).await;
+    let visitor = Visitor::of(&app, &app.organization.admin).await;
+    let watch = |page: &str| {
+        let page: String = url::form_urlencoded::byte_serialize(page.as_bytes()).collect();
+        let watch = app.client.get(format!("{}/admin/live?page={page}", app.url));
+        let watch = watch.header("cookie", &visitor.cookie);
+        async move {
+            let mut answer = watch.send().await.unwrap();
+            let first = answer.chunk().await.unwrap().unwrap_or_default();
+            (answer.status().as_u16(), String::from_utf8_lossy(&first).into_owned())
+        }
+    };
+    let (status, shown) = watch("/admin/jobs").await;
+    assert!(status == 200 && shown.starts_with("event: live"), "{status} {shown}");
+    for page in ["/admin/jobs/export?format=ndjson", "/admin/jobs/export?format=csv", "/admin/assets/none"] {
+        let (status, shown) = watch(page).await;
+        assert!(status == 200 && shown.starts_with("event: gone"), "{page}: {status} {shown}");
+    }
+    // Whoever has all the places of a key leaves those of others.
+    let key = format!("key:{}", app.organization.admin.split('_').nth(1).unwrap());
+    let limits = &app.app.limits;
+    let watchers: Vec<_> = std::iter::from_fn(|| limits.watchers.take(key.clone())).collect();
+    assert!((1..=WATCHERS_OF_ONE_MAX).contains(&watchers.len()), "{}", watchers.len());
+    assert_eq!(watch("/admin/jobs").await.0, 503);
+    let exports: Vec<_> = std::iter::from_fn(|| limits.exports.take(key.clone())).collect();
+    assert_eq!(exports.len(), EXPORTS_OF_ONE_MAX);
+    assert_eq!(visitor.get("/admin/jobs/export?format=csv").await.0, 503);
+    let platform = Visitor::of(&app, &app.platform).await;
+    assert_eq!(platform.get("/admin/jobs/export?format=csv").await.0, 200);
+    drop((watchers, exports));
+    assert_eq!(visitor.get("/admin/jobs/export?format=csv").await.0, 200);
+}
+
+#[tokio::test]
 async fn another_organizations_job_is_answered_like_an_unknown_one() {
     let (app, scripted) = scripted_app().await;
     let job = ended_jobs(&app, &scripted, 1, &[Act::Ours]).await.remove(0);
@@ -363,8 +400,17 @@ async fn a_group_of_failures_is_counted_explained_and_retried_as_a_whole() {
     assert!(status == 200 && page.contains("<strong>7 jobs</strong>") && page.contains("Start on 7 jobs"), "{page}");
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script>alert"), "the reason is text");
     assert_eq!(app.count("select count(*) from operations").await, 0, "a dry run starts nothing");
+    assert!(page.contains("name=\"counted\" value=\"7\""), "{page}");
     fields.pop();
     fields.push(("act", "start"));
+    // Nothing starts on jobs that nobody counted, nor on more than were counted.
+    assert_eq!(visitor.post("/admin/operations", &fields).await.0, 200);
+    fields.push(("counted", "6"));
+    let (status, page) = visitor.post("/admin/operations", &fields).await;
+    assert!(status == 200 && page.contains("There were 6 when they were counted"), "{status} {page}");
+    assert_eq!(app.count("select count(*) from operations").await, 0);
+    fields.pop();
+    fields.push(("counted", "7"));
     let (status, to) = visitor.post("/admin/operations", &fields).await;
     assert_eq!(status, 303);
     let path = to.strip_suffix("?note=started").unwrap().to_owned();
@@ -414,6 +460,7 @@ async fn an_operation_is_stopped_resumed_and_undone_with_reasons() {
         ("canary", ""),
         ("reason", "mended"),
         ("act", "start"),
+        ("counted", "4"),
     ];
     let (status, to) = visitor.post("/admin/operations", &fields).await;
     assert_eq!(status, 303, "{to}");

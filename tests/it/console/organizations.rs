@@ -154,9 +154,20 @@ async fn a_key_is_shown_once_on_the_page_that_made_it_and_works_until_it_is_revo
     assert_eq!(visitor.post(&format!("{here}/{theirs}/revoke"), &[("reason", "x")]).await.0, 404);
     assert_eq!(visitor.post(&here, &[("role", "platform"), ("reason", "x")]).await.0, 400);
     assert_eq!(visitor.post(&here, &[("role", "sender"), ("ends", "soon"), ("reason", "x")]).await.0, 400);
+    // The last day is a day on which the key still works, and an old key is revoked behind ever so many new ones.
+    let last = [("role", "sender"), ("ends", "2099-01-31"), ("reason", "for the project")];
+    assert_eq!(visitor.post(&here, &last).await.0, 200);
+    let ends = "select count(*) from api_keys where expires_at = '2099-02-01T00:00:00Z'";
+    assert_eq!(app.count(ends).await, 1);
     let acts = "select count(*) from audit_records where event in ('key.created', 'key.rotated', 'key.revoked') and purpose is not null";
-    assert_eq!(app.count(acts).await, 3);
+    assert_eq!(app.count(acts).await, 4);
     assert_eq!(app.count("select count(*) from api_keys where revoked_at is not null").await, 1);
+    let many = "insert into api_keys (id, organization_id, role, name, source, secret_sha256, created_at)
+        select substr(md5(n::text), 1, 16), $1, 'sender', 'one of many', 'default', sha256(n::text::bytea), now() + interval '1 minute'
+        from generate_series(1, 600) n";
+    sqlx::query(many).bind(app.organization.id).execute(&mut app.owner().await).await.unwrap();
+    let old = app.organization.sender.split('_').nth(1).unwrap();
+    assert_eq!(visitor.post(&format!("{here}/{old}/revoke"), &[("reason", "old")]).await.0, 303);
     // Neither a key nor its hash is in the audit log or in an address.
     let leaked = "select count(*) from audit_records r where r::text like '%cgk\\_%'";
     assert_eq!(app.count(leaked).await, 0);

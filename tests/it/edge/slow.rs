@@ -6,6 +6,7 @@ use super::{PATIENCE, address, connect_from, exchange, status_of, until_closed};
 use crate::http::small;
 use crate::support::app::{Setup, TestApp};
 use chartgate::config::LimitsConfig;
+use chartgate::limits::LOGINS_OF_ONE_MAX;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -108,6 +109,33 @@ async fn slow_clients_are_cut_off_and_an_ordinary_one_does_not_notice() {
     if sockets >= 2000 {
         assert!(p99(&loaded) <= 2 * idle, "p99 {:?} beside {idle:?}", p99(&loaded));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forms_of_strangers_are_cut_off_and_an_address_has_few_of_them_under_way() {
+    let app = TestApp::start().await;
+    let to = address(&app);
+    let log_in = "POST /admin/login HTTP/1.1\r\nhost: 127.0.0.1\r\norigin: http://127.0.0.1\r\nconnection: close\r\n";
+    let head = format!("{log_in}content-length: 4000\r\n\r\nkey=");
+    let started = Instant::now();
+    let slow: Vec<_> = (0..LOGINS_OF_ONE_MAX + 8).map(|_| tokio::spawn(trickle(to, head.clone(), started))).collect();
+    // Somebody from elsewhere gets an answer all the while.
+    let elsewhere = format!("{log_in}content-length: 9\r\n\r\nkey=wrong");
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    while slow.iter().any(|one| !one.is_finished()) {
+        tick.tick().await;
+        let (answer, time) = exchange(to, elsewhere.as_bytes()).await;
+        assert_eq!(status_of(&answer), 401, "{answer}");
+        assert!(time < GONE_MAX / 3, "{time:?}");
+    }
+    let mut statuses = Vec::new();
+    for one in slow {
+        let (answer, time) = one.await.unwrap();
+        statuses.push(status_of(&answer));
+        assert!(time <= GONE_MAX, "cut off after {time:?}");
+    }
+    let count = |status: u16| statuses.iter().filter(|one| **one == status).count();
+    assert_eq!((count(408), count(503)), (LOGINS_OF_ONE_MAX, 8), "{statuses:?}");
 }
 
 #[tokio::test]

@@ -42,7 +42,12 @@ async fn served(pair: &(String, String)) -> (TestApp, TestDirectory) {
     let directory = TestDirectory::new();
     let tls = Tls::load(&write(directory.path(), pair)).unwrap();
     let limits = Box::new(|limits: &mut chartgate::config::LimitsConfig| limits.header = Duration::from_secs(2));
-    (TestApp::with(Setup { tls: Some(tls), limits, ..Setup::default() }).await, directory)
+    // As `serve` would be told; the files themselves were read above.
+    let configure = |config: &mut chartgate::config::Config| {
+        config.tls = Some(TlsConfig { certificate: "certificate.pem".into(), key: "key.pem".into() });
+    };
+    let setup = Setup { configure, tls: Some(tls), limits, ..Setup::default() };
+    (TestApp::with(setup).await, directory)
 }
 
 #[tokio::test]
@@ -51,6 +56,7 @@ async fn the_listener_speaks_tls_1_2_and_1_3_and_nothing_in_the_clear() {
     let (app, _directory) = served(&pair).await;
     let ready = client(&pair.0).get(format!("{}/health/ready", app.url)).send().await.unwrap();
     assert_eq!(ready.status(), 200);
+    assert_eq!(ready.headers()["strict-transport-security"], "max-age=31536000");
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pair.0.as_bytes()).unwrap()).unwrap();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {

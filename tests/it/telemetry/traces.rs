@@ -57,12 +57,13 @@ async fn one_trace_follows_a_request_through_every_step_attempt_delivery_and_rou
 
     // From the sender's span to the request's, from there to five steps.
     let (header, trace, span) = traceparent(1);
-    let job = post(&served, 1, &[("traceparent", &header)]).await;
+    let job = post(&served, 1, &[("traceparent", &header), ("x-request-id", "MRN-4711")]).await;
     served.ended(&job, "succeeded").await;
     let steps = collector.wait(5, of_job(&job, "")).await;
     let request =
         collector.wait(1, |span| span.trace == trace && span.name == format!("POST {BUNDLES}")).await.remove(0);
     assert_eq!((request.parent.as_str(), request.attribute("http.response.status_code")), (span.as_str(), "202"));
+    assert_eq!(request.attribute("chartgate.request.id"), "", "what a caller wrote is told to nobody");
     assert_eq!(request.resource["service.name"], "ingest-east");
     assert_eq!(collector.first_headers()["authorization"], "Bearer for-the-collector");
     let names: Vec<&str> = steps.iter().map(|span| span.attribute("chartgate.step.name")).collect();
@@ -78,6 +79,9 @@ async fn one_trace_follows_a_request_through_every_step_attempt_delivery_and_rou
     let job = post(&served, 2, &[("traceparent", bad)]).await;
     let steps = collector.wait(5, of_job(&job, "")).await;
     assert!(steps.iter().all(|step| step.trace == steps[0].trace && step.trace != trace));
+    let of_ours = |span: &Span| span.trace == steps[0].trace && span.name == format!("POST {BUNDLES}");
+    let request = collector.wait(1, of_ours).await.remove(0);
+    assert!(request.attribute("chartgate.request.id").starts_with("req_"), "{request:#?}");
     // Whoever began the trace decided that it is not recorded; the next one's is waited for instead of a time.
     let (header, unsampled, _) = traceparent(3);
     let silent = post(&served, 3, &[("traceparent", &header.replace("-01", "-00"))]).await;
