@@ -11,7 +11,9 @@ mod gauges;
 mod list;
 
 pub(super) use gauges::begin;
-pub use gauges::{Around, Pool, Queue, around_gauges, database_away, database_up, erasures_late, process_gauges, queue_gauges};
+pub use gauges::{
+    Around, Pool, Queue, around_gauges, database_away, database_up, erasures_late, process_gauges, queue_gauges,
+};
 pub use list::{Kind, METRICS, Metric};
 
 use list::Kind::Histogram;
