@@ -27,18 +27,19 @@ pub enum Asks {
 }
 
 struct Reading<V> {
-    at: Instant,
+    began: Instant,
     took: Duration,
     value: Arc<V>,
 }
 
 impl<V> Reading<V> {
-    fn rest(&self) -> Duration {
-        (self.took * REST).min(AGE_MAX)
+    /// Until when it may be shown.
+    fn is_young(&self) -> bool {
+        self.began.elapsed() < self.took + (self.took * REST).min(AGE_MAX)
     }
 
     fn is_good_for(&self, asks: Asks) -> bool {
-        (asks == Asks::Watches || self.took >= DEAR) && self.at.elapsed() < self.rest()
+        (asks == Asks::Watches || self.took >= DEAR) && self.is_young()
     }
 }
 
@@ -67,12 +68,12 @@ impl<K: Hash + Eq, V> Readings<K, V> {
         let slot = self.slot(key);
         let mut kept = slot.lock().await;
         // What was read while this one waited is of now, whoever asks.
-        if let Some(reading) = kept.as_ref().filter(|one| one.is_good_for(asks) || one.at - one.took >= asked) {
+        if let Some(reading) = kept.as_ref().filter(|one| one.is_good_for(asks) || one.began >= asked) {
             return Ok(Arc::clone(&reading.value));
         }
         let began = Instant::now();
         let value = Arc::new(read().await?);
-        *kept = Some(Reading { at: Instant::now(), took: began.elapsed(), value: Arc::clone(&value) });
+        *kept = Some(Reading { began, took: began.elapsed(), value: Arc::clone(&value) });
         Ok(value)
     }
 
@@ -87,7 +88,7 @@ impl<K: Hash + Eq, V> Readings<K, V> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slots.retain(|_, slot| {
             let Ok(kept) = slot.try_lock() else { return true };
-            Arc::strong_count(slot) > 1 || kept.as_ref().is_some_and(|one| one.at.elapsed() < one.rest())
+            Arc::strong_count(slot) > 1 || kept.as_ref().is_some_and(Reading::is_young)
         });
         Arc::clone(slots.entry(key).or_default())
     }
@@ -132,7 +133,7 @@ mod tests {
         assert_eq!(*ask(Asks::Watches).await.unwrap(), 3);
         assert_eq!(*readings.get("other", Asks::Watches, || read(&count, takes)).await.unwrap(), 4);
         let reading = |took: u64, age: u64| Reading {
-            at: Instant::now().checked_sub(Duration::from_secs(age)).unwrap(),
+            began: Instant::now().checked_sub(Duration::from_secs(took + age)).unwrap(),
             took: Duration::from_secs(took),
             value: Arc::new(()),
         };
