@@ -2,7 +2,7 @@
 //!
 //! The use cases behind HTTP and the console: both call [`Operations`] (`App::operations()`) and only shape what it answers. An
 //! operation is rows (docs/bulk-operations.md): [`Operations::start`] writes them, [`run::run`] in any process with the
-//! sweeper role acts on them piece by piece, [`Operations::stop`], [`Operations::resume`] and [`Operations::undo`] steer it.
+//! sweeper role acts on them piece by piece, [`Operations::steer`] stops, resumes and undoes it.
 
 pub mod plan;
 mod results_store;
