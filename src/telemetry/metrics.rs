@@ -354,6 +354,7 @@ mod tests {
         trace_spans("exported", 1);
         lease_reaped("parked");
         callback_disabled("gone");
+        erasures_late(1);
         process_gauges(Pool { busy: 1, idle: 1, max: 2 }, Some(&std::env::temp_dir()));
         let seconds = 1.0;
         database_up();
