@@ -99,7 +99,9 @@ impl App {
         objects: Objects,
         handlers: Vec<(&'static str, Arc<dyn crate::engine::handler::StepHandler>)>,
     ) -> Result<Arc<Self>, StartError> {
-        let db = Db::connect(database, config.database.connections_max);
+        let is_server_ours = config.database.url.is_none();
+        let db = Db::connect(database, config.database.connections_max)
+            .with_background(config.workers_chunks + 1, is_server_ours);
         checks::check_database(&db, config.database.allow_unsafe).await?;
         let secrets = Secrets::new(config.secrets_key.clone(), &config.data_dir);
         for key in missing_secret_keys(&db, &secrets).await? {

@@ -5,6 +5,7 @@
 //! open on a pooled connection nor interrupt a commit. sqlx 0.8.4–0.9.0 leak the transaction when `begin()` is
 //! cancelled (transact-rs/sqlx#4385); `tests/it/units_of_work.rs` shows both the leak and that this helper has none.
 
+mod background;
 pub mod embedded;
 pub mod log_settings;
 pub mod migrate;
@@ -14,6 +15,7 @@ use crate::ids::OrganizationId;
 use futures::future::BoxFuture;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// For whom a unit of work reads and writes.
@@ -172,6 +174,9 @@ impl From<sqlx::Error> for DbError {
 pub struct Db {
     pool: PgPool,
     options: PgConnectOptions,
+    /// Where units run; the caller's, if there is none.
+    runtime: Option<tokio::runtime::Handle>,
+    background: Option<Arc<background::Background>>,
 }
 
 /// Settings of every pooled connection. Nothing may sit in an open transaction or a statement for long.
@@ -187,19 +192,8 @@ impl Db {
     /// A lazy pool: connections are made when they are needed, so that a database that is away does not stop a start.
     #[must_use]
     pub fn connect(options: PgConnectOptions, connections_max: u32) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(connections_max)
-            .acquire_timeout(Duration::from_secs(5))
-            .max_lifetime(Duration::from_mins(30))
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    become_app(connection).await?;
-                    sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
-                    Ok(())
-                })
-            })
-            .connect_lazy_with(options.clone());
-        Self { pool, options }
+        let pool = connect_options(connections_max, false).connect_lazy_with(options.clone());
+        Self { pool, options, runtime: None, background: None }
     }
 
     /// How this pool connects, for connections of their own (listener, reaper, committers).
@@ -226,7 +220,7 @@ impl Db {
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         let pool = self.pool.clone();
-        let task = tokio::spawn(async move {
+        let task = self.runtime().spawn(async move {
             let mut connection = pool.acquire().await.map_err(DbError::from)?;
             // One round trip: begin and context together.
             let begin = AssertSqlSafe(begin_statement(&scope));
@@ -271,6 +265,24 @@ impl Db {
             Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
         }
     }
+}
+
+/// How a pool makes its connections; `is_lowered`: with server processes of lower priority.
+fn connect_options(connections_max: u32, is_lowered: bool) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(Duration::from_secs(5))
+        .max_lifetime(Duration::from_mins(30))
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                become_app(connection).await?;
+                sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
+                if is_lowered {
+                    background::lower_server_process(connection).await?;
+                }
+                Ok(())
+            })
+        })
 }
 
 /// `begin` with the tenant context; ids are UUIDs, so the text is ours.

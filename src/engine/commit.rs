@@ -72,6 +72,8 @@ impl Engine {
         with_issues: &Arc<AtomicBool>,
     ) -> Result<CommitReply, StepError> {
         let lease = step.lease.clone();
+        // A chunk's transaction is thousands of rows: it gives way to those of others.
+        let db = if matches!(commit, Commit::Chunk) { self.db().background() } else { self.db().clone() };
         let mut delays = committer::patience().build();
         let mut conflicts = 0;
         loop {
@@ -81,8 +83,7 @@ impl Engine {
             let with_issues = Arc::clone(with_issues);
             let scope = Scope::Organization(lease.organization);
             let probe = step.clone();
-            let committed: Result<CommitReply, StepError> = self
-                .db()
+            let committed: Result<CommitReply, StepError> = db
                 .unit(scope, move |connection| {
                     Box::pin(async move {
                         let mut step = step;

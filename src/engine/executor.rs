@@ -9,7 +9,7 @@ use super::catalog::Catalog;
 use super::commit::{SUCCEEDED, SUCCEEDED_WITH_ISSUES};
 use super::committer::{self, CommitReply, CommitRequest};
 use super::definition::StepDefinition;
-use super::handler::{Facts, StepContext, StepError, StepOutcome};
+use super::handler::{Facts, Memo, StepContext, StepError, StepOutcome};
 use super::region::{self, AtRegion};
 use super::spans::{Ended, trace_id};
 use super::store::{self, Lease, TaskKey};
@@ -247,6 +247,7 @@ impl Engine {
         };
         // Only a job that was claimed in the middle can have failed before: an earlier claim ran those steps.
         let mut failed = lease.step > 0 && lease.chunk == 0 && self.look_back(&lease).await?;
+        let memo = Memo::default();
         loop {
             let index = usize::try_from(lease.step).unwrap_or(usize::MAX);
             let Some(step) = definition.steps.get(index) else {
@@ -272,7 +273,7 @@ impl Engine {
                         Err(error) => (started.elapsed(), Err(error)),
                     }
                 } else {
-                    let result = self.attempt(&lease, step, failed, Call::Run).await;
+                    let result = self.attempt(&lease, step, failed, Call::Run, &memo).await;
                     (started.elapsed(), result)
                 };
                 let committed = match result {
@@ -398,6 +399,7 @@ impl Engine {
         step: &StepDefinition,
         failed_before: bool,
         call: Call,
+        memo: &Memo,
     ) -> Result<StepOutcome, StepError> {
         let handler = self.catalog.registry().get(&step.handler).ok_or_else(|| {
             StepError::ours("handler_unknown", format!("This program has no handler \"{}\".", step.handler))
@@ -412,6 +414,7 @@ impl Engine {
             failed_before,
             params: Arc::clone(&step.params),
             chunk: lease.chunk,
+            memo: memo.clone(),
         };
         let call = async {
             match call {

@@ -9,7 +9,8 @@ use crate::ids::{JobId, OrganizationId};
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Small facts of a step for its status: counts, codes, ids. Never a clinical value.
@@ -172,6 +173,34 @@ pub struct StepContext {
     pub params: Arc<toml::Table>,
     /// Of a step with `each = "chunk"`: the chunk's number, from 1; else, and in `open` and `join`, 0: the job itself.
     pub chunk: i32,
+    /// What the step before left in memory, if it ran here and under the same lease.
+    pub memo: Memo,
+}
+
+/// What one step leaves in memory for the next one under the same lease: a shortcut, never the only way. After a crash, a
+/// failure or a hand-over there is nothing, and the next step finds out by itself.
+#[derive(Clone, Default)]
+pub struct Memo(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
+
+impl std::fmt::Debug for Memo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // It may say what a payload says.
+        f.write_str("Memo")
+    }
+}
+
+impl Memo {
+    /// Leave it for the next step, in place of what was left before.
+    pub fn put<T: Any + Send>(&self, value: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(value));
+    }
+
+    /// Take it out, if it is of this type; whatever was there is gone.
+    #[must_use]
+    pub fn take<T: Any>(&self) -> Option<T> {
+        let value = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        value.downcast().ok().map(|value| *value)
+    }
 }
 
 /// The code behind a step. Registered by name; the name is part of the durable contract of workflow files.

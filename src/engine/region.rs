@@ -7,7 +7,7 @@ use super::commit::Commit;
 use super::committer::CommitReply;
 use super::definition::WorkflowDefinition;
 use super::executor::{Call, Engine};
-use super::handler::{StepError, StepOutcome};
+use super::handler::{Memo, StepError, StepOutcome};
 use super::jobs::parse_class;
 use super::store::{FailedStep, FinishedStep, Lease};
 use crate::db::{DbError, Scope};
@@ -49,7 +49,7 @@ impl Engine {
         if !is_open {
             let begun = Instant::now();
             let step = &definition.steps[index];
-            let outcome = self.attempt(lease, step, false, Call::Open).await?;
+            let outcome = self.attempt(lease, step, false, Call::Open, &Memo::default()).await?;
             let finished = FinishedStep {
                 lease: lease.clone(),
                 name: step.name.clone(),
@@ -81,7 +81,7 @@ impl Engine {
         if let Some(failure) = failure {
             return Ok(AtRegion::Failed(Box::new(failure), elapsed));
         }
-        let outcome = self.attempt(lease, &definition.steps[index], false, Call::Join(totals)).await?;
+        let outcome = self.attempt(lease, &definition.steps[index], false, Call::Join(totals), &Memo::default()).await?;
         Ok(AtRegion::Joined(outcome, elapsed))
     }
 

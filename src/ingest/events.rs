@@ -355,15 +355,17 @@ pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[Ne
          select $1, e.id, $2, $3, $3, $4, e.resource_type, e.resource_key, e.content_sha256,
                 $5, e.entry, e.byte_start, e.byte_end, e.last_updated, e.category, e.status, e.subject_key, e.patient_id,
                 e.link_status, e.is_current, e.statement_id, e.demographics, e.link_pinned,
-                coalesce(e.clinical_at, '0001-01-01 00:00:00+00'), e.part_of, e.pointer, n.now
-         from unnest($6::uuid[], $7::text[], $8::text[], $9::bytea[], $10::integer[], $11::bigint[], $12::bigint[],
-                     $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::uuid[], $18::text[], $19::boolean[],
-                     $20::uuid[], $21::jsonb[], $22::boolean[], $23::timestamptz[], $24::uuid[], $25::text[])
-           with ordinality as e (id, resource_type, resource_key, content_sha256, entry, byte_start, byte_end,
-                                 last_updated, category, status, subject_key, patient_id, link_status, is_current,
-                                 statement_id, demographics, link_pinned, clinical_at, part_of, pointer, ordinal)
-         cross join (select chartgate_now() as now) n
-         order by e.ordinal",
+                coalesce(e.clinical_at, '0001-01-01 00:00:00+00'), e.part_of, e.pointer, (select chartgate_now())
+         -- In the select list, arrays are read side by side, in their order and without a copy of each (docs/decisions/0015).
+         from (select unnest($6::uuid[]) as id, unnest($7::text[]) as resource_type, unnest($8::text[]) as resource_key,
+                      unnest($9::bytea[]) as content_sha256, unnest($10::integer[]) as entry,
+                      unnest($11::bigint[]) as byte_start, unnest($12::bigint[]) as byte_end,
+                      unnest($13::timestamptz[]) as last_updated, unnest($14::text[]) as category,
+                      unnest($15::text[]) as status, unnest($16::text[]) as subject_key, unnest($17::uuid[]) as patient_id,
+                      unnest($18::text[]) as link_status, unnest($19::boolean[]) as is_current,
+                      unnest($20::uuid[]) as statement_id, unnest($21::jsonb[]) as demographics,
+                      unnest($22::boolean[]) as link_pinned, unnest($23::timestamptz[]) as clinical_at,
+                      unnest($24::uuid[]) as part_of, unnest($25::text[]) as pointer) e",
     )
     .bind(origin.organization)
     .bind(origin.job)

@@ -66,7 +66,7 @@ struct Planned {
 impl Planned {
     /// The resource's identity and its bytes.
     fn bytes(&self) -> (&'static str, &str, &[u8; 32]) {
-        (self.incoming.resource_type, &self.incoming.resource_key, &self.incoming.content_sha256)
+        self.incoming.bytes()
     }
 }
 
@@ -193,6 +193,15 @@ impl Plan {
     /// # Errors
     /// A [`DbError`]; a conflict means that it should be run again in a fresh transaction.
     pub async fn apply(&self, connection: &mut PgConnection) -> Result<Facts, DbError> {
+        Ok(self.apply_to_events(connection).await?.0)
+    }
+
+    /// The same; also the events that the resources are, in the order of [`Plan::resources`]. (Not of an Athena event's parts,
+    /// if a person placed it.)
+    ///
+    /// # Errors
+    /// As [`Plan::apply`].
+    pub async fn apply_to_events(&self, connection: &mut PgConnection) -> Result<(Facts, Vec<EventId>), DbError> {
         let organization = self.origin.organization;
         let (mut named, mut numbers) = (BTreeSet::new(), BTreeSet::new());
         for outside in self.resources.iter().filter_map(Planned::outside) {
@@ -221,7 +230,16 @@ impl Plan {
         Self { origin, resources, patient_of_entry: HashMap::new(), repeated }
     }
 
-    async fn apply_locked(&self, connection: &mut PgConnection, mut cluster: Cluster) -> Result<Facts, DbError> {
+    /// What the plan stores: sorted by [`Incoming::bytes`], each once.
+    pub fn resources(&self) -> impl Iterator<Item = &Incoming> {
+        self.resources.iter().map(|planned| &planned.incoming)
+    }
+
+    async fn apply_locked(
+        &self,
+        connection: &mut PgConnection,
+        mut cluster: Cluster,
+    ) -> Result<(Facts, Vec<EventId>), DbError> {
         let organization = self.origin.organization;
         let incoming: Vec<&Incoming> = self.resources.iter().map(|planned| &planned.incoming).collect();
         let stored = events::stored_versions(connection, organization, &self.origin.source, &incoming).await?;
@@ -234,7 +252,8 @@ impl Plan {
         }
         let mut refolded = cluster.refold(connection).await?;
         let links = self.links(connection, &versions, &mut refolded).await?;
-        self.store(connection, &versions, refolded, links).await
+        let facts = self.store(connection, &versions, refolded, links).await?;
+        Ok((facts, versions.ids))
     }
 
     fn people(&self) -> impl Iterator<Item = (usize, &Person)> {
@@ -389,9 +408,10 @@ impl Plan {
         }
         let completed =
             relinked.iter().filter(|decision| decision.method == "arrival" || decision.method == "mrt").count();
-        decisions.extend(relinked);
         let actor = Actor::internal("step:link_patient");
-        patients::record_links(connection, organization, &actor.name, &decisions).await?;
+        patients::record_first_links(connection, organization, &actor.name, &decisions).await?;
+        patients::record_links(connection, organization, &actor.name, &relinked).await?;
+        decisions.extend(relinked);
         self.audit(connection, &actor, &decisions).await?;
         Ok(facts(versions, &refolded, &links, self.repeated, completed))
     }

@@ -11,9 +11,14 @@ use std::collections::{BTreeSet, HashMap};
 /// Version of the rules that decide links; written with every decision.
 pub const LINK_RULE_VERSION: i32 = 2;
 
-/// Locks of subjects are taken on so many buckets of an organization: a transaction holds no more locks than this,
-/// however many subjects its payload has.
-const LOCK_BUCKETS: u32 = 1_024;
+/// Locks of subjects are taken on so many buckets of an organization: two subjects hardly ever share one.
+const LOCK_BUCKETS: u32 = 1 << 20;
+
+/// A transaction holds no more locks than this, however many subjects its payload has: beyond, it locks the organization.
+const LOCKS_MAX: usize = 1_024;
+
+/// The bucket that stands for all of them: shared by those who lock single ones.
+const ALL_BUCKETS: i32 = -1;
 
 /// The first eight bytes of the SHA-256 of a text, as two lock numbers.
 fn hash(text: &[u8]) -> (u32, u32) {
@@ -37,13 +42,18 @@ pub async fn lock_subjects<'k>(
     let (space, _) = hash(organization.0.as_bytes());
     // Sorted and without duplicates: two transactions take the locks that they share in the same order.
     let buckets: BTreeSet<u32> = keys.map(|key| hash(key.as_bytes()).0 % LOCK_BUCKETS).collect();
-    let buckets: Vec<String> = buckets.into_iter().map(|bucket| bucket.to_string()).collect();
-    // Numbers only, so the text is ours. One round trip for both statements.
-    let sql = format!(
-        "savepoint subjects; select pg_advisory_xact_lock({}, bucket) from unnest('{{{}}}'::integer[]) as bucket",
-        space.cast_signed(),
-        buckets.join(",")
-    );
+    let space = space.cast_signed();
+    // Numbers only, so the text is ours. One round trip for all statements.
+    let sql = if buckets.len() > LOCKS_MAX {
+        format!("savepoint subjects; select pg_advisory_xact_lock({space}, {ALL_BUCKETS})")
+    } else {
+        let buckets: Vec<String> = buckets.into_iter().map(|bucket| bucket.to_string()).collect();
+        format!(
+            "savepoint subjects; select pg_advisory_xact_lock_shared({space}, {ALL_BUCKETS});
+             select pg_advisory_xact_lock({space}, bucket) from unnest('{{{}}}'::integer[]) as bucket",
+            buckets.join(",")
+        )
+    };
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(())
 }
@@ -243,20 +253,43 @@ pub async fn record_links(
     actor: &str,
     decisions: &[Decision],
 ) -> Result<(), DbError> {
+    append_links(connection, organization, actor, decisions, true).await
+}
+
+/// The same for events that this transaction stores: no decision was made about them before.
+///
+/// # Errors
+/// A [`DbError`].
+pub async fn record_first_links(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    actor: &str,
+    decisions: &[Decision],
+) -> Result<(), DbError> {
+    append_links(connection, organization, actor, decisions, false).await
+}
+
+async fn append_links(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    actor: &str,
+    decisions: &[Decision],
+    may_supersede: bool,
+) -> Result<(), DbError> {
     if decisions.is_empty() {
         return Ok(());
     }
     sqlx::query(
         "insert into patient_links
            (organization_id, id, event_id, patient_id, status, method, grade, score, rule_version, actor, supersedes, created_at)
-         select $1, d.id, d.event_id, d.patient_id, d.status, d.method, d.grade, null, $8, $9, old.id, n.now
-         from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[])
-           as d (id, event_id, patient_id, status, method, grade)
-         cross join (select chartgate_now() as now) n
+         select $1, d.id, d.event_id, d.patient_id, d.status, d.method, d.grade, null, $8, $9, old.id, (select chartgate_now())
+         from (select unnest($2::uuid[]) as id, unnest($3::uuid[]) as event_id, unnest($4::uuid[]) as patient_id,
+                      unnest($5::text[]) as status, unnest($6::text[]) as method, unnest($7::text[]) as grade) d
          left join lateral (
            select id
            from patient_links
-           where organization_id = $1
+           where $10
+             and organization_id = $1
              and event_id = d.event_id
            -- Ids are in order of time.
            order by id desc
@@ -272,6 +305,7 @@ pub async fn record_links(
     .bind(decisions.iter().map(Decision::grade).collect::<Vec<_>>())
     .bind(LINK_RULE_VERSION)
     .bind(actor)
+    .bind(may_supersede)
     .execute(connection)
     .await?;
     Ok(())

@@ -41,6 +41,11 @@ pub struct Incoming {
 }
 
 impl Incoming {
+    /// The resource's identity and its bytes: what sorts resources, wherever many are stored or looked up.
+    pub(super) fn bytes(&self) -> (&'static str, &str, &[u8; 32]) {
+        (self.resource_type, &self.resource_key, &self.content_sha256)
+    }
+
     /// The resource of an entry; nothing, if the entry has none of a type that R4 knows.
     #[must_use]
     pub fn of(body: &[u8], origin: &Origin, entry: &Entry<'_>) -> Option<Self> {

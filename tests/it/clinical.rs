@@ -20,7 +20,7 @@ mod view_waiting;
 use crate::support::cluster::TestDatabase;
 use crate::support::objects::TestObjects;
 use chartgate::db::{Db, DbError, Scope};
-use chartgate::engine::handler::{Facts, StepContext, StepError, StepHandler};
+use chartgate::engine::handler::{Memo, Facts, StepContext, StepError, StepHandler};
 use chartgate::ids::{JobId, OrganizationId};
 use chartgate::ingest::steps::handlers;
 use chartgate::ingest::view::{ClinicalQuery, ClinicalView, ITEMS_MAX, clinical};
@@ -139,6 +139,7 @@ impl Clinic {
             failed_before: false,
             params: Arc::new(params),
             chunk: 0,
+            memo: Memo::default(),
         };
         let outcome = self.handlers[STEPS[position].1].run(&context).await?;
         let mut output = outcome.output;

@@ -1,7 +1,8 @@
 //! A finding, and all findings of an event, as the clinical view shows them: made once, when they are stored, and again only for
 //! what was stored before that.
 
-use super::store::{NewFinding, quote_end};
+use super::Finding;
+use super::store::quote_end;
 use crate::ids::FindingId;
 use crate::ingest::events::Origin;
 use serde::Serialize;
@@ -98,8 +99,13 @@ fn raw(text: Option<&str>) -> Option<&RawValue> {
 
 impl<'f> Shown<'f> {
     /// A finding that is being stored, of a payload with that hash.
-    pub(super) fn of_new(row: &'f NewFinding<'f>, origin: &Origin, body: &[u8], sha256: &'f str) -> Self {
-        let finding = row.finding;
+    pub(super) fn of_new(
+        id: FindingId,
+        finding: &'f Finding,
+        origin: &Origin,
+        body: &[u8],
+        sha256: &'f str,
+    ) -> Self {
         let offset = |at: usize| origin.position(at);
         let evidence = finding.evidence.iter().map(|one| ShownEvidence {
             sha256,
@@ -110,7 +116,7 @@ impl<'f> Shown<'f> {
         });
         let (code, display) = (finding.code.code.as_deref(), finding.code.display.as_deref());
         Self {
-            finding_id: row.id,
+            finding_id: id,
             category: finding.category,
             kind: finding.kind,
             name: finding.code.text.as_deref().or(display).or(code),

@@ -5,20 +5,49 @@ use super::{EXTRACTOR_VERSION, Finding, QUOTE_BYTES_MAX};
 use crate::db::DbError;
 use crate::ids::{EventId, FindingId, JobId, OrganizationId, PatientId};
 use crate::ingest::events::Origin;
+use crate::ingest::resource::Incoming;
 use sqlx::PgConnection;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashMap;
 
 /// Rows of one statement: a few megabytes of arguments at most.
 const ROWS_MAX: usize = 2_000;
 
-/// A finding of a stored event, to be stored.
-pub struct NewFinding<'f> {
-    /// Its id.
-    pub id: FindingId,
+/// What a resource says, ready to be stored.
+#[derive(Clone)]
+pub struct Said {
+    /// The resource.
+    pub incoming: Incoming,
+    /// Its findings, with the ids that they get.
+    pub findings: Vec<(FindingId, Finding)>,
+    /// What the view shows of them; nothing, where another resource names the medication: that is looked up when it is read.
+    shown: Option<String>,
+}
+
+impl Said {
+    /// The findings of a resource in this body.
+    #[must_use]
+    pub fn new(origin: &Origin, body: &[u8], incoming: Incoming, findings: Vec<Finding>) -> Self {
+        let sha256 = hex::encode(&origin.payload_sha256);
+        let findings: Vec<_> = findings.into_iter().map(|finding| (FindingId::new(), finding)).collect();
+        let mut in_order: Vec<_> = findings.iter().collect();
+        in_order.sort_by_key(|(_, finding)| finding.ordinal);
+        let statements = in_order.into_iter().map(|(id, finding)| {
+            let shown = Shown::of_new(*id, finding, origin, body, &sha256);
+            let json = shown.json().filter(|_| finding.medication_reference.is_none())?;
+            let (panel, effective) = (finding.component_of.as_deref(), finding.effective.text.as_deref());
+            Some(Statement { ordinal: finding.ordinal, json, panel, effective })
+        });
+        let shown = statements.collect::<Option<Vec<_>>>().map(|statements| of_event(&statements));
+        Self { incoming, findings, shown }
+    }
+}
+
+/// A finding of a stored event.
+struct Row<'f> {
+    id: FindingId,
     /// The event that says it, also where a part of it does.
-    pub event: EventId,
-    /// What it says.
-    pub finding: &'f Finding,
+    event: EventId,
+    finding: &'f Finding,
 }
 
 /// What was stored.
@@ -30,56 +59,68 @@ pub struct Stored {
     pub superseded: u64,
 }
 
-/// Store the findings of events that have none of this extractor version (or a newer one) yet, with their evidence;
+/// Store the findings of stored events that have none of this extractor version (or a newer one) yet, with their evidence;
 /// those of older versions are superseded. Running it again changes nothing.
 ///
 /// # Errors
-/// A [`DbError`].
+/// A [`DbError`]; a conflict, if another job stored those of the same event meanwhile: run the effect again.
 pub async fn insert(
     connection: &mut PgConnection,
     origin: &Origin,
     body: &[u8],
-    findings: Vec<NewFinding<'_>>,
+    said: &[(EventId, &Said)],
 ) -> Result<Stored, DbError> {
-    let events: Vec<EventId> = findings.iter().map(|row| row.event).collect();
-    let versions = versions_of(connection, origin.organization, &events).await?;
-    let done: HashSet<EventId> =
-        versions.iter().filter(|(_, version)| *version >= EXTRACTOR_VERSION).map(|(event, _)| *event).collect();
-    let outdated: Vec<EventId> =
-        versions.iter().filter(|(_, version)| *version < EXTRACTOR_VERSION).map(|(event, _)| *event).collect();
-    let rows: Vec<NewFinding<'_>> = findings.into_iter().filter(|row| !done.contains(&row.event)).collect();
-    let (mut new, mut stored_ids) = (0, HashSet::with_capacity(rows.len()));
+    let events: Vec<EventId> = said.iter().map(|(event, _)| *event).collect();
+    let versions: HashMap<EventId, Option<i32>> =
+        versions_of(connection, origin.organization, &events).await?.into_iter().collect();
+    let version = |event: &EventId| versions.get(event).copied();
+    let (outdated, fresh): (Vec<_>, Vec<_>) = said
+        .iter()
+        .copied()
+        .filter(|(event, _)| version(event).is_some_and(|version| version.is_none_or(|is| is < EXTRACTOR_VERSION)))
+        .partition(|(event, _)| version(event).flatten().is_some());
+    let rows: Vec<Row<'_>> = fresh
+        .iter()
+        .chain(&outdated)
+        .flat_map(|(event, said)| said.findings.iter().map(|(id, finding)| Row { id: *id, event: *event, finding }))
+        .collect();
     for rows in rows.chunks(ROWS_MAX) {
-        let stored: HashSet<FindingId> = insert_rows(connection, origin, rows).await?.into_iter().collect();
-        new += u64::try_from(stored.len()).unwrap_or(u64::MAX);
-        let fresh: Vec<&NewFinding<'_>> = rows.iter().filter(|row| stored.contains(&row.id)).collect();
-        insert_evidence(connection, origin, body, &fresh).await?;
-        stored_ids.extend(stored);
+        insert_rows(connection, origin, rows).await?;
+        insert_evidence(connection, origin, body, rows).await?;
     }
-    let shown = rows.iter().filter(|row| stored_ids.contains(&row.id));
-    set_shown(connection, origin, body, shown).await?;
-    let superseded = supersede(connection, origin.organization, &outdated).await?;
+    insert_shown(connection, origin.organization, &fresh).await?;
+    let outdated_events: Vec<EventId> = outdated.iter().map(|(event, _)| *event).collect();
+    forget_shown(connection, origin.organization, &outdated_events).await?;
+    insert_shown(connection, origin.organization, &outdated).await?;
+    let superseded = supersede(connection, origin.organization, &outdated_events).await?;
+    let new = u64::try_from(rows.len()).unwrap_or(u64::MAX);
     Ok(Stored { new, superseded })
 }
 
-/// The newest extractor version of those of these events that have findings.
+/// Those of these events that are there (an erasure may have been faster), and the newest extractor version of their findings.
 async fn versions_of(
     connection: &mut PgConnection,
     organization: OrganizationId,
     events: &[EventId],
-) -> Result<Vec<(EventId, i32)>, DbError> {
+) -> Result<Vec<(EventId, Option<i32>)>, DbError> {
     let query = sqlx::query_as(
-        "select k.event_id, f.extractor_version
-         from (select distinct event_id from unnest($2::uuid[]) as u (event_id)) k
+        "select k.id, f.extractor_version
+         from unnest($2::uuid[]) as k (id)
          cross join lateral (
+           select from clinical_events
+           where organization_id = $1
+             and id = k.id
+           -- One index lookup an event, whatever the planner believes of the table's size.
+           offset 0
+         ) e
+         left join lateral (
            select extractor_version
            from findings
            where organization_id = $1
-             and event_id = k.event_id
-           -- By the unique key, which also keeps the planner at one index lookup an event.
+             and event_id = k.id
            order by extractor_version desc
            limit 1
-         ) f",
+         ) f on true",
     );
     Ok(query.bind(organization).bind(events).fetch_all(connection).await?)
 }
@@ -125,60 +166,52 @@ async fn supersede(
     Ok(done.rows_affected())
 }
 
-/// What the view shows of the events that these new findings are of, beside the events; nothing, where another resource names the
-/// medication: that is looked up when it is read.
-async fn set_shown<'f>(
+/// What the view shows of these events, beside them.
+async fn insert_shown(
     connection: &mut PgConnection,
-    origin: &Origin,
-    body: &[u8],
-    rows: impl Iterator<Item = &'f NewFinding<'f>>,
+    organization: OrganizationId,
+    said: &[(EventId, &Said)],
 ) -> Result<(), DbError> {
-    let sha256 = hex::encode(&origin.payload_sha256);
-    let mut by_event: BTreeMap<EventId, Vec<&NewFinding<'_>>> = BTreeMap::new();
-    for row in rows {
-        by_event.entry(row.event).or_default().push(row);
-    }
-    let texts = by_event.into_iter().map(|(event, mut rows)| {
-        rows.sort_by_key(|row| row.finding.ordinal);
-        let statements = rows.iter().map(|row| {
-            let finding = row.finding;
-            let json =
-                Shown::of_new(row, origin, body, &sha256).json().filter(|_| finding.medication_reference.is_none())?;
-            let (panel, effective) = (finding.component_of.as_deref(), finding.effective.text.as_deref());
-            Some(Statement { ordinal: finding.ordinal, json, panel, effective })
-        });
-        (event, statements.collect::<Option<Vec<_>>>().map(|statements| of_event(&statements)))
-    });
-    let texts: Vec<(EventId, Option<String>)> = texts.collect();
-    for texts in texts.chunks(ROWS_MAX) {
-        let (events, texts): (Vec<EventId>, Vec<Option<&str>>) =
-            texts.iter().map(|(event, text)| (*event, text.as_deref())).unzip();
-        let query = sqlx::query(
+    for said in said.chunks(ROWS_MAX) {
+        sqlx::query(
             "insert into shown_events (organization_id, event_id, extractor_version, shown)
              select $1, k.id, $2, k.shown
-             from unnest($3::uuid[], $4::text[]) as k (id, shown)
-             on conflict (organization_id, event_id) do update
-             set extractor_version = excluded.extractor_version, shown = excluded.shown
-             -- A program of a newer version may have been here in between.
-             where shown_events.extractor_version < excluded.extractor_version",
-        );
-        query
-            .bind(origin.organization)
-            .bind(EXTRACTOR_VERSION)
-            .bind(events)
-            .bind(texts)
-            .execute(&mut *connection)
-            .await?;
+             from (select unnest($3::uuid[]) as id, unnest($4::text[]) as shown) k",
+        )
+        .bind(organization)
+        .bind(EXTRACTOR_VERSION)
+        .bind(said.iter().map(|(event, _)| *event).collect::<Vec<_>>())
+        .bind(said.iter().map(|(_, said)| said.shown.as_deref()).collect::<Vec<_>>())
+        .execute(&mut *connection)
+        .await?;
     }
+    Ok(())
+}
+
+/// What was shown by the rules of an older version.
+async fn forget_shown(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    events: &[EventId],
+) -> Result<(), DbError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("delete from shown_events where organization_id = $1 and event_id = any ($2) and extractor_version < $3")
+        .bind(organization)
+        .bind(events)
+        .bind(EXTRACTOR_VERSION)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
 async fn insert_rows(
     connection: &mut PgConnection,
     origin: &Origin,
-    rows: &[NewFinding<'_>],
-) -> Result<Vec<FindingId>, DbError> {
-    let query = sqlx::query_scalar(
+    rows: &[Row<'_>],
+) -> Result<(), DbError> {
+    let query = sqlx::query(
         "insert into findings
            (organization_id, extractor_version, job_id, created_at,
             id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, value_type,
@@ -186,7 +219,7 @@ async fn insert_rows(
             interpretation_source, status, clinical_status, verification_status, severity, body_site, effective_text,
             effective_end_text, effective_at, effective_precision, issued, performer, encounter_reference, dosage,
             reactions, negated, component_of, criticality, laterality, medication_reference, details)
-         select $1, $2, $3, n.now,
+         select $1, $2, $3, (select chartgate_now()),
                 f.id, f.event_id, f.ordinal, f.category, f.kind, f.code_system, f.code, f.display, f.codings::json,
                 f.code_text, f.value_type, f.value_text, f.value_number::numeric, f.value_code::json, f.comparator,
                 f.unit, f.ucum, f.reference_range::json, f.interpretation, f.interpretation_source, f.status,
@@ -194,25 +227,27 @@ async fn insert_rows(
                 f.effective_end_text, f.effective_at, f.effective_precision, f.issued, f.performer::json,
                 f.encounter_reference, f.dosage::json, f.reactions::json, f.negated, f.component_of::json,
                 f.criticality, f.laterality, f.medication_reference, f.details::json
-         from unnest(
-                     $4::uuid[], $5::uuid[], $6::integer[], $7::text[], $8::text[], $9::text[], $10::text[],
-                     $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
-                     $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[],
-                     $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[], $31::timestamptz[],
-                     $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::text[], $38::boolean[],
-                     $39::text[], $40::text[], $41::text[], $42::text[], $43::text[]
-         ) as f (
-                  id, event_id, ordinal, category, kind, code_system, code, display, codings, code_text, value_type,
-                  value_text, value_number, value_code, comparator, unit, ucum, reference_range, interpretation,
-                  interpretation_source, status, clinical_status, verification_status, severity, body_site,
-                  effective_text, effective_end_text, effective_at, effective_precision, issued, performer,
-                  encounter_reference, dosage, reactions, negated, component_of, criticality, laterality,
-                  medication_reference, details
-         )
-         cross join (select chartgate_now() as now) n
-         -- Another job of the same resource was faster.
-         on conflict (organization_id, event_id, extractor_version, ordinal) do nothing
-         returning id",
+         from (select
+                 unnest($4::uuid[]) as id, unnest($5::uuid[]) as event_id, unnest($6::integer[]) as ordinal,
+                 unnest($7::text[]) as category, unnest($8::text[]) as kind, unnest($9::text[]) as code_system,
+                 unnest($10::text[]) as code, unnest($11::text[]) as display, unnest($12::text[]) as codings,
+                 unnest($13::text[]) as code_text, unnest($14::text[]) as value_type,
+                 unnest($15::text[]) as value_text, unnest($16::text[]) as value_number,
+                 unnest($17::text[]) as value_code, unnest($18::text[]) as comparator,
+                 unnest($19::text[]) as unit, unnest($20::text[]) as ucum,
+                 unnest($21::text[]) as reference_range, unnest($22::text[]) as interpretation,
+                 unnest($23::text[]) as interpretation_source, unnest($24::text[]) as status,
+                 unnest($25::text[]) as clinical_status, unnest($26::text[]) as verification_status,
+                 unnest($27::text[]) as severity, unnest($28::text[]) as body_site,
+                 unnest($29::text[]) as effective_text, unnest($30::text[]) as effective_end_text,
+                 unnest($31::timestamptz[]) as effective_at, unnest($32::text[]) as effective_precision,
+                 unnest($33::text[]) as issued, unnest($34::text[]) as performer,
+                 unnest($35::text[]) as encounter_reference, unnest($36::text[]) as dosage,
+                 unnest($37::text[]) as reactions, unnest($38::boolean[]) as negated,
+                 unnest($39::text[]) as component_of, unnest($40::text[]) as criticality,
+                 unnest($41::text[]) as laterality, unnest($42::text[]) as medication_reference,
+                 unnest($43::text[]) as details
+         ) f",
     );
     let query = query
         .bind(origin.organization)
@@ -258,14 +293,15 @@ async fn insert_rows(
         .bind(rows.iter().map(|row| row.finding.laterality).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.medication_reference.as_deref()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finding.details.as_deref()).collect::<Vec<_>>());
-    Ok(query.fetch_all(connection).await?)
+    query.execute(connection).await?;
+    Ok(())
 }
 
 async fn insert_evidence(
     connection: &mut PgConnection,
     origin: &Origin,
     body: &[u8],
-    rows: &[&NewFinding<'_>],
+    rows: &[Row<'_>],
 ) -> Result<(), DbError> {
     let mut findings = Vec::new();
     let mut ordinals = Vec::new();
@@ -289,8 +325,9 @@ async fn insert_evidence(
         "insert into finding_evidence
            (organization_id, finding_id, ordinal, payload_sha256, byte_start, byte_end, quote, pointer, fhirpath, rule)
          select $1, e.finding_id, e.ordinal, $2, e.byte_start, e.byte_end, e.quote, e.pointer, e.fhirpath, e.rule
-         from unnest($3::uuid[], $4::integer[], $5::bigint[], $6::bigint[], $7::bytea[], $8::text[], $9::text[], $10::text[])
-           as e (finding_id, ordinal, byte_start, byte_end, quote, pointer, fhirpath, rule)",
+         from (select unnest($3::uuid[]) as finding_id, unnest($4::integer[]) as ordinal, unnest($5::bigint[]) as byte_start,
+                      unnest($6::bigint[]) as byte_end, unnest($7::bytea[]) as quote, unnest($8::text[]) as pointer,
+                      unnest($9::text[]) as fhirpath, unnest($10::text[]) as rule) e",
     )
     .bind(origin.organization)
     .bind(&origin.payload_sha256)

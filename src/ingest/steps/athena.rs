@@ -6,6 +6,7 @@ use super::super::athena::event::{self, Event};
 use super::super::athena::read::{self, Context};
 use super::super::athena::{parts, store};
 use super::super::findings::Finding;
+use super::super::findings::store::Said;
 use super::super::linking::Plan;
 use super::super::payloads::{JobPayload, Payloads};
 use super::super::resource::Incoming;
@@ -138,9 +139,10 @@ impl StepHandler for ExtractFindings {
         let (stored, body) = stored(&self.payloads, context).await?;
         let (organization, event) = (stored.origin.organization, stored.incoming.first().and_then(|own| own.id));
         // The event itself says nothing: its parts do.
-        let resources: Vec<_> = stored.incoming.into_iter().skip(1).zip(stored.findings).collect();
         let (origin, left_out) = (stored.origin, LeftOut::default());
-        let extraction = Arc::new(Extraction { origin, body, resources, left_out });
+        let parts = stored.incoming.into_iter().skip(1).zip(stored.findings);
+        let said = parts.map(|(incoming, findings)| Said::new(&origin, &body, incoming, findings)).collect();
+        let extraction = Arc::new(Extraction { origin, body, said, left_out });
         Ok(StepOutcome::default().with_effect(move |connection| {
             let extraction = Arc::clone(&extraction);
             Box::pin(async move {
@@ -149,12 +151,12 @@ impl StepHandler for ExtractFindings {
                     return Ok(extraction.apply(connection).await?);
                 }
                 // A person placed the event: its parts have keys of their own.
-                let apart = extraction.resources.iter().cloned().map(|(mut incoming, findings)| {
-                    incoming.resource_key = parts::placed_key(event, &incoming.resource_key);
-                    (incoming, findings)
+                let apart = extraction.said.iter().cloned().map(|mut said| {
+                    said.incoming.resource_key = parts::placed_key(event, &said.incoming.resource_key);
+                    said
                 });
                 let (origin, body) = (extraction.origin.clone(), extraction.body.clone());
-                let apart = Extraction { origin, body, resources: apart.collect(), left_out: LeftOut::default() };
+                let apart = Extraction { origin, body, said: apart.collect(), left_out: LeftOut::default() };
                 Ok(apart.apply(connection).await?)
             })
         }))

@@ -2,15 +2,15 @@
 
 use super::super::fhir::path::Place;
 use super::super::fhir::split::{self, Entry};
-use super::super::findings::store::{self, Stored};
-use super::super::findings::{self, EXTRACTOR_VERSION, Finding, Medications};
+use super::super::findings::store::{self, Said, Stored};
+use super::super::findings::{self, EXTRACTOR_VERSION, Medications};
 use super::super::resource::Incoming;
 use super::super::{events, fhir::validate, payloads::Payloads};
 use super::{compute, not_a_bundle, origin};
 use crate::audit::{self, Action, Actor, Record};
 use crate::db::DbError;
 use crate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
-use crate::ids::FindingId;
+use crate::ids::EventId;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::collections::{BTreeSet, HashSet};
@@ -25,7 +25,7 @@ pub struct ExtractFindings {
 pub(super) struct Extraction {
     pub(super) origin: events::Origin,
     pub(super) body: bytes::Bytes,
-    pub(super) resources: Vec<(Incoming, Vec<Finding>)>,
+    pub(super) said: Vec<Said>,
     pub(super) left_out: LeftOut,
 }
 
@@ -49,8 +49,8 @@ impl StepHandler for ExtractFindings {
             // The same verdict as in `validate`: what was rejected has no event.
             let rejected = validate::report(&payload.body).rejected;
             let place_of = |entry: &Entry<'_>| Place::resource(entry.index);
-            let (resources, left_out) = extract(&origin, &payload.body, &bundle.entries, &rejected, &place_of);
-            Ok(Extraction { origin, body: payload.body.clone(), resources, left_out })
+            let (said, left_out) = extract(&origin, &payload.body, &bundle.entries, &rejected, &place_of);
+            Ok(Extraction { origin, body: payload.body.clone(), said, left_out })
         })
         .await?;
         let extraction = Arc::new(extraction);
@@ -68,7 +68,7 @@ pub(super) fn extract(
     entries: &[Entry<'_>],
     rejected: &BTreeSet<u32>,
     place_of: &dyn Fn(&Entry<'_>) -> Place,
-) -> (Vec<(Incoming, Vec<Finding>)>, LeftOut) {
+) -> (Vec<Said>, LeftOut) {
     let medications = Medications::of_entries(entries, place_of);
     let (mut resources, mut left_out) = (Vec::new(), LeftOut::default());
     for entry in entries.iter().filter(|entry| !rejected.contains(&entry.index)) {
@@ -81,28 +81,43 @@ pub(super) fn extract(
             _ => resources.extend(Incoming::of(body, origin, entry).map(|incoming| (incoming, found))),
         }
     }
-    (resources, left_out)
+    // In the order in which the events were stored, and so nearly that of their ids: neighbours stand on one page of an index.
+    resources.sort_by(|(one, _), (two, _)| one.bytes().cmp(&two.bytes()));
+    let said = resources.into_iter().map(|(incoming, found)| Said::new(origin, body, incoming, found)).collect();
+    (said, left_out)
 }
 
 impl Extraction {
+    /// The body that it was taken from.
+    pub(super) fn of(self, body: bytes::Bytes) -> Self {
+        Self { body, ..self }
+    }
+
     /// `findings` counts what the payload says, stored now or before, so that a repeated attempt reports the same.
     pub(super) async fn apply(&self, connection: &mut PgConnection) -> Result<Facts, DbError> {
         let organization = self.origin.organization;
-        let incoming: Vec<&Incoming> = self.resources.iter().map(|(incoming, _)| incoming).collect();
+        let incoming: Vec<&Incoming> = self.said.iter().map(|said| &said.incoming).collect();
         let ids = events::ids_of(connection, organization, &self.origin.source, &incoming).await?;
-        let (mut rows, mut seen) = (Vec::new(), HashSet::new());
-        for ((_, findings), event) in self.resources.iter().zip(ids) {
-            // An entry that stands there twice is one event.
-            let Some(event) = event.filter(|event| seen.insert(*event)) else { continue };
-            rows.extend(findings.iter().map(|finding| store::NewFinding { id: FindingId::new(), event, finding }));
-        }
-        let total = rows.len();
-        let stored = store::insert(connection, &self.origin, &self.body, rows).await?;
+        self.apply_to(connection, &ids).await
+    }
+
+    /// The same, where it is known which events the resources are, by position.
+    pub(super) async fn apply_to(
+        &self,
+        connection: &mut PgConnection,
+        ids: &[Option<EventId>],
+    ) -> Result<Facts, DbError> {
+        // An entry that stands there twice is one event.
+        let mut seen = HashSet::new();
+        let said = self.said.iter().zip(ids).filter_map(|(said, event)| Some(((*event)?, said)));
+        let said: Vec<(EventId, &Said)> = said.filter(|(event, _)| seen.insert(*event)).collect();
+        let total: usize = said.iter().map(|(_, said)| said.findings.len()).sum();
+        let stored = store::insert(connection, &self.origin, &self.body, &said).await?;
         let facts = json!({
             "findings": total,
             "new": stored.new,
             "superseded": stored.superseded,
-            "entries": self.resources.len(),
+            "entries": self.said.len(),
             "left_out": self.left_out,
         });
         if stored != Stored::default() {

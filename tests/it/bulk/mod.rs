@@ -10,7 +10,7 @@ mod order;
 
 use crate::clinical::Clinic;
 use chartgate::db::{DbError, Scope};
-use chartgate::engine::handler::{Facts, StepContext, StepError, StepHandler, StepOutcome};
+use chartgate::engine::handler::{Memo, Facts, StepContext, StepError, StepHandler, StepOutcome};
 use chartgate::ids::JobId;
 use chartgate::ingest::steps::handlers;
 use chartgate::uploads::watcher::store::generation_of;
@@ -164,6 +164,7 @@ impl Bulk {
             failed_before,
             params: Arc::new(toml::Table::new()),
             chunk,
+            memo: Memo::default(),
         }
     }
 

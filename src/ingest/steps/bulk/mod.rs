@@ -54,9 +54,12 @@ async fn piece(payloads: &Payloads, context: &StepContext) -> Result<(ChunkWork,
     Ok((work, piece))
 }
 
-/// Compute where it holds up nobody.
-async fn compute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StepError> {
-    let done = tokio::task::spawn_blocking(work).await;
+/// Compute where it holds up nobody, and give way to webhooks.
+async fn compute<T: Send + 'static>(
+    payloads: &Payloads,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StepError> {
+    let done = payloads.db().background().compute(work).await;
     done.map_err(|_| StepError::ours("step_panicked", "The step's computation panicked."))
 }
 
