@@ -81,7 +81,8 @@ impl Engine {
         if let Some(failure) = failure {
             return Ok(AtRegion::Failed(Box::new(failure), elapsed));
         }
-        let outcome = self.attempt(lease, &definition.steps[index], false, Call::Join(totals), &Memo::default()).await?;
+        let outcome =
+            self.attempt(lease, &definition.steps[index], false, Call::Join(totals), &Memo::default()).await?;
         Ok(AtRegion::Joined(outcome, elapsed))
     }
 

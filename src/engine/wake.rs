@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 /// The channel's name in PostgreSQL.
 pub const CHANNEL: &str = "chartgate_queue";
 
+/// One round trip, one transaction.
+const NOTIFY: &str = "set local synchronous_commit = off; select pg_notify('chartgate_queue', '')";
+
 /// Window within which NOTIFYs are folded. NOTIFY takes an instance-wide lock at commit, so their rate is bounded.
 const DEBOUNCE: Duration = Duration::from_millis(5);
 
@@ -45,8 +48,9 @@ impl Wake {
                 () = stop.cancelled() => return,
                 () = self.remote.notified() => {}
             }
-            // Autocommit and without tenant data; a failure is made good by the other side's slow poll.
-            let _ = sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(db.pool()).await;
+            // One transaction without tenant data. A failure is made good by the other side's slow poll, and so is a notification
+            // that a crash takes back: it need not wait for the disk.
+            let _ = sqlx::raw_sql(NOTIFY).execute(db.pool()).await;
             tokio::time::sleep(DEBOUNCE).await;
         }
     }

@@ -20,7 +20,7 @@ mod view_waiting;
 use crate::support::cluster::TestDatabase;
 use crate::support::objects::TestObjects;
 use chartgate::db::{Db, DbError, Scope};
-use chartgate::engine::handler::{Memo, Facts, StepContext, StepError, StepHandler};
+use chartgate::engine::handler::{Facts, Memo, StepContext, StepError, StepHandler};
 use chartgate::ids::{JobId, OrganizationId};
 use chartgate::ingest::steps::handlers;
 use chartgate::ingest::view::{ClinicalQuery, ClinicalView, ITEMS_MAX, clinical};

@@ -129,3 +129,50 @@ async fn a_unit_that_fails_or_panics_leaves_nothing_behind() {
     assert_eq!(organizations(&mut observer).await, 1);
     assert_eq!(open_transactions(&mut observer).await, 0);
 }
+
+/// How much a thread's or a process's priority is lowered: the 19th field of `stat` (proc(5)), the 17th behind the name.
+fn niceness(stat: &str) -> i32 {
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(16).unwrap().parse().unwrap()
+}
+
+async fn niceness_of_server(db: &Db) -> i32 {
+    let process: i32 = db
+        .unit::<_, DbError, _>(Scope::Global, |connection| {
+            Box::pin(async move { Ok(sqlx::query_scalar("select pg_backend_pid()").fetch_one(connection).await?) })
+        })
+        .await
+        .unwrap();
+    niceness(&std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap())
+}
+
+async fn niceness_of_units(db: &Db) -> i32 {
+    let read = |_: &mut PgConnection| std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let stat = db
+        .unit::<_, DbError, _>(Scope::Global, move |connection| Box::pin(async move { Ok(read(connection)) }))
+        .await
+        .unwrap();
+    niceness(&stat)
+}
+
+#[tokio::test]
+async fn background_units_and_computations_give_way_and_so_do_their_server_processes_if_they_are_ours() {
+    let database = TestDatabase::new().await;
+    let own = niceness(&std::fs::read_to_string("/proc/thread-self/stat").unwrap());
+    let lowered = (own + 10).min(19);
+    for (is_ours, server) in [(true, 10), (false, 0)] {
+        let db = Db::connect(database.options(), 2).with_background(2, is_ours);
+        let ordinary = niceness_of_server(&db).await;
+        let background = db.background();
+        assert_eq!(niceness_of_server(&background).await, if is_ours { server } else { ordinary });
+        assert_eq!(niceness_of_units(&background).await, lowered);
+        let computed = background.compute(|| std::fs::read_to_string("/proc/thread-self/stat").unwrap()).await.unwrap();
+        assert_eq!(niceness(&computed), lowered);
+        // The others are as they were.
+        assert_eq!(niceness_of_units(&db).await, own);
+        assert_eq!(niceness_of_server(&db).await, ordinary);
+    }
+    // Without a second pool it is the same database.
+    let db = Db::connect(database.options(), 1);
+    assert_eq!(niceness_of_units(&db.background()).await, own);
+}

@@ -99,13 +99,7 @@ fn raw(text: Option<&str>) -> Option<&RawValue> {
 
 impl<'f> Shown<'f> {
     /// A finding that is being stored, of a payload with that hash.
-    pub(super) fn of_new(
-        id: FindingId,
-        finding: &'f Finding,
-        origin: &Origin,
-        body: &[u8],
-        sha256: &'f str,
-    ) -> Self {
+    pub(super) fn of_new(id: FindingId, finding: &'f Finding, origin: &Origin, body: &[u8], sha256: &'f str) -> Self {
         let offset = |at: usize| origin.position(at);
         let evidence = finding.evidence.iter().map(|one| ShownEvidence {
             sha256,

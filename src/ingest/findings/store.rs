@@ -53,6 +53,8 @@ struct Row<'f> {
 /// What was stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
+    /// All findings of the events that are there, stored now or before.
+    pub said: u64,
     /// New findings.
     pub new: u64,
     /// Findings of older extractor versions that they take the place of.
@@ -73,12 +75,14 @@ pub async fn insert(
     let events: Vec<EventId> = said.iter().map(|(event, _)| *event).collect();
     let versions: HashMap<EventId, Option<i32>> =
         versions_of(connection, origin.organization, &events).await?.into_iter().collect();
-    let version = |event: &EventId| versions.get(event).copied();
-    let (outdated, fresh): (Vec<_>, Vec<_>) = said
-        .iter()
-        .copied()
-        .filter(|(event, _)| version(event).is_some_and(|version| version.is_none_or(|is| is < EXTRACTOR_VERSION)))
-        .partition(|(event, _)| version(event).flatten().is_some());
+    let version = |event: &EventId| versions.get(event).copied().flatten();
+    let there: Vec<(EventId, &Said)> = said.iter().copied().filter(|(event, _)| versions.contains_key(event)).collect();
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let said = count(there.iter().map(|(_, said)| said.findings.len()).sum());
+    let (outdated, fresh): (Vec<_>, Vec<_>) = there
+        .into_iter()
+        .filter(|(event, _)| version(event).is_none_or(|version| version < EXTRACTOR_VERSION))
+        .partition(|(event, _)| version(event).is_some());
     let rows: Vec<Row<'_>> = fresh
         .iter()
         .chain(&outdated)
@@ -93,8 +97,7 @@ pub async fn insert(
     forget_shown(connection, origin.organization, &outdated_events).await?;
     insert_shown(connection, origin.organization, &outdated).await?;
     let superseded = supersede(connection, origin.organization, &outdated_events).await?;
-    let new = u64::try_from(rows.len()).unwrap_or(u64::MAX);
-    Ok(Stored { new, superseded })
+    Ok(Stored { said, new: count(rows.len()), superseded })
 }
 
 /// Those of these events that are there (an erasure may have been faster), and the newest extractor version of their findings.
@@ -197,20 +200,18 @@ async fn forget_shown(
     if events.is_empty() {
         return Ok(());
     }
-    sqlx::query("delete from shown_events where organization_id = $1 and event_id = any ($2) and extractor_version < $3")
-        .bind(organization)
-        .bind(events)
-        .bind(EXTRACTOR_VERSION)
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "delete from shown_events where organization_id = $1 and event_id = any ($2) and extractor_version < $3",
+    )
+    .bind(organization)
+    .bind(events)
+    .bind(EXTRACTOR_VERSION)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
-async fn insert_rows(
-    connection: &mut PgConnection,
-    origin: &Origin,
-    rows: &[Row<'_>],
-) -> Result<(), DbError> {
+async fn insert_rows(connection: &mut PgConnection, origin: &Origin, rows: &[Row<'_>]) -> Result<(), DbError> {
     let query = sqlx::query(
         "insert into findings
            (organization_id, extractor_version, job_id, created_at,

@@ -10,7 +10,7 @@ use crate::db::DbError;
 use crate::ids::{OrganizationId, PatientId, ReviewId};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// More candidates than this are no help.
 const CANDIDATES_MAX: usize = 10;
@@ -29,6 +29,16 @@ pub async fn ask(
         order.sort_by_key(|index| statements[*index].said.place);
         order
     };
+    // Whom a number's value means, of all new patients at once: a chunk of a bulk file has hundreds.
+    let is_new_patient = |index: &usize| {
+        statements[*index].is_new && matches!(folded.placements[*index], Placement::Linked(_, "new_patient"))
+    };
+    let values: BTreeSet<&str> = by_place
+        .iter()
+        .filter(|index| is_new_patient(index))
+        .flat_map(|index| statements[*index].said.numbers.iter().map(|mrn| mrn.value.as_str()))
+        .collect();
+    let holders = store::holders_of_values(connection, organization, &values).await?;
     for index in by_place {
         let statement = &statements[index];
         match folded.placements[index] {
@@ -44,7 +54,7 @@ pub async fn ask(
                 }
             }
             Placement::Linked(group, "new_patient") if statement.is_new => {
-                let scored = duplicates(connection, organization, statement, groups[group]).await?;
+                let scored = duplicates(connection, organization, statement, groups[group], &holders).await?;
                 if !scored.is_empty() {
                     wanted.push(review(statement, "possible_duplicate", false, &scored));
                 }
@@ -193,11 +203,10 @@ async fn duplicates(
     organization: OrganizationId,
     statement: &Statement,
     own: PatientId,
+    holders: &HashMap<String, BTreeSet<PatientId>>,
 ) -> Result<Vec<(PatientId, Score)>, DbError> {
-    let mut patients = BTreeSet::new();
-    for mrn in &statement.said.numbers {
-        patients.extend(store::holders_of_value(connection, organization, &mrn.value).await?);
-    }
+    let of_number = statement.said.numbers.iter().filter_map(|mrn| holders.get(&mrn.value));
+    let mut patients: BTreeSet<PatientId> = of_number.flatten().copied().collect();
     patients.remove(&own);
     let ids: Vec<PatientId> = patients.iter().copied().collect();
     let others = store::of_patients(connection, organization, &ids).await?;

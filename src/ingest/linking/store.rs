@@ -7,8 +7,9 @@ use crate::ids::{EventId, OrganizationId, PatientId, StatementId};
 use crate::ingest::demographics::Demographics;
 use crate::ingest::events::LinkStatus;
 use crate::ingest::subject::{Mrn, Reference};
+use serde_json::Value;
 use sqlx::PgConnection;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 #[derive(sqlx::FromRow)]
 struct StatementRow {
@@ -157,20 +158,33 @@ pub async fn of_patients(
     Ok(query.fetch_all(connection).await?.into_iter().map(Statement::from).collect())
 }
 
-/// The patients who have a number of this value, in whatever system; at most twenty.
-pub async fn holders_of_value(
+/// The patients who have a number of one of these values, in whatever system; at most twenty of each.
+pub async fn holders_of_values(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    value: &str,
-) -> Result<Vec<PatientId>, DbError> {
-    let query = sqlx::query_scalar(
-        "select distinct patient_id
-         from patient_identifiers
-         where organization_id = $1
-           and value = $2
-         limit 20",
+    values: &BTreeSet<&str>,
+) -> Result<HashMap<String, BTreeSet<PatientId>>, DbError> {
+    if values.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let query = sqlx::query_as(
+        "select k.value, i.patient_id
+         from unnest($2::text[]) as k (value)
+         cross join lateral (
+           select distinct patient_id
+           from patient_identifiers
+           where organization_id = $1
+             and value = k.value
+           limit 20
+         ) i",
     );
-    Ok(query.bind(organization).bind(value).fetch_all(connection).await?)
+    let values: Vec<&str> = values.iter().copied().collect();
+    let found: Vec<(String, PatientId)> = query.bind(organization).bind(values).fetch_all(connection).await?;
+    let mut holders: HashMap<String, BTreeSet<PatientId>> = HashMap::new();
+    for (value, patient) in found {
+        holders.entry(value).or_default().insert(patient);
+    }
+    Ok(holders)
 }
 
 /// Store new statements with their keys.
@@ -182,44 +196,55 @@ pub async fn insert(
     if statements.is_empty() {
         return Ok(());
     }
-    for statement in statements {
-        let said = &statement.said;
-        let (systems, values): (Vec<&str>, Vec<&str>) =
-            said.numbers.iter().map(|mrn| (mrn.system.as_str(), mrn.value.as_str())).unzip();
-        let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
-        sqlx::query(
-            "insert into patient_statements
-               (organization_id, id, source_label, resource_key, fingerprint, first_seq, first_entry, event_id, mrn_systems,
-                mrn_values, aliases, replaces, replaced_by, family, given, birth_date, gender, postal_codes, phones, status,
-                method, patient_id, created_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-                     chartgate_now())",
-        )
-        .bind(organization)
-        .bind(said.id)
-        .bind(&statement.source)
-        .bind(&statement.resource_key)
-        .bind(&said.fingerprint)
-        .bind(said.place.0)
-        .bind(said.place.1)
-        .bind(statement.event)
-        .bind(systems)
-        .bind(values)
-        .bind(list(&statement.aliases))
-        .bind(list(&said.replaces))
-        .bind(list(&said.replaced_by))
-        .bind(&said.person.family)
-        .bind(&said.person.given)
-        .bind(&said.person.birth_date)
-        .bind(&said.person.gender)
-        .bind(&statement.postal_codes)
-        .bind(&statement.phones)
-        .bind(statement.status.as_str())
-        .bind(&statement.method)
-        .bind(statement.patient())
-        .execute(&mut *connection)
-        .await?;
-    }
+    // Lists of one statement as one JSON array: arrays of arrays must be of one length.
+    let lists = |list: &dyn Fn(&Statement) -> Vec<String>| -> Vec<Value> {
+        statements.iter().map(|statement| Value::from(list(statement))).collect()
+    };
+    sqlx::query(
+        "insert into patient_statements
+           (organization_id, id, source_label, resource_key, fingerprint, first_seq, first_entry, event_id, mrn_systems,
+            mrn_values, aliases, replaces, replaced_by, family, given, birth_date, gender, postal_codes, phones, status,
+            method, patient_id, created_at)
+         select $1, s.id, s.source_label, s.resource_key, s.fingerprint, s.first_seq, s.first_entry, s.event_id,
+                array(select jsonb_array_elements_text(s.mrn_systems)), array(select jsonb_array_elements_text(s.mrn_values)),
+                array(select jsonb_array_elements_text(s.aliases)), array(select jsonb_array_elements_text(s.replaces)),
+                array(select jsonb_array_elements_text(s.replaced_by)), s.family,
+                array(select jsonb_array_elements_text(s.given)), s.birth_date, s.gender,
+                array(select jsonb_array_elements_text(s.postal_codes)), array(select jsonb_array_elements_text(s.phones)),
+                s.status, s.method, s.patient_id, (select chartgate_now())
+         from (select unnest($2::uuid[]) as id, unnest($3::text[]) as source_label, unnest($4::text[]) as resource_key,
+                      unnest($5::bytea[]) as fingerprint, unnest($6::bigint[]) as first_seq,
+                      unnest($7::integer[]) as first_entry, unnest($8::uuid[]) as event_id,
+                      unnest($9::jsonb[]) as mrn_systems, unnest($10::jsonb[]) as mrn_values, unnest($11::jsonb[]) as aliases,
+                      unnest($12::jsonb[]) as replaces, unnest($13::jsonb[]) as replaced_by, unnest($14::text[]) as family,
+                      unnest($15::jsonb[]) as given, unnest($16::text[]) as birth_date, unnest($17::text[]) as gender,
+                      unnest($18::jsonb[]) as postal_codes, unnest($19::jsonb[]) as phones, unnest($20::text[]) as status,
+                      unnest($21::text[]) as method, unnest($22::uuid[]) as patient_id) s",
+    )
+    .bind(organization)
+    .bind(statements.iter().map(|one| one.said.id).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.source.as_str()).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.resource_key.as_str()).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.said.fingerprint.as_slice()).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.said.place.0).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.said.place.1).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.event).collect::<Vec<_>>())
+    .bind(lists(&|one| one.said.numbers.iter().map(|mrn| mrn.system.clone()).collect()))
+    .bind(lists(&|one| one.said.numbers.iter().map(|mrn| mrn.value.clone()).collect()))
+    .bind(lists(&|one| one.aliases.iter().cloned().collect()))
+    .bind(lists(&|one| one.said.replaces.iter().cloned().collect()))
+    .bind(lists(&|one| one.said.replaced_by.iter().cloned().collect()))
+    .bind(statements.iter().map(|one| one.said.person.family.as_deref()).collect::<Vec<_>>())
+    .bind(lists(&|one| one.said.person.given.clone()))
+    .bind(statements.iter().map(|one| one.said.person.birth_date.as_deref()).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.said.person.gender.as_deref()).collect::<Vec<_>>())
+    .bind(lists(&|one| one.postal_codes.clone()))
+    .bind(lists(&|one| one.phones.clone()))
+    .bind(statements.iter().map(|one| one.status.as_str()).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.method.as_str()).collect::<Vec<_>>())
+    .bind(statements.iter().map(|one| one.patient()).collect::<Vec<_>>())
+    .execute(&mut *connection)
+    .await?;
     insert_keys(connection, organization, statements).await
 }
 

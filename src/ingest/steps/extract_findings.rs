@@ -2,7 +2,7 @@
 
 use super::super::fhir::path::Place;
 use super::super::fhir::split::{self, Entry};
-use super::super::findings::store::{self, Said, Stored};
+use super::super::findings::store::{self, Said};
 use super::super::findings::{self, EXTRACTOR_VERSION, Medications};
 use super::super::resource::Incoming;
 use super::super::{events, fhir::validate, payloads::Payloads};
@@ -111,16 +111,15 @@ impl Extraction {
         let mut seen = HashSet::new();
         let said = self.said.iter().zip(ids).filter_map(|(said, event)| Some(((*event)?, said)));
         let said: Vec<(EventId, &Said)> = said.filter(|(event, _)| seen.insert(*event)).collect();
-        let total: usize = said.iter().map(|(_, said)| said.findings.len()).sum();
         let stored = store::insert(connection, &self.origin, &self.body, &said).await?;
         let facts = json!({
-            "findings": total,
+            "findings": stored.said,
             "new": stored.new,
             "superseded": stored.superseded,
             "entries": self.said.len(),
             "left_out": self.left_out,
         });
-        if stored != Stored::default() {
+        if stored.new > 0 || stored.superseded > 0 {
             self.audit(connection, &facts).await?;
         }
         Ok(facts.as_object().cloned().unwrap_or_default())

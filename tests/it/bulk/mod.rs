@@ -6,11 +6,12 @@ mod corpus;
 mod crash;
 mod engine;
 mod failed_lines;
+mod handed_on;
 mod order;
 
 use crate::clinical::Clinic;
 use chartgate::db::{DbError, Scope};
-use chartgate::engine::handler::{Memo, Facts, StepContext, StepError, StepHandler, StepOutcome};
+use chartgate::engine::handler::{Facts, Memo, StepContext, StepError, StepHandler, StepOutcome};
 use chartgate::ids::JobId;
 use chartgate::ingest::steps::handlers;
 use chartgate::uploads::watcher::store::generation_of;
@@ -212,8 +213,14 @@ impl Bulk {
 
     /// One chunk of one step.
     pub async fn chunk(&self, file: &File, handler: &str, chunk: i32) -> Result<Facts, StepError> {
+        self.chunk_with(file, handler, chunk, &Memo::default()).await
+    }
+
+    /// The same with what the step before handed on.
+    pub async fn chunk_with(&self, file: &File, handler: &str, chunk: i32, memo: &Memo) -> Result<Facts, StepError> {
         let name = handler.strip_prefix("bulk.").unwrap();
-        let outcome = self.handlers[handler].run(&self.context(file, name, chunk, false)).await?;
+        let context = StepContext { memo: memo.clone(), ..self.context(file, name, chunk, false) };
+        let outcome = self.handlers[handler].run(&context).await?;
         self.commit(outcome).await
     }
 

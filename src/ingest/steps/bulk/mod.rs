@@ -42,9 +42,9 @@ async fn upload(payloads: &Payloads, context: &StepContext) -> Result<Upload, St
 /// A chunk and its text.
 async fn piece(payloads: &Payloads, context: &StepContext) -> Result<(ChunkWork, Piece), StepError> {
     let (organization, job, chunk) = (context.organization, context.job, context.chunk);
-    statistics::keep_fresh(payloads.db()).await;
-    let found = payloads
-        .db()
+    let db = payloads.db().background();
+    statistics::keep_fresh(&db).await;
+    let found = db
         .unit(Scope::Organization(organization), move |connection| {
             Box::pin(async move { store::chunk_work(connection, organization, job, chunk).await })
         })

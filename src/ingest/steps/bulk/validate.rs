@@ -94,7 +94,9 @@ impl StepHandler for Validate {
         let (organization, job, chunk) = (context.organization, context.job, context.chunk);
         let (work, piece) = super::piece(&self.payloads, context).await?;
         let first = work.first_line;
-        let found = super::compute(&self.payloads, move || check::check(&piece, work.plan.bundle_type.as_deref(), first == 0)).await?;
+        let found =
+            super::compute(&self.payloads, move || check::check(&piece, work.plan.bundle_type.as_deref(), first == 0))
+                .await?;
         let output = facts(&found);
         let last = first.saturating_add(i64::try_from(found.resources).unwrap_or(i64::MAX));
         let last = found.last.map_or(last, i64::from);
