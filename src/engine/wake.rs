@@ -55,3 +55,13 @@ impl Wake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{CHANNEL, NOTIFY};
+
+    #[test]
+    fn the_channel_that_is_notified_is_the_one_that_is_listened_to() {
+        assert!(NOTIFY.contains(&format!("pg_notify('{CHANNEL}'")));
+    }
+}
