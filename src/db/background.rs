@@ -88,11 +88,6 @@ impl Db {
         Self { pool: pool.clone(), runtime: Some(runtime.handle().clone()), ..self.clone() }
     }
 
-    /// Where its units run.
-    pub(super) fn runtime(&self) -> Handle {
-        self.runtime.clone().unwrap_or_else(Handle::current)
-    }
-
     /// Compute where it holds up nobody, beside this database's units.
     ///
     /// # Errors
@@ -101,7 +96,7 @@ impl Db {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, tokio::task::JoinError> {
-        self.runtime().spawn_blocking(work).await
+        self.runtime.clone().unwrap_or_else(Handle::current).spawn_blocking(work).await
     }
 }
 

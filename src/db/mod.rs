@@ -9,7 +9,10 @@ mod background;
 pub mod embedded;
 pub mod log_settings;
 pub mod migrate;
+mod pace;
 pub mod statistics;
+
+pub use pace::{Foreground, UnderWay, give_way};
 
 use crate::ids::OrganizationId;
 use futures::future::BoxFuture;
@@ -177,6 +180,7 @@ pub struct Db {
     /// Where units run; the caller's, if there is none.
     runtime: Option<tokio::runtime::Handle>,
     background: Option<Arc<background::Background>>,
+    foreground: Foreground,
 }
 
 /// Settings of every pooled connection. Nothing may sit in an open transaction or a statement for long.
@@ -193,13 +197,19 @@ impl Db {
     #[must_use]
     pub fn connect(options: PgConnectOptions, connections_max: u32) -> Self {
         let pool = connect_options(connections_max, false).connect_lazy_with(options.clone());
-        Self { pool, options, runtime: None, background: None }
+        Self { pool, options, runtime: None, background: None, foreground: Foreground::default() }
     }
 
     /// How this pool connects, for connections of their own (listener, reaper, committers).
     #[must_use]
     pub fn options(&self) -> &PgConnectOptions {
         &self.options
+    }
+
+    /// The jobs for which background units of this database make room.
+    #[must_use]
+    pub fn foreground(&self) -> &Foreground {
+        &self.foreground
     }
 
     /// The pool itself, for what is not a unit of work (listeners).
@@ -220,7 +230,7 @@ impl Db {
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         let pool = self.pool.clone();
-        let task = self.runtime().spawn(async move {
+        let unit = async move {
             let mut connection = pool.acquire().await.map_err(DbError::from)?;
             // One round trip: begin and context together.
             let begin = AssertSqlSafe(begin_statement(&scope));
@@ -228,7 +238,11 @@ impl Db {
             let value = work(&mut transaction).await?;
             transaction.commit().await.map_err(DbError::from)?;
             Ok(value)
-        });
+        };
+        let task = match &self.runtime {
+            Some(background) => background.spawn(self.foreground.clone().beside(unit)),
+            None => tokio::spawn(unit),
+        };
         task.await.unwrap_or_else(|_| Err(E::from(DbError::Panicked)))
     }
 

@@ -1,11 +1,14 @@
 //! SQL on `clinical_events`: versions of resources, and who they belong to.
 
 use super::resource::Incoming;
-use crate::db::DbError;
+use crate::db::{DbError, give_way};
 use crate::ids::{EventId, JobId, OrganizationId, PatientId, StatementId};
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
+
+/// Rows of one statement: some twenty milliseconds, after which a chunk gives way.
+const ROWS_MAX: usize = 1_000;
 
 /// A stored version that matters to a payload: the current one of a resource, or one with the same bytes.
 #[derive(Clone, sqlx::FromRow)]
@@ -343,9 +346,14 @@ impl Origin {
 /// # Errors
 /// A [`DbError`].
 pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[NewEvent<'_>]) -> Result<(), DbError> {
-    if events.is_empty() {
-        return Ok(());
+    for events in events.chunks(ROWS_MAX) {
+        give_way().await;
+        insert_some(connection, origin, events).await?;
     }
+    Ok(())
+}
+
+async fn insert_some(connection: &mut PgConnection, origin: &Origin, events: &[NewEvent<'_>]) -> Result<(), DbError> {
     let position = |at: usize| origin.position(at);
     sqlx::query(
         "insert into clinical_events

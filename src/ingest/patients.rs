@@ -2,7 +2,7 @@
 
 use super::events::LinkStatus;
 use super::subject::Mrn;
-use crate::db::DbError;
+use crate::db::{DbError, give_way};
 use crate::ids::{EventId, LinkId, OrganizationId, PatientId};
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -10,6 +10,9 @@ use std::collections::{BTreeSet, HashMap};
 
 /// Version of the rules that decide links; written with every decision.
 pub const LINK_RULE_VERSION: i32 = 2;
+
+/// Rows of one statement: some ten milliseconds, after which a chunk gives way.
+const ROWS_MAX: usize = 2_000;
 
 /// Locks of subjects are taken on so many buckets of an organization: two subjects hardly ever share one.
 const LOCK_BUCKETS: u32 = 1 << 20;
@@ -276,9 +279,20 @@ async fn append_links(
     decisions: &[Decision],
     may_supersede: bool,
 ) -> Result<(), DbError> {
-    if decisions.is_empty() {
-        return Ok(());
+    for decisions in decisions.chunks(ROWS_MAX) {
+        give_way().await;
+        append_some_links(connection, organization, actor, decisions, may_supersede).await?;
     }
+    Ok(())
+}
+
+async fn append_some_links(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    actor: &str,
+    decisions: &[Decision],
+    may_supersede: bool,
+) -> Result<(), DbError> {
     sqlx::query(
         "insert into patient_links
            (organization_id, id, event_id, patient_id, status, method, grade, score, rule_version, actor, supersedes, created_at)

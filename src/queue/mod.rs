@@ -147,7 +147,9 @@ async fn monitor(
                 let (engine, slots) = (Arc::clone(&engine), Arc::clone(&slots));
                 // A task of its own: steps run in parallel, and a dropped worker future does not cut a step in two.
                 let task = tokio::spawn(async move {
-                    let _slot = SlotGuard(slots, lease.chunk > 0);
+                    let is_chunk = lease.chunk > 0;
+                    let _under_way = (!is_chunk).then(|| engine.db().foreground().enter());
+                    let _slot = SlotGuard(slots, is_chunk);
                     engine.run(lease).await;
                 });
                 async move {

@@ -2,15 +2,15 @@
 
 use super::shown::{Shown, Statement, of_event};
 use super::{EXTRACTOR_VERSION, Finding, QUOTE_BYTES_MAX};
-use crate::db::DbError;
+use crate::db::{DbError, give_way};
 use crate::ids::{EventId, FindingId, JobId, OrganizationId, PatientId};
 use crate::ingest::events::Origin;
 use crate::ingest::resource::Incoming;
 use sqlx::PgConnection;
 use std::collections::HashMap;
 
-/// Rows of one statement: a few megabytes of arguments at most.
-const ROWS_MAX: usize = 2_000;
+/// Rows of one statement: a megabyte or two of arguments, and some ten milliseconds, after which a chunk gives way.
+const ROWS_MAX: usize = 1_000;
 
 /// What a resource says, ready to be stored.
 #[derive(Clone)]
@@ -89,7 +89,9 @@ pub async fn insert(
         .flat_map(|(event, said)| said.findings.iter().map(|(id, finding)| Row { id: *id, event: *event, finding }))
         .collect();
     for rows in rows.chunks(ROWS_MAX) {
+        give_way().await;
         insert_rows(connection, origin, rows).await?;
+        give_way().await;
         insert_evidence(connection, origin, body, rows).await?;
     }
     insert_shown(connection, origin.organization, &fresh).await?;
@@ -176,6 +178,7 @@ async fn insert_shown(
     said: &[(EventId, &Said)],
 ) -> Result<(), DbError> {
     for said in said.chunks(ROWS_MAX) {
+        give_way().await;
         sqlx::query(
             "insert into shown_events (organization_id, event_id, extractor_version, shown)
              select $1, k.id, $2, k.shown

@@ -14,9 +14,10 @@ fn lines() -> String {
 "#
     .to_owned();
     for number in (0..LINES).chain([3]) {
-        text.push_str(&format!(
+        let line = format!(
             r#"{{"resourceType":"Observation","id":"o{number}","status":"final","code":{{"text":"Weight"}},"subject":{{"reference":"Patient/p"}},"valueQuantity":{{"value":{number},"unit":"kg"}}}}"#
-        ));
+        );
+        text.push_str(&line);
         text.push('\n');
     }
     text
