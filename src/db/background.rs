@@ -41,10 +41,7 @@ impl Threads {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name("chartgate-chunks")
-            .on_thread_start(|| {
-                // Of this thread only, on Linux. That it cannot be lowered is no reason not to work.
-                let _ = rustix::process::nice(NICER_BY);
-            })
+            .on_thread_start(lower_thread)
             .enable_all()
             .build();
         match runtime {
@@ -100,12 +97,25 @@ impl Db {
     }
 }
 
+/// Lower the priority of this thread. That it cannot be lowered is no reason not to work.
+#[cfg(target_os = "linux")]
+fn lower_thread() {
+    // Elsewhere it would lower the whole process.
+    let _ = rustix::process::nice(NICER_BY);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lower_thread() {}
+
 /// Lower the priority of the process that serves this connection.
 pub(super) async fn lower_server_process(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
     let process: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(connection).await?;
-    let process = rustix::process::Pid::from_raw(process);
-    // Not ours to lower, when PostgreSQL was started by somebody else.
-    if let Err(error) = rustix::process::setpriority_process(process, NICER_BY) {
+    // By that number another process may go here, if the server sees processes of its own only (a container).
+    let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    if name.trim_end() == "postgres"
+        && let Err(error) = rustix::process::setpriority_process(rustix::process::Pid::from_raw(process), NICER_BY)
+    {
+        // It was started by another user.
         tracing::debug!(error = %error.kind(), "a server process keeps its priority");
     }
     Ok(())
