@@ -140,12 +140,13 @@ async fn a_number_is_found_among_many_that_wait_by_its_index() {
             .unit(move |connection| {
                 Box::pin(async move {
                     let query = ClinicalQuery { mrn: "w7", system: None, history: false, cursor: None, limit: 10 };
+                    let before = rows_read(connection, "clinical_events").await?;
                     let view = clinical(connection, organization, query).await?;
                     assert_eq!(
                         (view.status, view.event_count, items(&view, "problems").len()),
                         (ViewStatus::Found, 2, 2)
                     );
-                    rows_read(connection, "clinical_events").await
+                    Ok(rows_read(connection, "clinical_events").await? - before)
                 })
             })
             .await;
