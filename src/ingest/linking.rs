@@ -230,7 +230,7 @@ impl Plan {
         Self { origin, resources, patient_of_entry: HashMap::new(), repeated }
     }
 
-    /// What the plan stores: sorted by [`Incoming::bytes`], each once.
+    /// What the plan stores: sorted by the bytes of what is said, each once.
     pub fn resources(&self) -> impl Iterator<Item = &Incoming> {
         self.resources.iter().map(|planned| &planned.incoming)
     }
