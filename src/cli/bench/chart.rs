@@ -9,6 +9,7 @@ use crate::auth::Role;
 use crate::config::Config;
 use crate::http;
 use crate::ids::OrganizationId;
+use crate::ingest::findings::packed::pack;
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Options of `bench chart`.
 #[derive(Debug, Clone, clap::Args)]
@@ -307,10 +309,36 @@ async fn seed(admin: &mut PgConnection, organization: OrganizationId, arguments:
         "#
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *admin).await.context("making the patients")?;
-    for table in ["clinical_events", "findings", "finding_evidence"] {
+    pack_shown(admin).await.context("packing what is shown")?;
+    for table in ["clinical_events", "findings", "finding_evidence", "shown_events"] {
         sqlx::raw_sql(AssertSqlSafe(format!("vacuum analyze {table}"))).execute(&mut *admin).await?;
     }
     Ok(())
+}
+
+/// What SQL has written as texts, as the program stores it.
+async fn pack_shown(admin: &mut PgConnection) -> anyhow::Result<()> {
+    loop {
+        let texts: Vec<(Uuid, String)> =
+            sqlx::query_as("select event_id, shown from shown_events where shown is not null limit 10000")
+                .fetch_all(&mut *admin)
+                .await?;
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let (events, packed): (Vec<Uuid>, Vec<Vec<u8>>) =
+            texts.into_iter().map(|(event, text)| (event, pack(&text))).unzip();
+        sqlx::query(
+            "update shown_events s
+             set shown = null, packed = k.packed
+             from unnest($1::uuid[], $2::bytea[]) as k (id, packed)
+             where s.event_id = k.id",
+        )
+        .bind(events)
+        .bind(packed)
+        .execute(&mut *admin)
+        .await?;
+    }
 }
 
 /// What PostgreSQL takes to make JSON of the same rows in one statement, read by one client: median of twenty.

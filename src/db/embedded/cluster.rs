@@ -2,7 +2,7 @@
 
 use super::account::{self, Account};
 use super::binaries::{self, Binaries};
-use super::{EmbeddedError, EmbeddedOptions, orphan};
+use super::{EmbeddedError, EmbeddedOptions, orphan, settings};
 use rustix::fs::FlockOperation;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -20,51 +20,6 @@ const FAST_WITHIN: Duration = Duration::from_mins(1);
 const SOCKET_DIR_BYTES_MAX: usize = 88;
 /// The log is set aside at a start once it has this size; with what we let PostgreSQL log, that is months.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
-/// Durability is PostgreSQL's own default; repeated here because it is our promise.
-const DURABLE: &[(&str, &str)] = &[
-    ("fsync", "on"),
-    ("full_page_writes", "on"),
-    ("synchronous_commit", "on"),
-    ("shared_buffers", "256MB"),
-    ("max_wal_size", "4GB"),
-    ("wal_compression", "on"),
-];
-
-/// As fast as it gets, for clusters that are thrown away.
-const THROW_AWAY: &[(&str, &str)] = &[
-    ("fsync", "off"),
-    ("full_page_writes", "off"),
-    ("synchronous_commit", "off"),
-    ("shared_buffers", "64MB"),
-    ("wal_level", "minimal"),
-    ("max_wal_senders", "0"),
-    ("autovacuum", "off"),
-];
-
-/// For both. A statement's text, its parameters, and the messages of failed statements may hold clinical values: the
-/// log keeps what concerns the server (LOG, FATAL, PANIC), and statements that fail are reported by who sent them.
-const ALWAYS: &[(&str, &str)] = &[
-    ("listen_addresses", ""),
-    ("port", "5432"),
-    ("unix_socket_permissions", "0700"),
-    ("max_connections", "200"),
-    ("log_destination", "stderr"),
-    ("logging_collector", "off"),
-    ("log_line_prefix", "%m [%p] "),
-    ("log_checkpoints", "off"),
-    ("log_min_messages", "log"),
-    ("log_statement", "none"),
-    ("log_duration", "off"),
-    ("log_min_duration_statement", "-1"),
-    // Before auto_explain and the like.
-    ("shared_preload_libraries", ""),
-    ("session_preload_libraries", ""),
-    ("log_min_error_statement", "panic"),
-    ("log_error_verbosity", "terse"),
-    ("log_parameter_max_length", "0"),
-    ("log_parameter_max_length_on_error", "0"),
-];
 
 /// A cluster whose lock we hold, with or without a running postmaster.
 #[derive(Debug)]
@@ -99,10 +54,10 @@ impl Cluster {
         if existing.is_none() {
             initialize(&binaries, account, &data, options.durable)?;
         }
-        let own = if options.durable { DURABLE } else { THROW_AWAY };
-        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let mut settings =
+            if options.durable { settings::durable(&binaries, account, &data) } else { settings::throw_away() };
         // The last one of a name wins.
-        let settings = ALWAYS.iter().chain(own).map(pair).chain(options.settings.iter().cloned()).collect();
+        settings.extend(options.settings.iter().cloned());
         let run = socket_directory(&dir);
         Ok(Self { binaries, account, data, run, log: dir.join("postgres.log"), settings, child: None, _lock: lock })
     }

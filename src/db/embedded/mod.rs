@@ -19,6 +19,7 @@ pub mod account;
 pub mod binaries;
 mod cluster;
 mod orphan;
+mod settings;
 mod supervisor;
 
 pub use supervisor::EmbeddedPostgres;

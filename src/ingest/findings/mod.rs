@@ -7,6 +7,7 @@ pub(super) mod interpretation;
 pub(super) mod laterality;
 mod medication;
 mod observation;
+pub mod packed;
 pub(super) mod parts;
 mod problem;
 pub mod shown;

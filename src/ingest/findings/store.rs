@@ -1,5 +1,6 @@
 //! SQL on `findings` and `finding_evidence`.
 
+use super::packed::pack;
 use super::shown::{Shown, Statement, of_event};
 use super::{EXTRACTOR_VERSION, Finding, QUOTE_BYTES_MAX};
 use crate::db::{DbError, give_way};
@@ -19,8 +20,9 @@ pub struct Said {
     pub incoming: Incoming,
     /// Its findings, with the ids that they get.
     pub findings: Vec<(FindingId, Finding)>,
-    /// What the view shows of them; nothing, where another resource names the medication: that is looked up when it is read.
-    shown: Option<String>,
+    /// What the view shows of them, packed; nothing, where another resource names the medication: that is looked up when it is
+    /// read.
+    shown: Option<Vec<u8>>,
 }
 
 impl Said {
@@ -37,7 +39,7 @@ impl Said {
             let (panel, effective) = (finding.component_of.as_deref(), finding.effective.text.as_deref());
             Some(Statement { ordinal: finding.ordinal, json, panel, effective })
         });
-        let shown = statements.collect::<Option<Vec<_>>>().map(|statements| of_event(&statements));
+        let shown = statements.collect::<Option<Vec<_>>>().map(|statements| pack(&of_event(&statements)));
         Self { incoming, findings, shown }
     }
 }
@@ -180,9 +182,9 @@ async fn insert_shown(
     for said in said.chunks(ROWS_MAX) {
         give_way().await;
         sqlx::query(
-            "insert into shown_events (organization_id, event_id, extractor_version, shown)
-             select $1, k.id, $2, k.shown
-             from (select unnest($3::uuid[]) as id, unnest($4::text[]) as shown) k",
+            "insert into shown_events (organization_id, event_id, extractor_version, packed)
+             select $1, k.id, $2, k.packed
+             from (select unnest($3::uuid[]) as id, unnest($4::bytea[]) as packed) k",
         )
         .bind(organization)
         .bind(EXTRACTOR_VERSION)

@@ -4,6 +4,7 @@ use super::whose::Whose;
 use super::{CATEGORIES, ClinicalQuery};
 use crate::db::DbError;
 use crate::ids::{EventId, FindingId, OrganizationId, PatientId};
+use crate::ingest::findings::packed::unpack;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sqlx::postgres::PgRow;
@@ -211,10 +212,16 @@ impl FromRow<'_, PgRow> for EventRow {
             byte_start: row.try_get(13)?,
             byte_end: row.try_get(14)?,
             entry: row.try_get(15)?,
-            shown: row.try_get(16)?,
-            superseded_by: row.try_get(17)?,
+            shown: shown(row.try_get(16)?, row.try_get(17)?),
+            superseded_by: row.try_get(18)?,
         })
     }
+}
+
+/// What stands beside an event: as it is packed now, or as earlier releases wrote it. What cannot be read is made anew from the
+/// findings, as where nothing stands.
+fn shown(text: Option<String>, packed: Option<&[u8]>) -> Option<String> {
+    text.or_else(|| unpack(packed?).inspect_err(|error| tracing::warn!(%error, "made from its findings")).ok())
 }
 
 /// The newest events of each category, one more than a page; or those of one category behind a position. With history
@@ -266,7 +273,7 @@ pub async fn events(
     macro_rules! events {
         ($whose:ident, $shown:literal, $superseded:literal, $successor:literal) => {
             concat!(
-                "select e.*, s.shown, ",
+                "select e.*, s.shown, s.packed, ",
                 $superseded,
                 " as superseded_by
                  from unnest($3::text[]) as c (category)
@@ -275,7 +282,7 @@ pub async fn events(
                 pages!($whose, $shown),
                 ") e
                  left join lateral (
-                   select shown
+                   select shown, packed
                    from shown_events
                    where organization_id = $1
                      and event_id = e.id

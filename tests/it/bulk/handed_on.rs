@@ -4,6 +4,8 @@
 use super::{Bulk, File};
 use chartgate::engine::handler::{Facts, Memo};
 use chartgate::ids::EventId;
+use chartgate::ingest::findings::packed::unpack;
+use serde_json::Value;
 
 const LINES: usize = 40;
 
@@ -24,18 +26,19 @@ fn lines() -> String {
 }
 
 /// Findings with their evidence and what is shown of them, without ids.
-type Rows = Vec<(String, i32, String, String, String)>;
+type Rows = Vec<(String, i32, String, String, Value)>;
 
 async fn rows(bulk: &Bulk, file: &File) -> Rows {
     let (organization, job) = (bulk.clinic.organization, file.job);
-    bulk.clinic
+    let rows: Vec<(String, i32, String, String, Vec<u8>)> = bulk
+        .clinic
         .unit(move |connection| {
             Box::pin(async move {
                 let query = sqlx::query_as(
                     "select e.resource_key, f.ordinal, f.value_text,
                             (select string_agg(x.byte_start || '-' || x.byte_end || convert_from(x.quote, 'UTF8') || x.pointer, ';' order by x.ordinal)
                              from finding_evidence x where x.organization_id = $1 and x.finding_id = f.id),
-                            (select (s.shown::jsonb - 'finding_id')::text from shown_events s where s.organization_id = $1 and s.event_id = e.id)
+                            (select s.packed from shown_events s where s.organization_id = $1 and s.event_id = e.id)
                      from findings f
                      join clinical_events e on e.organization_id = $1 and e.id = f.event_id
                      where f.organization_id = $1 and e.job_id = $2
@@ -44,7 +47,15 @@ async fn rows(bulk: &Bulk, file: &File) -> Rows {
                 Ok(query.bind(organization).bind(job).fetch_all(connection).await?)
             })
         })
-        .await
+        .await;
+    let shown = |packed: &[u8]| {
+        let mut shown: Value = serde_json::from_str(&unpack(packed).unwrap()).unwrap();
+        shown.as_object_mut().unwrap().remove("finding_id").unwrap();
+        shown
+    };
+    rows.into_iter()
+        .map(|(key, ordinal, value, evidence, packed)| (key, ordinal, value, evidence, shown(&packed)))
+        .collect()
 }
 
 /// A file whose only chunk is linked; what that handed on.

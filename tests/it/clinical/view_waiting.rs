@@ -5,7 +5,7 @@ use super::view::{page, rows_read};
 use super::{Clinic, bundle, condition, items, patient};
 use chartgate::ids::{EventId, FindingId, ReviewId};
 use chartgate::ingest::fhir::sample;
-use chartgate::ingest::findings;
+use chartgate::ingest::findings::{self, packed::unpack};
 use chartgate::ingest::linking::acts::Answer;
 use chartgate::ingest::view::{ClinicalQuery, ClinicalView, ViewStatus, clinical};
 use serde_json::{Value, json};
@@ -252,11 +252,29 @@ async fn evidence_is_shown_as_its_rows_say_it() {
     let ordered = &beside[1]["clinical_data"]["medications"][0];
     assert_eq!((&ordered["name"], ordered["evidence"].as_array().unwrap().len()), (&json!("Metformin"), 2));
     // The medication of another resource is looked up when it is read.
-    let apart = "select count(distinct f.event_id) from findings f join shown_events e on e.event_id = f.event_id where e.shown is null";
+    let apart = "select count(distinct f.event_id) from findings f join shown_events e on e.event_id = f.event_id where num_nonnulls(e.shown, e.packed) = 0";
     assert_eq!(clinic.count(apart).await, 1);
-    // As of events that are older than the table.
-    sqlx::query("delete from shown_events").execute(&mut clinic.owner().await).await.unwrap();
-    let rows = [clinic.view(&mrn).await, clinic.view("1").await]
-        .map(|view| serde_json::from_slice::<serde_json::Value>(&view.json()).unwrap());
-    assert!(beside == rows, "the copy says what the rows say");
+    let rows: Vec<(EventId, Option<Vec<u8>>)> =
+        sqlx::query_as("select event_id, packed from shown_events").fetch_all(&mut clinic.owner().await).await.unwrap();
+    let texts: Vec<(EventId, Option<String>)> =
+        rows.into_iter().map(|(event, packed)| (event, packed.map(|packed| unpack(&packed).unwrap()))).collect();
+    let mut owner = clinic.owner().await;
+    for (stored, change) in [
+        (
+            "by an earlier release",
+            "update shown_events set packed = null, shown = $2 where event_id = $1 and $2 is not null",
+        ),
+        (
+            "so that it cannot be read",
+            "update shown_events set packed = '\\x01', shown = null where event_id = $1 and $2 is not null",
+        ),
+        ("before there was the table", "delete from shown_events where event_id = $1 and ($2 is null or true)"),
+    ] {
+        for (event, text) in &texts {
+            sqlx::query(change).bind(event).bind(text).execute(&mut owner).await.unwrap();
+        }
+        let rows = [clinic.view(&mrn).await, clinic.view("1").await]
+            .map(|view| serde_json::from_slice::<serde_json::Value>(&view.json()).unwrap());
+        assert!(beside == rows, "the same, stored {stored}");
+    }
 }
