@@ -93,7 +93,9 @@ impl Db {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, tokio::task::JoinError> {
-        self.runtime.clone().unwrap_or_else(Handle::current).spawn_blocking(work).await
+        let Some(runtime) = &self.runtime else { return Handle::current().spawn_blocking(work).await };
+        self.foreground.let_go_first().await;
+        runtime.spawn_blocking(work).await
     }
 }
 

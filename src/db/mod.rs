@@ -236,6 +236,8 @@ impl Db {
             let begin = AssertSqlSafe(begin_statement(&scope));
             let mut transaction = connection.begin_with(begin).await.map_err(DbError::from)?;
             let value = work(&mut transaction).await?;
+            // What a large one flushes, the others' commits wait for.
+            give_way().await;
             transaction.commit().await.map_err(DbError::from)?;
             Ok(value)
         };

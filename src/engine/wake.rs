@@ -4,6 +4,7 @@
 
 use crate::db::Db;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,11 @@ pub const CHANNEL: &str = "chartgate_queue";
 
 /// One round trip, one transaction.
 const NOTIFY: &str = "set local synchronous_commit = off; select pg_notify('chartgate_queue', '')";
+/// The same, if jobs were accepted.
+const NOTIFY_ACCEPTED: &str = "set local synchronous_commit = off; select pg_notify('chartgate_queue', 'accepted')";
+
+/// What a notification says if jobs were accepted: whoever works in the background makes room for them at once.
+pub const ACCEPTED: &str = "accepted";
 
 /// Window within which NOTIFYs are folded. NOTIFY takes an instance-wide lock at commit, so their rate is bounded.
 const DEBOUNCE: Duration = Duration::from_millis(5);
@@ -22,6 +28,8 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 pub struct Wake {
     local: Arc<Notify>,
     remote: Arc<Notify>,
+    /// Since the last notification.
+    accepted: Arc<AtomicBool>,
 }
 
 impl Wake {
@@ -29,6 +37,12 @@ impl Wake {
     pub fn signal(&self) {
         self.local.notify_one();
         self.remote.notify_one();
+    }
+
+    /// Jobs were accepted: tell this process and the others.
+    pub fn signal_accepted(&self) {
+        self.accepted.store(true, Ordering::Release);
+        self.signal();
     }
 
     /// There may be ready work here (a slot came free, or a notification came in).
@@ -50,7 +64,8 @@ impl Wake {
             }
             // One transaction without tenant data. A failure is made good by the other side's slow poll, and so is a notification
             // that a crash takes back: it need not wait for the disk.
-            let _ = sqlx::raw_sql(NOTIFY).execute(db.pool()).await;
+            let notify = if self.accepted.swap(false, Ordering::AcqRel) { NOTIFY_ACCEPTED } else { NOTIFY };
+            let _ = sqlx::raw_sql(notify).execute(db.pool()).await;
             tokio::time::sleep(DEBOUNCE).await;
         }
     }
@@ -58,10 +73,11 @@ impl Wake {
 
 #[cfg(test)]
 mod tests {
-    use super::{CHANNEL, NOTIFY};
+    use super::{ACCEPTED, CHANNEL, NOTIFY, NOTIFY_ACCEPTED};
 
     #[test]
     fn the_channel_that_is_notified_is_the_one_that_is_listened_to() {
-        assert!(NOTIFY.contains(&format!("pg_notify('{CHANNEL}'")));
+        assert!(NOTIFY.ends_with(&format!("pg_notify('{CHANNEL}', '')")));
+        assert!(NOTIFY_ACCEPTED.ends_with(&format!("pg_notify('{CHANNEL}', '{ACCEPTED}')")));
     }
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-/// Rows of one statement: some twenty milliseconds, after which a chunk gives way.
-const ROWS_MAX: usize = 1_000;
+/// Rows of one statement: some five milliseconds, after which a chunk gives way.
+const ROWS_MAX: usize = 300;
 
 /// A stored version that matters to a payload: the current one of a resource, or one with the same bytes.
 #[derive(Clone, sqlx::FromRow)]

@@ -11,8 +11,8 @@ use std::collections::{BTreeSet, HashMap};
 /// Version of the rules that decide links; written with every decision.
 pub const LINK_RULE_VERSION: i32 = 2;
 
-/// Rows of one statement: some ten milliseconds, after which a chunk gives way.
-const ROWS_MAX: usize = 2_000;
+/// Rows of one statement: some five milliseconds, after which a chunk gives way.
+const ROWS_MAX: usize = 1_000;
 
 /// Locks of subjects are taken on so many buckets of an organization: two subjects hardly ever share one.
 const LOCK_BUCKETS: u32 = 1 << 20;

@@ -1,7 +1,7 @@
 //! Listens for other processes' wake-ups. While the database is away, the feeder's slow poll takes over.
 
 use crate::db::{Db, DbError};
-use crate::engine::wake::{CHANNEL, Wake};
+use crate::engine::wake::{ACCEPTED, CHANNEL, Wake};
 use sqlx::postgres::PgListener;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,9 @@ async fn listen(db: &Db, wake: &Wake) -> Result<(), DbError> {
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen(CHANNEL).await?;
     loop {
-        listener.recv().await?;
+        if listener.recv().await?.payload() == ACCEPTED {
+            db.foreground().expect();
+        }
         wake.signal_local();
     }
 }

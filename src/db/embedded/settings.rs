@@ -13,8 +13,14 @@ const BUFFERS_MIN: u64 = 128;
 const BUFFERS_MAX: u64 = 1_024;
 
 /// Durability is PostgreSQL's own default; repeated here because it is our promise.
-const DURABLE: &[(&str, &str)] =
-    &[("fsync", "on"), ("full_page_writes", "on"), ("synchronous_commit", "on"), ("max_wal_size", "4GB")];
+const DURABLE: &[(&str, &str)] = &[
+    ("fsync", "on"),
+    ("full_page_writes", "on"),
+    ("synchronous_commit", "on"),
+    ("max_wal_size", "4GB"),
+    // Files of the log that are used again: making one holds up every commit for as long as 16 MB take to be written.
+    ("min_wal_size", "1GB"),
+];
 
 /// As fast as it gets, for clusters that are thrown away.
 const THROW_AWAY: &[(&str, &str)] = &[

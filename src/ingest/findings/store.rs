@@ -10,8 +10,8 @@ use crate::ingest::resource::Incoming;
 use sqlx::PgConnection;
 use std::collections::HashMap;
 
-/// Rows of one statement: a megabyte or two of arguments, and some ten milliseconds, after which a chunk gives way.
-const ROWS_MAX: usize = 1_000;
+/// Rows of one statement: some five milliseconds, after which a chunk gives way.
+const ROWS_MAX: usize = 500;
 
 /// What a resource says, ready to be stored.
 #[derive(Clone)]

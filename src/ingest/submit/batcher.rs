@@ -84,7 +84,7 @@ impl<I: Item> Batcher<I> {
                 let _turn = large.acquire_owned().await;
                 let mut connection = None;
                 commit_one(&db, &mut connection, request).await;
-                wake.signal();
+                wake.signal_accepted();
             });
         } else {
             self.requests.try_send(request).map_err(|_| SubmitError::Overloaded)?;
@@ -102,6 +102,7 @@ async fn commit_batches<I: Item>(db: Db, wake: Wake, mut requests: mpsc::Receive
         }
         batch.sort_by_cached_key(|request| request.item.order());
         let (items, replies): (Vec<I>, Vec<_>) = batch.into_iter().map(|request| (request.item, request.reply)).unzip();
+        let under_way = db.foreground().enter();
         match commit(&db, &mut connection, &items).await {
             Ok(answers) => {
                 let answers = answers.into_iter().map(Ok).chain(std::iter::repeat_with(|| Err(missing_answer())));
@@ -116,7 +117,9 @@ async fn commit_batches<I: Item>(db: Db, wake: Wake, mut requests: mpsc::Receive
                 }
             }
         }
-        wake.signal();
+        db.foreground().expect();
+        drop(under_way);
+        wake.signal_accepted();
     }
 }
 
