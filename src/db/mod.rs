@@ -12,7 +12,7 @@ pub mod migrate;
 mod pace;
 pub mod statistics;
 
-pub use pace::{Foreground, UnderWay, give_way};
+pub use pace::{Foreground, UnderWay, give_way, rows_at_once};
 
 use crate::ids::OrganizationId;
 use futures::future::BoxFuture;
@@ -242,7 +242,7 @@ impl Db {
             Ok(value)
         };
         let task = match &self.runtime {
-            Some(background) => background.spawn(self.foreground.clone().beside(unit)),
+            Some(background) => background.spawn(self.foreground.beside(unit)),
             None => tokio::spawn(unit),
         };
         task.await.unwrap_or_else(|_| Err(E::from(DbError::Panicked)))

@@ -2,7 +2,6 @@
 //!
 //! A lower priority decides who gets a processor, not how fast it is: memory, caches and the disk are shared all the same.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,16 +9,18 @@ use tokio::sync::Notify;
 
 /// So long a unit may wait for each second that it runs: beside jobs without a gap it still gets a third of its time.
 const WAITS_PER_RUN: u32 = 2;
-/// So long it waits at once, at most, and may wait before it has run at all.
+/// So long it waits at once, at most, and may wait before it has run at all: once a chunk, whose units share a pace.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Between the news that jobs were accepted and the first of them being under way.
 const EXPECTED: Duration = Duration::from_millis(15);
+/// Nobody has been under way for so long: nobody is expected.
+const ALONE_AFTER: Duration = Duration::from_secs(2);
 /// A job that takes longer than this waits for something else (a receiver of callbacks, a large object).
 const SHORT: Duration = Duration::from_millis(100);
 
 tokio::task_local! {
-    /// Of a background unit.
-    static PACE: Pace;
+    /// Of a chunk, and of each of its background units.
+    static PACE: Arc<Pace>;
 }
 
 /// Jobs that are under way in this process, for which background units make room.
@@ -40,11 +41,38 @@ impl State {
     }
 }
 
-/// How long a background unit may wait, and since when it has run.
+/// How long background work may wait, and since when it has run.
 struct Pace {
     foreground: Foreground,
-    since: Cell<Instant>,
-    may_wait: Cell<Duration>,
+    state: Mutex<(Instant, Duration)>,
+}
+
+impl Pace {
+    fn new(foreground: Foreground) -> Arc<Self> {
+        Arc::new(Self { foreground, state: Mutex::new((Instant::now(), PAUSE_MAX)) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, (Instant, Duration)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long it may wait now, having run until now.
+    fn may_wait(&self) -> Duration {
+        let mut state = self.state();
+        let earned = state.0.elapsed() * WAITS_PER_RUN;
+        *state = (Instant::now(), (state.1 + earned).min(PAUSE_MAX));
+        state.1
+    }
+
+    async fn give_way(&self) {
+        let may_wait = self.may_wait();
+        if self.foreground.is_quiet() {
+            return;
+        }
+        let begun = Instant::now();
+        self.foreground.quiet(may_wait).await;
+        *self.state() = (Instant::now(), may_wait.saturating_sub(begun.elapsed()));
+    }
 }
 
 impl Foreground {
@@ -84,21 +112,26 @@ impl Foreground {
         let _ = tokio::time::timeout(at_most, quiet).await;
     }
 
-    /// Before a computation in the background, which cannot stop once it runs.
-    pub(super) async fn let_go_first(&self) {
-        if !self.is_quiet() {
-            self.quiet(PAUSE_MAX).await;
-        }
+    /// Run a chunk: its background units and computations share a pace, so that it gets its part of the time in all.
+    pub async fn paced<T>(&self, chunk: impl Future<Output = T>) -> T {
+        PACE.scope(Pace::new(self.clone()), chunk).await
     }
 
-    /// Run a background unit at its pace. Before it holds a connection or a lock it makes room once.
-    pub(super) async fn beside<T>(self, unit: impl Future<Output = T>) -> T {
-        let pace = Pace { foreground: self, since: Cell::new(Instant::now()), may_wait: Cell::new(PAUSE_MAX) };
-        let unit = async {
+    fn pace(&self) -> Arc<Pace> {
+        PACE.try_with(Arc::clone).unwrap_or_else(|_| Pace::new(self.clone()))
+    }
+
+    /// Before a computation in the background, which cannot stop once it runs.
+    pub(super) async fn let_go_first(&self) {
+        self.pace().give_way().await;
+    }
+
+    /// A background unit at the pace of whoever calls this. Before it holds a connection or a lock it makes room once.
+    pub(super) fn beside<T, U: Future<Output = T>>(&self, unit: U) -> impl Future<Output = T> + use<T, U> {
+        PACE.scope(self.pace(), async {
             give_way().await;
             unit.await
-        };
-        PACE.scope(pace, unit).await
+        })
     }
 }
 
@@ -114,21 +147,20 @@ impl Drop for UnderWay {
     }
 }
 
-/// Between two statements that take milliseconds: wait while short jobs are under way, if this is a background unit and it has
-/// run long enough since it waited last.
+/// Between two statements that take milliseconds: wait while short jobs are under way, if this is a background unit and has not
+/// waited its time already.
 pub async fn give_way() {
-    let paused = PACE.try_with(|pace| {
-        let earned = pace.since.replace(Instant::now()).elapsed() * WAITS_PER_RUN;
-        pace.may_wait.set((pace.may_wait.get() + earned).min(PAUSE_MAX));
-        (!pace.foreground.is_quiet()).then(|| (pace.foreground.clone(), pace.may_wait.get()))
-    });
-    let Ok(Some((foreground, may_wait))) = paused else { return };
-    let begun = Instant::now();
-    foreground.quiet(may_wait).await;
-    let _ = PACE.try_with(|pace| {
-        pace.may_wait.set(may_wait.saturating_sub(begun.elapsed()));
-        pace.since.set(Instant::now());
-    });
+    if let Ok(pace) = PACE.try_with(Arc::clone) {
+        pace.give_way().await;
+    }
+}
+
+/// How many rows a statement writes: `most`, but `few` of background work beside which jobs were under way lately. A statement
+/// costs a little by itself, and cannot make room while it runs.
+#[must_use]
+pub fn rows_at_once(most: usize, few: usize) -> usize {
+    let is_alone = |pace: &Arc<Pace>| pace.foreground.0.newest().is_none_or(|began| began.elapsed() >= ALONE_AFTER);
+    if PACE.try_with(is_alone).unwrap_or(true) { most } else { few }
 }
 
 #[cfg(test)]
@@ -139,15 +171,12 @@ mod tests {
 
     /// Let a unit have run for so long, with so much that it may wait.
     fn ran(run: Duration, may_wait: Duration) {
-        PACE.with(|pace| {
-            pace.since.set(Instant::now().checked_sub(run).unwrap());
-            pace.may_wait.set(may_wait);
-        });
+        PACE.with(|pace| *pace.state() = (Instant::now().checked_sub(run).unwrap(), may_wait));
     }
 
     /// Whether a unit goes on at once.
     fn goes_on(foreground: &Foreground) -> bool {
-        foreground.clone().beside(async {}).now_or_never().is_some()
+        foreground.beside(async {}).now_or_never().is_some()
     }
 
     #[tokio::test]
@@ -171,7 +200,7 @@ mod tests {
         let foreground = Foreground::default();
         foreground.expect();
         let begun = Instant::now();
-        foreground.clone().beside(async {}).await;
+        foreground.beside(async {}).await;
         assert!(begun.elapsed() >= EXPECTED, "{:?}", begun.elapsed());
     }
 
@@ -196,9 +225,39 @@ mod tests {
                 drop(job);
                 assert!(waiting.now_or_never().is_some(), "the job has ended");
             }
-            assert!(PACE.with(|pace| pace.may_wait.get()) < PAUSE_MAX, "what it waited is spent");
+            assert!(PACE.with(|pace| pace.state().1) < PAUSE_MAX, "what it waited is spent");
         };
-        foreground.clone().beside(unit).await;
+        foreground.beside(unit).await;
+    }
+
+    #[tokio::test]
+    async fn the_units_of_a_chunk_wait_no_longer_together_than_one_of_them() {
+        let foreground = Foreground::default();
+        let _job = foreground.enter();
+        let chunk = async {
+            let begun = Instant::now();
+            for _ in 0..10 {
+                *foreground.0.newest() = Some(Instant::now());
+                // As `Db::unit` runs them: in tasks of their own.
+                tokio::spawn(foreground.beside(async {})).await.unwrap();
+                foreground.let_go_first().await;
+            }
+            begun.elapsed()
+        };
+        let waited = foreground.paced(chunk).await;
+        assert!((PAUSE_MAX..PAUSE_MAX * 10).contains(&waited), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn statements_are_large_unless_jobs_were_under_way_lately() {
+        let foreground = Foreground::default();
+        let rows = || foreground.beside(async { rows_at_once(1_000, 300) }).now_or_never();
+        assert_eq!(rows(), Some(1_000));
+        drop(foreground.enter());
+        assert_eq!(rows(), Some(300), "a moment ago");
+        assert_eq!(rows_at_once(1_000, 300), 1_000, "of an ordinary unit");
+        *foreground.0.newest() = Instant::now().checked_sub(ALONE_AFTER);
+        assert_eq!(rows(), Some(1_000));
     }
 
     #[tokio::test]

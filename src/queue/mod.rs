@@ -148,9 +148,14 @@ async fn monitor(
                 // A task of its own: steps run in parallel, and a dropped worker future does not cut a step in two.
                 let task = tokio::spawn(async move {
                     let is_chunk = lease.chunk > 0;
-                    let _under_way = (!is_chunk).then(|| engine.db().foreground().enter());
                     let _slot = SlotGuard(slots, is_chunk);
-                    engine.run(lease).await;
+                    let foreground = engine.db().foreground();
+                    if is_chunk {
+                        foreground.paced(engine.run(lease)).await;
+                    } else {
+                        let _under_way = foreground.enter();
+                        engine.run(lease).await;
+                    }
                 });
                 async move {
                     let _ = task.await;
