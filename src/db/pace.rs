@@ -93,6 +93,12 @@ impl Foreground {
         });
     }
 
+    /// Nothing has been under way here for seconds. When something was, more will come.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.0.newest().is_none_or(|began| began.elapsed() >= ALONE_AFTER)
+    }
+
     fn is_quiet(&self) -> bool {
         self.0.jobs.load(Ordering::Acquire) == 0 || self.0.newest().is_none_or(|began| began.elapsed() >= SHORT)
     }
@@ -159,8 +165,7 @@ pub async fn give_way() {
 /// costs a little by itself, and cannot make room while it runs.
 #[must_use]
 pub fn rows_at_once(most: usize, few: usize) -> usize {
-    let is_alone = |pace: &Arc<Pace>| pace.foreground.0.newest().is_none_or(|began| began.elapsed() >= ALONE_AFTER);
-    if PACE.try_with(is_alone).unwrap_or(true) { most } else { few }
+    if PACE.try_with(|pace| pace.foreground.is_alone()).unwrap_or(true) { most } else { few }
 }
 
 #[cfg(test)]

@@ -115,6 +115,12 @@ impl WorkflowDefinition {
             .and_then(|(index, _)| i16::try_from(index).ok())
     }
 
+    /// Whether jobs of this workflow are cut into chunks: bulk files.
+    #[must_use]
+    pub fn has_chunks(&self) -> bool {
+        self.steps.iter().any(|step| step.each_chunk)
+    }
+
     /// The consecutive steps with `each = "chunk"` around `index`, through which each chunk goes by itself; empty when the
     /// step has no chunks.
     #[must_use]

@@ -40,6 +40,8 @@ pub struct EngineOptions {
     pub concurrency: usize,
     /// Chunks of bulk files under way in this process, at most, beside `concurrency`: each may take some 60 MB.
     pub chunks: usize,
+    /// Of `chunks`, how many while other jobs are about: one processor is left to them (docs/decisions/0016).
+    pub chunks_beside: usize,
     /// Committer tasks, each with a connection of its own; two keep PostgreSQL busy, more make smaller batches.
     pub committers: usize,
     /// A lane's jobs run by one slot in a row, at most; then the lane queues again, for fairness.
@@ -58,6 +60,7 @@ impl Default for EngineOptions {
             lease: Duration::from_secs(10),
             concurrency: 256,
             chunks: 2,
+            chunks_beside: std::thread::available_parallelism().map_or(1, |processors| (processors.get() - 1).max(1)),
             committers: 2,
             hand_offs_max: 16,
             deaths_max: 3,
@@ -245,6 +248,9 @@ impl Engine {
                 return None;
             }
         };
+        // A bulk file is not what its own chunks, or another's, make room for.
+        let is_short = lease.chunk == 0 && !definition.has_chunks();
+        let _under_way = is_short.then(|| self.db.foreground().enter());
         // Only a job that was claimed in the middle can have failed before: an earlier claim ran those steps.
         let mut failed = lease.step > 0 && lease.chunk == 0 && self.look_back(&lease).await?;
         let memo = Memo::default();

@@ -166,7 +166,7 @@ impl Feeder {
 
     /// Chunks into their own free slots. Not in every turn beside busy jobs: a chunk takes many turns.
     async fn claim_chunks(&mut self) -> Result<(), DbError> {
-        let free = self.engine.options().chunks.saturating_sub(self.slots.chunks_in_use());
+        let free = self.chunks_at_once().saturating_sub(self.slots.chunks_in_use());
         if free == 0 || self.chunks_seen.is_some_and(|seen| seen.elapsed() < CHUNK_INTERVAL) {
             return Ok(());
         }
@@ -182,6 +182,13 @@ impl Feeder {
             self.hand_on(lease);
         }
         Ok(())
+    }
+
+    /// All chunk slots while no jobs are about; beside jobs a processor is left to them (docs/decisions/0016).
+    fn chunks_at_once(&self) -> usize {
+        let options = self.engine.options();
+        let is_alone = self.engine.db().foreground().is_alone();
+        if is_alone { options.chunks } else { options.chunks.min(options.chunks_beside) }
     }
 
     /// The leases are ours already: without their traces they run all the same.

@@ -149,11 +149,10 @@ async fn monitor(
                 let task = tokio::spawn(async move {
                     let is_chunk = lease.chunk > 0;
                     let _slot = SlotGuard(slots, is_chunk);
-                    let foreground = engine.db().foreground();
                     if is_chunk {
+                        let foreground = engine.db().foreground();
                         foreground.paced(engine.run(lease)).await;
                     } else {
-                        let _under_way = foreground.enter();
                         engine.run(lease).await;
                     }
                 });

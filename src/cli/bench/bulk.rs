@@ -44,7 +44,7 @@ pub struct Arguments {
 }
 
 /// How long webhooks are measured on the idle system.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(30);
 /// Tables that hold what came out of a file.
 const TABLES: [&str; 6] =
     ["clinical_events", "findings", "finding_evidence", "patients", "patient_identifiers", "patient_links"];

@@ -153,6 +153,16 @@ impl StepHandler for Chunked {
     }
 }
 
+/// A step of a job without chunks.
+struct Short;
+
+#[async_trait::async_trait]
+impl StepHandler for Short {
+    async fn run(&self, _: &StepContext) -> Result<StepOutcome, StepError> {
+        Ok(StepOutcome::default())
+    }
+}
+
 /// Steps: cut (each chunk), kept (always), weigh and pack (each chunk), last (always).
 fn workflow() -> String {
     let step = |name: &str, extra: &str| {
@@ -171,12 +181,18 @@ fn workflow() -> String {
     )
 }
 
+fn short() -> String {
+    "name = \"short\"\nversion = 1\nsummary = \"One step.\"\nordering = \"none\"\npriority = 10\n\
+     [[step]]\nname = \"only\"\nhandler = \"test.short\"\ntimeout = \"10s\"\n"
+        .to_owned()
+}
+
 async fn app(chunks: usize) -> (TestApp, Arc<Chunked>) {
     let chunked: Arc<Chunked> = Arc::default();
     chunked.chunks.store(chunks, Ordering::SeqCst);
     let setup = Setup {
-        handlers: vec![("test.chunked", Arc::clone(&chunked) as _)],
-        workflows: vec![("chunked", workflow())],
+        handlers: vec![("test.chunked", Arc::clone(&chunked) as _), ("test.short", Arc::new(Short) as _)],
+        workflows: vec![("chunked", workflow()), ("short", short())],
         ..Setup::default()
     };
     let app = TestApp::with(setup).await;
@@ -396,6 +412,31 @@ async fn chunks_have_slots_of_their_own_and_take_none_from_jobs() {
     assert_eq!(view["status"], "running", "a job of one slot went by a file with chunks in three");
     app.wait_for(&job, "succeeded").await;
     assert_eq!(chunked.most.load(Ordering::SeqCst), 3);
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn fewer_chunks_run_at_once_while_jobs_of_other_workflows_are_about() {
+    let (app, chunked) = app(60).await;
+    *chunked.always.lock().unwrap() = Some(Act::Slow(Duration::from_millis(100)));
+    let workers = app.workers_with(EngineOptions { chunks: 3, chunks_beside: 1, ..quick() });
+    let most_until = async |progress: usize, short: bool| {
+        chunked.most.store(0, Ordering::SeqCst);
+        for _ in 0..1500 {
+            if short {
+                submit(&app, app.organization.id, "short", None).await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if chunked.runs_of("cut").len() >= progress {
+                return chunked.most.load(Ordering::SeqCst);
+            }
+        }
+        panic!("not within 30 s");
+    };
+    submit(&app, app.organization.id, "short", None).await;
+    start(&app).await;
+    assert_eq!(most_until(8, true).await, 1, "jobs come");
+    assert_eq!(most_until(60, false).await, 3, "none came for seconds");
     workers.stop().await;
 }
 
