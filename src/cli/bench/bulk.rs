@@ -1,8 +1,8 @@
 //! `bench bulk`: one big NDJSON file through a whole Chartgate (presigned PUT, watcher, workers in processes of their own), beside
 //! `COPY` of the rows that came out of it into empty tables with the same indexes on the same PostgreSQL.
 //!
-//! Meanwhile another organization posts small Bundles, as it did before on the idle system. On demand workers are killed, and
-//! the database too; whatever happens, the check at the end wants every line once.
+//! Then another organization posts small Bundles, at first on the idle system and then beside a second file. On demand workers
+//! are killed while the first file runs, and the database too; whatever happens, the check at the end wants every line once.
 #![expect(clippy::cast_precision_loss, reason = "rates and milliseconds for people")]
 
 use super::super::client::{Client, encode};
@@ -38,13 +38,17 @@ pub struct Arguments {
     /// Kill PostgreSQL (SIGKILL) once, so many seconds after the file is there.
     #[arg(long, value_name = "SECONDS")]
     pub kill_database_after: Option<u64>,
-    /// Small Bundles a second that another organization posts meanwhile; 0 posts none.
+    /// Small Bundles a second that another organization posts before and beside a second file; 0 posts none.
     #[arg(long, default_value_t = 5)]
     pub webhooks: u64,
 }
 
 /// How long webhooks are measured on the idle system.
 const IDLE: Duration = Duration::from_secs(30);
+/// Of the file beside which webhooks are measured: megabytes, at most.
+const BESIDE_MAX: u64 = 200;
+/// The first seed of that file, behind all those of the other.
+const OTHER_PATIENTS: u64 = 100_000_000;
 /// Tables that hold what came out of a file.
 const TABLES: [&str; 6] =
     ["clinical_events", "findings", "finding_evidence", "patients", "patient_identifiers", "patient_links"];
@@ -70,75 +74,133 @@ async fn measure(running: &Running, config: &Config, arguments: &Arguments) -> a
     let sender = Client::new(&credentials.url, &credentials.keys.sender)?;
     let (other, keys) = organization(&running.app, "bench webhooks", &[Role::Sender]).await?;
     let webhooks = Client::new(&credentials.url, keys.first().context("a key was made")?)?;
-    let (file, lines, bytes) = generate(&config.data_dir, arguments.megabytes)?;
+    let file = File::generate(&config.data_dir, "bench", arguments.megabytes, 1)?;
 
     let owner = running.servers.owner.clone().context("the bench's PostgreSQL is its own")?;
-    use_log(&mut PgConnection::connect_with(&owner).await?).await?;
-    let mut fleet = Fleet::start(&config.data_dir, arguments.workers)?;
-    let posts = Posts::start(webhooks, arguments.webhooks);
-    tokio::time::sleep(IDLE).await;
-    let posted_before = running.app.clock.now();
-    let job = upload::bring(&sender, &file, &config.data_dir).await?;
-    let begun = Instant::now();
-    let mut next_kill = arguments.kill_every.map(Duration::from_secs);
-    let mut kill_database = arguments.kill_database_after.map(Duration::from_secs);
-    let view = loop {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        fleet.note_memory();
-        if next_kill.is_some_and(|at| begun.elapsed() >= at) {
-            fleet.replace_one()?;
-            next_kill = next_kill.zip(arguments.kill_every).map(|(at, every)| at + Duration::from_secs(every));
-        }
-        if kill_database.is_some_and(|at| begun.elapsed() >= at) {
-            kill_database = None;
-            if let Some(process) = running.servers.postgres_pid() {
-                let _ = Command::new("kill").args(["-9", &process.to_string()]).status();
-            }
-        }
-        // Away while the database is.
-        let Ok(view) = sender.get::<Value>(&format!("/v1/ingestion/jobs/{}", encode(&job))).await else { continue };
-        if view["finishedAt"].is_string() {
-            break view;
-        }
-        ensure!(begun.elapsed() < Duration::from_hours(2), "the job does not end: {view}");
-    };
-    let posted_after = running.app.clock.now();
-    posts.stop();
-    ensure!(view["status"] == "succeeded", "the job is {}: {}", view["status"], view["message"]);
-    let seconds = seconds_between(&view["startedAt"], &view["finishedAt"])?;
-
     let mut owner = PgConnection::connect_with(&owner).await?;
+    use_log(&mut owner).await?;
+    let fleet = Fleet::start(&config.data_dir, arguments.workers)?;
+    let mut bench = Bench { running, sender, directory: &config.data_dir, fleet };
+    let alone = bench.bring(&file, Kills::of(arguments)).await?;
+    // The database may have been killed meanwhile.
+    let mut owner = PgConnection::connect_with(&running.servers.owner.clone().context("as before")?).await?;
+    let mut jobs = vec![(&file, alone)];
+    let other_file;
+    let mut beside = Value::Null;
+    if arguments.webhooks > 0 {
+        other_file = File::generate(&config.data_dir, "beside", arguments.megabytes.min(BESIDE_MAX), OTHER_PATIENTS)?;
+        let posts = Posts::start(webhooks, arguments.webhooks);
+        tokio::time::sleep(IDLE).await;
+        let before = running.app.clock.now();
+        let other_job = bench.bring(&other_file, Kills::default()).await?;
+        let after = running.app.clock.now();
+        posts.stop();
+        let (idle, besides) = latencies(&mut owner, other, before, after).await?;
+        let rate = other_file.lines as f64 / other_job.seconds;
+        beside = json!({"idle": idle, "beside": besides, "file_resources_per_second": rate});
+        jobs.push((&other_file, other_job));
+    }
+
     let (events, entries, findings): (i64, i64, i64) = sqlx::query_as(
-        "select count(*), count(distinct e.entry), (select count(*) from findings f where f.organization_id = e.organization_id)
+        "select count(*), count(distinct (j.id, e.entry)), (select count(*) from findings f where f.organization_id = e.organization_id)
          from clinical_events e join jobs j on j.organization_id = e.organization_id and j.id = e.job_id
          where j.source = 'upload' group by e.organization_id",
     )
     .fetch_one(&mut owner)
     .await?;
-    let lines_stored = i64::try_from(lines)?;
-    ensure!(events == lines_stored && entries == lines_stored, "{lines} lines, {events} events of {entries} lines");
-    ensure!(view["result"]["findings"] == findings, "{findings} findings, and the job tells {}", view["result"]);
-    let (idle, beside) = latencies(&mut owner, other, posted_before, posted_after).await?;
-    fleet.stop();
+    let lines_stored = i64::try_from(jobs.iter().map(|(file, _)| file.lines).sum::<u64>())?;
+    ensure!(
+        events == lines_stored && entries == lines_stored,
+        "{lines_stored} lines, {events} events of {entries} lines"
+    );
+    let told: i64 = jobs.iter().map(|(_, job)| job.findings).sum();
+    ensure!(told == findings, "{findings} findings, and the jobs tell {told}");
+    bench.fleet.stop();
+    let copied: i64 = sqlx::query_scalar("select count(*) from clinical_events").fetch_one(&mut owner).await?;
     let copy = copy_seconds(&mut owner).await?;
-    let rate = lines as f64 / seconds;
+    let copy_rate = copied as f64 / copy;
+    let (file, job) = jobs.first().context("a file was brought")?;
+    let rate = file.lines as f64 / job.seconds;
     Ok(json!({
         "bench": "bulk",
-        "megabytes": bytes as f64 / 1e6,
-        "resources": lines,
-        "findings": findings,
+        "megabytes": file.bytes as f64 / 1e6,
+        "resources": file.lines,
+        "findings": job.findings,
         "workers": arguments.workers,
-        "killed_workers": fleet.killed,
+        "killed_workers": bench.fleet.killed,
         "killed_database": arguments.kill_database_after.is_some(),
-        "seconds": seconds,
+        "seconds": job.seconds,
         "resources_per_second": rate,
-        "megabytes_per_second": bytes as f64 / 1e6 / seconds,
-        "worker_peak_rss_megabytes": fleet.peak_kilobytes / 1_000,
-        "yardstick": {"copy_seconds": copy, "copy_resources_per_second": lines as f64 / copy},
-        "ratio_to_copy": copy / seconds,
-        "webhooks": {"idle": idle, "beside": beside},
-        "checked": "every line is one event, and every finding that the job tells is there",
+        "megabytes_per_second": file.bytes as f64 / 1e6 / job.seconds,
+        "worker_peak_rss_megabytes": bench.fleet.peak_kilobytes / 1_000,
+        "yardstick": {"copy_seconds": copy, "copy_resources_per_second": copy_rate},
+        "ratio_to_copy": rate / copy_rate,
+        "webhooks": beside,
+        "checked": "every line is one event, and every finding that the jobs tell is there",
     }))
+}
+
+/// When workers and the database are killed, after the file is there.
+#[derive(Default)]
+struct Kills {
+    worker_every: Option<Duration>,
+    database_after: Option<Duration>,
+}
+
+impl Kills {
+    fn of(arguments: &Arguments) -> Self {
+        Self {
+            worker_every: arguments.kill_every.map(Duration::from_secs),
+            database_after: arguments.kill_database_after.map(Duration::from_secs),
+        }
+    }
+}
+
+/// How a file went.
+struct Job {
+    seconds: f64,
+    findings: i64,
+}
+
+struct Bench<'a> {
+    running: &'a Running,
+    sender: Client,
+    directory: &'a Path,
+    fleet: Fleet,
+}
+
+impl Bench<'_> {
+    /// Bring a file, and wait until its job has ended.
+    async fn bring(&mut self, file: &File, mut kills: Kills) -> anyhow::Result<Job> {
+        let job = upload::bring(&self.sender, &file.path, self.directory).await?;
+        let begun = Instant::now();
+        let mut next_kill = kills.worker_every;
+        let view = loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.fleet.note_memory();
+            if next_kill.is_some_and(|at| begun.elapsed() >= at) {
+                self.fleet.replace_one()?;
+                next_kill = next_kill.zip(kills.worker_every).map(|(at, every)| at + every);
+            }
+            if kills.database_after.is_some_and(|at| begun.elapsed() >= at) {
+                kills.database_after = None;
+                if let Some(process) = self.running.servers.postgres_pid() {
+                    let _ = Command::new("kill").args(["-9", &process.to_string()]).status();
+                }
+            }
+            // Away while the database is.
+            let Ok(view) = self.sender.get::<Value>(&format!("/v1/ingestion/jobs/{}", encode(&job))).await else {
+                continue;
+            };
+            if view["finishedAt"].is_string() {
+                break view;
+            }
+            ensure!(begun.elapsed() < Duration::from_hours(2), "the job does not end: {view}");
+        };
+        ensure!(view["status"] == "succeeded", "the job is {}: {}", view["status"], view["message"]);
+        let findings = view["result"]["findings"].as_i64().context("the job tells no findings")?;
+        Ok(Job { seconds: seconds_between(&view["startedAt"], &view["finishedAt"])?, findings })
+    }
 }
 
 /// Files of the log that one checkpoint leaves to be used again, as `min_wal_size` has it: 64 of 16 MB.
@@ -163,21 +225,29 @@ fn seconds_between(start: &Value, end: &Value) -> anyhow::Result<f64> {
     Ok((at(end)? - at(start)?).as_seconds_f64())
 }
 
-/// A file of other patients in every part; its number of lines and bytes.
-fn generate(directory: &Path, megabytes: u64) -> anyhow::Result<(PathBuf, u64, u64)> {
-    let path = directory.join("bench.ndjson");
-    let mut file = BufWriter::new(std::fs::File::create(&path)?);
-    let (mut lines, mut bytes, mut seed) = (0, 0, 1);
-    while bytes < megabytes * 1_000_000 {
-        for line in sample::lines(seed, 4, Size::Full) {
-            file.write_all(line.as_bytes())?;
-            lines += 1;
-            bytes += line.len() as u64;
+/// A file of other patients in every part.
+struct File {
+    path: PathBuf,
+    lines: u64,
+    bytes: u64,
+}
+
+impl File {
+    fn generate(directory: &Path, name: &str, megabytes: u64, mut seed: u64) -> anyhow::Result<Self> {
+        let path = directory.join(format!("{name}.ndjson"));
+        let mut file = BufWriter::new(std::fs::File::create(&path)?);
+        let (mut lines, mut bytes) = (0, 0);
+        while bytes < megabytes * 1_000_000 {
+            for line in sample::lines(seed, 4, Size::Full) {
+                file.write_all(line.as_bytes())?;
+                lines += 1;
+                bytes += line.len() as u64;
+            }
+            seed += 1;
         }
-        seed += 1;
+        file.flush()?;
+        Ok(Self { path, lines, bytes })
     }
-    file.flush()?;
-    Ok((path, lines, bytes))
 }
 
 /// Worker processes, and the most memory that one of them had.
