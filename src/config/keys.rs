@@ -94,7 +94,7 @@ pub const KEYS: &[(&str, &[&str], &str, &str)] = &[
         "workers.chunks",
         &[],
         "2",
-        "Chunks of bulk files under way at once in one process, beside the jobs; each may take some 60 MB.",
+        "Chunks of bulk files under way at once in one process, beside the jobs; each may take some 60 MB. While jobs of other workflows are about, one processor is left free of them.",
     ),
     (
         "secrets.key",
