@@ -12,7 +12,7 @@ pub mod migrate;
 mod pace;
 pub mod statistics;
 
-pub use pace::{Foreground, UnderWay, give_way, rows_at_once};
+pub use pace::{Foreground, StatementRows, UnderWay, give_way};
 
 use crate::ids::OrganizationId;
 use futures::future::BoxFuture;

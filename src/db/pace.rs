@@ -161,11 +161,21 @@ pub async fn give_way() {
     }
 }
 
-/// How many rows a statement writes: `most`, but `few` of background work beside which jobs were under way lately. A statement
-/// costs a little by itself, and cannot make room while it runs.
-#[must_use]
-pub fn rows_at_once(most: usize, few: usize) -> usize {
-    if PACE.try_with(|pace| pace.foreground.is_alone()).unwrap_or(true) { most } else { few }
+/// How many rows a statement writes. It costs a little by itself, and cannot make room while it runs.
+#[derive(Debug, Clone, Copy)]
+pub struct StatementRows {
+    /// Mostly.
+    pub alone: usize,
+    /// Of background work beside which jobs were under way lately.
+    pub beside: usize,
+}
+
+impl StatementRows {
+    /// Of the statement that comes next.
+    #[must_use]
+    pub fn at_once(self) -> usize {
+        if PACE.try_with(|pace| pace.foreground.is_alone()).unwrap_or(true) { self.alone } else { self.beside }
+    }
 }
 
 #[cfg(test)]
@@ -256,13 +266,14 @@ mod tests {
     #[tokio::test]
     async fn statements_are_large_unless_jobs_were_under_way_lately() {
         let foreground = Foreground::default();
-        let rows = || foreground.beside(async { rows_at_once(1_000, 300) }).now_or_never();
-        assert_eq!(rows(), Some(1_000));
+        let rows = StatementRows { alone: 1_000, beside: 300 };
+        let at_once = || foreground.beside(async { rows.at_once() }).now_or_never();
+        assert_eq!(at_once(), Some(1_000));
         drop(foreground.enter());
-        assert_eq!(rows(), Some(300), "a moment ago");
-        assert_eq!(rows_at_once(1_000, 300), 1_000, "of an ordinary unit");
+        assert_eq!(at_once(), Some(300), "a moment ago");
+        assert_eq!(rows.at_once(), 1_000, "of an ordinary unit");
         *foreground.0.newest() = Instant::now().checked_sub(ALONE_AFTER);
-        assert_eq!(rows(), Some(1_000));
+        assert_eq!(at_once(), Some(1_000));
     }
 
     #[tokio::test]

@@ -229,7 +229,9 @@ impl Engine {
         while let Some(lease) = next.take() {
             let (key, epoch) = (lease.key(), lease.epoch);
             let hand_off = handed < self.options.hand_offs_max && lease.deaths == 0;
-            next = self.run_job(lease, hand_off).await;
+            let is_chunk = lease.chunk > 0;
+            let run = self.run_job(lease, hand_off);
+            next = if is_chunk { self.db.foreground().paced(run).await } else { run.await };
             self.let_go(key, epoch);
             if let Some(successor) = &next {
                 self.hold(successor);
@@ -248,7 +250,7 @@ impl Engine {
                 return None;
             }
         };
-        // A bulk file is not what its own chunks, or another's, make room for.
+        // Chunks make room for it, unless it is a bulk file itself.
         let is_short = lease.chunk == 0 && !definition.has_chunks();
         let _under_way = is_short.then(|| self.db.foreground().enter());
         // Only a job that was claimed in the middle can have failed before: an earlier claim ran those steps.

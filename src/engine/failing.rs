@@ -15,6 +15,16 @@ use backon::BackoffBuilder as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Whether a failed attempt is in the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recorded {
+    Yes,
+    /// It is, but the answer that said so was lost: the job is handed back, and whoever claims it goes on.
+    Unanswered,
+    /// The lease was not ours any more, or the database refused it.
+    Not,
+}
+
 impl Engine {
     /// Record a failed attempt. True: the step failed for good and an `always` step follows under the same lease.
     #[expect(clippy::too_many_arguments, reason = "the facts of one failed attempt")]
@@ -66,19 +76,19 @@ impl Engine {
             next,
             skipped,
         };
-        let passed = self.record_failure(failed).await;
-        let outcome = match (passed, delay) {
-            (false, _) => "stale",
-            (true, Some(_)) => "retried",
-            (true, None) => "failed",
+        let recorded = self.record_failure(failed).await;
+        let outcome = match (recorded, delay) {
+            (Recorded::Not, _) => "stale",
+            (_, Some(_)) => "retried",
+            (_, None) => "failed",
         };
         let told = Some((error.class.as_str(), error.code));
         self.tell(lease, definition, name, Ended { outcome, error: told, elapsed });
-        if passed {
+        if recorded != Recorded::Not {
             telemetry::step_failed(&definition.name, name, error.class.as_str(), error.code);
         }
         count(if delay.is_some() { &self.counters.steps_retried } else { &self.counters.steps_failed });
-        if !passed {
+        if recorded == Recorded::Not {
             self.note_stale(lease, name);
             return false;
         }
@@ -93,12 +103,12 @@ impl Engine {
             // The feeder sleeps exactly until the next backoff ends; this one may be earlier.
             self.wake().signal();
         }
-        next.is_some()
+        recorded == Recorded::Yes && next.is_some()
     }
 
     /// Until it is recorded or the lease is lost; the database may be away for a while. What the database refuses lets the
     /// lease run out, so that the job is parked in the end.
-    pub(super) async fn record_failure(&self, failed: FailedStep) -> bool {
+    pub(super) async fn record_failure(&self, failed: FailedStep) -> Recorded {
         let mut delays = committer::patience().build();
         let (mut conflicts, mut may_be_recorded) = (0, false);
         loop {
@@ -113,10 +123,11 @@ impl Engine {
                 Ok(false) if may_be_recorded => {
                     // An earlier try was, and its answer was lost: the job stands at its next step, with nobody at work on it.
                     self.hand_back(&failed.lease).await;
-                    return false;
+                    return Recorded::Unanswered;
                 }
-                Ok(passed) => return passed,
-                Err(_) if !self.holds(&failed.lease) => return false,
+                Ok(true) => return Recorded::Yes,
+                Ok(false) => return Recorded::Not,
+                Err(_) if !self.holds(&failed.lease) => return Recorded::Not,
                 Err(DbError::Unavailable(_)) => {
                     may_be_recorded = true;
                     tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
@@ -127,7 +138,7 @@ impl Engine {
                 }
                 Err(error) => {
                     tracing::error!(job.id = %failed.lease.job, error = ?error, "cannot record a failed step of job {}; its lease will run out", failed.lease.job);
-                    return false;
+                    return Recorded::Not;
                 }
             }
         }
@@ -151,11 +162,11 @@ impl Engine {
             next: None,
             skipped: Vec::new(),
         };
-        if self.record_failure(failed).await {
+        if self.record_failure(failed).await == Recorded::Not {
+            self.note_stale(lease, "?");
+        } else {
             telemetry::job_ended(&lease.workflow, "failed", None);
             count(&self.counters.jobs_ended);
-        } else {
-            self.note_stale(lease, "?");
         }
     }
 

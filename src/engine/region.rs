@@ -7,6 +7,7 @@ use super::commit::Commit;
 use super::committer::CommitReply;
 use super::definition::WorkflowDefinition;
 use super::executor::{Call, Engine};
+use super::failing::Recorded;
 use super::handler::{Memo, StepError, StepOutcome};
 use super::jobs::parse_class;
 use super::store::{FailedStep, FinishedStep, Lease};
@@ -139,7 +140,7 @@ impl Engine {
         };
         let (job, code, chunks) = (lease.job, failure.error_code.as_str(), failure.failed);
         tracing::warn!(job.id = %job, step = step.name.as_str(), code, chunks, "{chunks} chunk(s) of job {job} failed for good");
-        if self.record_failure(failed).await {
+        if self.record_failure(failed).await == Recorded::Yes {
             CommitReply::RegionFailed { follows: next.is_some() }
         } else {
             CommitReply::Stale

@@ -1,14 +1,14 @@
 //! SQL on `clinical_events`: versions of resources, and who they belong to.
 
 use super::resource::Incoming;
-use crate::db::{DbError, give_way, rows_at_once};
+use crate::db::{DbError, StatementRows, give_way};
 use crate::ids::{EventId, JobId, OrganizationId, PatientId, StatementId};
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 /// Rows of one statement: some twenty milliseconds, or five beside others' jobs.
-const ROWS: (usize, usize) = (1_000, 300);
+const ROWS: StatementRows = StatementRows { alone: 1_000, beside: 300 };
 
 /// A stored version that matters to a payload: the current one of a resource, or one with the same bytes.
 #[derive(Clone, sqlx::FromRow)]
@@ -346,7 +346,7 @@ impl Origin {
 /// # Errors
 /// A [`DbError`].
 pub async fn insert(connection: &mut PgConnection, origin: &Origin, events: &[NewEvent<'_>]) -> Result<(), DbError> {
-    for events in events.chunks(rows_at_once(ROWS.0, ROWS.1)) {
+    for events in events.chunks(ROWS.at_once()) {
         give_way().await;
         insert_some(connection, origin, events).await?;
     }

@@ -2,7 +2,7 @@
 
 use super::events::LinkStatus;
 use super::subject::Mrn;
-use crate::db::{DbError, give_way, rows_at_once};
+use crate::db::{DbError, StatementRows, give_way};
 use crate::ids::{EventId, LinkId, OrganizationId, PatientId};
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 pub const LINK_RULE_VERSION: i32 = 2;
 
 /// Rows of one statement: some ten milliseconds, or five beside others' jobs.
-const ROWS: (usize, usize) = (2_000, 1_000);
+const ROWS: StatementRows = StatementRows { alone: 2_000, beside: 1_000 };
 
 /// Locks of subjects are taken on so many buckets of an organization: two subjects hardly ever share one.
 const LOCK_BUCKETS: u32 = 1 << 20;
@@ -279,7 +279,7 @@ async fn append_links(
     decisions: &[Decision],
     may_supersede: bool,
 ) -> Result<(), DbError> {
-    for decisions in decisions.chunks(rows_at_once(ROWS.0, ROWS.1)) {
+    for decisions in decisions.chunks(ROWS.at_once()) {
         give_way().await;
         append_some_links(connection, organization, actor, decisions, may_supersede).await?;
     }

@@ -149,12 +149,7 @@ async fn monitor(
                 let task = tokio::spawn(async move {
                     let is_chunk = lease.chunk > 0;
                     let _slot = SlotGuard(slots, is_chunk);
-                    if is_chunk {
-                        let foreground = engine.db().foreground();
-                        foreground.paced(engine.run(lease)).await;
-                    } else {
-                        engine.run(lease).await;
-                    }
+                    engine.run(lease).await;
                 });
                 async move {
                     let _ = task.await;

@@ -76,14 +76,13 @@ async fn measure(running: &Running, config: &Config, arguments: &Arguments) -> a
     let webhooks = Client::new(&credentials.url, keys.first().context("a key was made")?)?;
     let file = File::generate(&config.data_dir, "bench", arguments.megabytes, 1)?;
 
-    let owner = running.servers.owner.clone().context("the bench's PostgreSQL is its own")?;
-    let mut owner = PgConnection::connect_with(&owner).await?;
-    use_log(&mut owner).await?;
+    let database = running.servers.owner.as_ref().context("the bench's PostgreSQL is its own")?;
+    use_log(&mut PgConnection::connect_with(database).await?).await?;
     let fleet = Fleet::start(&config.data_dir, arguments.workers)?;
     let mut bench = Bench { running, sender, directory: &config.data_dir, fleet };
     let alone = bench.bring(&file, Kills::of(arguments)).await?;
-    // The database may have been killed meanwhile.
-    let mut owner = PgConnection::connect_with(&running.servers.owner.clone().context("as before")?).await?;
+    // Not before: the database may have been killed.
+    let mut owner = PgConnection::connect_with(database).await?;
     let mut jobs = vec![(&file, alone)];
     let other_file;
     let mut beside = Value::Null;
@@ -95,9 +94,9 @@ async fn measure(running: &Running, config: &Config, arguments: &Arguments) -> a
         let other_job = bench.bring(&other_file, Kills::default()).await?;
         let after = running.app.clock.now();
         posts.stop();
-        let (idle, besides) = latencies(&mut owner, other, before, after).await?;
+        let (idle, busy) = latencies(&mut owner, other, before, after).await?;
         let rate = other_file.lines as f64 / other_job.seconds;
-        beside = json!({"idle": idle, "beside": besides, "file_resources_per_second": rate});
+        beside = json!({"idle": idle, "beside": busy, "file_resources_per_second": rate});
         jobs.push((&other_file, other_job));
     }
 

@@ -3,7 +3,7 @@
 use super::packed::pack;
 use super::shown::{Shown, Statement, of_event};
 use super::{EXTRACTOR_VERSION, Finding, QUOTE_BYTES_MAX};
-use crate::db::{DbError, give_way, rows_at_once};
+use crate::db::{DbError, StatementRows, give_way};
 use crate::ids::{EventId, FindingId, JobId, OrganizationId, PatientId};
 use crate::ingest::events::Origin;
 use crate::ingest::resource::Incoming;
@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use std::collections::HashMap;
 
 /// Rows of one statement: some ten milliseconds, or five beside others' jobs.
-const ROWS: (usize, usize) = (1_000, 500);
+const ROWS: StatementRows = StatementRows { alone: 1_000, beside: 500 };
 
 /// What a resource says, ready to be stored.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ pub async fn insert(
         .chain(&outdated)
         .flat_map(|(event, said)| said.findings.iter().map(|(id, finding)| Row { id: *id, event: *event, finding }))
         .collect();
-    for rows in rows.chunks(rows_at_once(ROWS.0, ROWS.1)) {
+    for rows in rows.chunks(ROWS.at_once()) {
         give_way().await;
         insert_rows(connection, origin, rows).await?;
         give_way().await;
@@ -179,7 +179,7 @@ async fn insert_shown(
     organization: OrganizationId,
     said: &[(EventId, &Said)],
 ) -> Result<(), DbError> {
-    for said in said.chunks(rows_at_once(ROWS.0, ROWS.1)) {
+    for said in said.chunks(ROWS.at_once()) {
         give_way().await;
         sqlx::query(
             "insert into shown_events (organization_id, event_id, extractor_version, packed)

@@ -351,8 +351,7 @@ fn spans_of(collector: &Collector, outcome: &str) -> usize {
     collector.spans().iter().filter(|span| span.attribute("chartgate.step.outcome") == outcome).count()
 }
 
-/// Until each failed attempt has its span, and no more have one. Of an attempt whose record's answer was lost with the database
-/// the worker tells that it came too late (`stale`).
+/// Until each failed attempt has its span, and no more have one.
 async fn until_failures_are_told(desk: &Instance, collector: &Collector) {
     let mut owner = desk.owner().await;
     let deadline = Instant::now() + Duration::from_mins(1);
@@ -362,11 +361,10 @@ async fn until_failures_are_told(desk: &Instance, collector: &Collector) {
             .await
             .unwrap();
         let told = spans_of(collector, "failed") + spans_of(collector, "retried");
-        let stale = spans_of(collector, "stale");
-        if failed > 0 && (told..=told + stale).contains(&usize::try_from(failed).unwrap()) {
+        if failed > 0 && i64::try_from(told).unwrap() == failed {
             return;
         }
-        assert!(Instant::now() < deadline, "{told} spans, and {stale} of stale ones, of {failed} failed attempts");
+        assert!(Instant::now() < deadline, "{told} spans of {failed} failed attempts");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

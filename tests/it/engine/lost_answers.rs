@@ -7,6 +7,7 @@ use crate::support::lossy_postgres::LossyPostgres;
 use crate::support::submit::submit;
 use chartgate::engine::EngineOptions;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 struct Lossy {
@@ -79,5 +80,6 @@ async fn a_failure_whose_record_got_no_answer_is_followed_by_the_closing_steps()
         view["steps"].as_array().unwrap().iter().map(|step| step["status"].as_str().unwrap()).collect();
     assert_eq!(states, ["failed", "succeeded", "skipped", "succeeded"]);
     assert_eq!(app.count("select count(*) from step_attempts where outcome = 'failed'").await, 1);
+    assert_eq!(workers.engine.counters.stale_commits.load(Ordering::Relaxed), 0, "it was recorded, not too late");
     workers.stop().await;
 }
