@@ -61,6 +61,8 @@ async fn a_fresh_directory_becomes_a_durable_server_on_a_private_socket() {
         ("full_page_writes", "on"),
         ("synchronous_commit", "on"),
         ("data_checksums", "on"),
+        ("wal_segment_size", "2MB"),
+        ("backend_flush_after", "2MB"),
         ("listen_addresses", ""),
         ("log_min_messages", "log"),
         ("log_min_error_statement", "panic"),

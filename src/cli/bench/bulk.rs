@@ -41,13 +41,14 @@ pub struct Arguments {
     /// Small Bundles a second that another organization posts before and beside a second file; 0 posts none.
     #[arg(long, default_value_t = 5)]
     pub webhooks: u64,
+    /// Size of that file, at most; it is never larger than the first.
+    #[arg(long, default_value_t = 200)]
+    pub megabytes_beside: u64,
 }
 
 /// How long webhooks are measured on the idle system.
 const IDLE: Duration = Duration::from_secs(30);
-/// Of the file beside which webhooks are measured: megabytes, at most.
-const BESIDE_MAX: u64 = 200;
-/// The first seed of that file, behind all those of the other.
+/// The first seed of the file beside which webhooks are measured, behind all those of the other.
 const OTHER_PATIENTS: u64 = 100_000_000;
 /// Tables that hold what came out of a file.
 const TABLES: [&str; 6] =
@@ -87,7 +88,10 @@ async fn measure(running: &Running, config: &Config, arguments: &Arguments) -> a
     let other_file;
     let mut beside = Value::Null;
     if arguments.webhooks > 0 {
-        other_file = File::generate(&config.data_dir, "beside", arguments.megabytes.min(BESIDE_MAX), OTHER_PATIENTS)?;
+        let megabytes = arguments.megabytes.min(arguments.megabytes_beside);
+        other_file = File::generate(&config.data_dir, "beside", megabytes, OTHER_PATIENTS)?;
+        // What the first file left to be written is no part of the idle system.
+        sqlx::raw_sql("checkpoint").execute(&mut owner).await?;
         let posts = Posts::start(webhooks, arguments.webhooks);
         tokio::time::sleep(IDLE).await;
         let before = running.app.clock.now();
@@ -202,12 +206,13 @@ impl Bench<'_> {
     }
 }
 
-/// Files of the log that one checkpoint leaves to be used again, as `min_wal_size` has it: 64 of 16 MB.
-const LOG_FILES: usize = 64;
-
-/// As on a server that has been in use: it writes into files of its log that are there, and does not make each of them first.
+/// As on a server that has been in use: it writes into files of its log that are there, as many as a checkpoint leaves to be
+/// used again, and does not make each of them first.
 async fn use_log(owner: &mut PgConnection) -> anyhow::Result<()> {
-    for _ in 0..LOG_FILES {
+    let files =
+        "select pg_size_bytes(current_setting('min_wal_size')) / pg_size_bytes(current_setting('wal_segment_size'))";
+    let files: i64 = sqlx::query_scalar(files).fetch_one(&mut *owner).await?;
+    for _ in 0..files {
         for statement in ["select pg_logical_emit_message(false, '', '')", "select pg_switch_wal()"] {
             sqlx::raw_sql(statement).execute(&mut *owner).await?;
         }
@@ -244,7 +249,8 @@ impl File {
             }
             seed += 1;
         }
-        file.flush()?;
+        // What the system would write out later would be measured with the rest.
+        file.into_inner()?.sync_all()?;
         Ok(Self { path, lines, bytes })
     }
 }

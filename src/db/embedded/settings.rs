@@ -18,8 +18,10 @@ const DURABLE: &[(&str, &str)] = &[
     ("full_page_writes", "on"),
     ("synchronous_commit", "on"),
     ("max_wal_size", "4GB"),
-    // Files of the log that are used again: making one holds up every commit for as long as 16 MB take to be written.
+    // Files of the log that are used again: making one holds up every commit for as long as it takes to be written.
     ("min_wal_size", "1GB"),
+    // Written pages go to the disk soon: else a checkpoint flushes gigabytes at once, and commits wait for seconds.
+    ("backend_flush_after", "2MB"),
 ];
 
 /// As fast as it gets, for clusters that are thrown away.

@@ -18,6 +18,9 @@ use std::time::Duration;
 pub const UPLOAD_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 /// Bytes are written and hashed in portions of this size, so that a slow sender holds no thread.
 const PORTION_BYTES: usize = 1024 * 1024;
+/// Large files go to the disk as they grow: hundreds of megabytes at once, at their end, would hold up the commits of the
+/// database beside them.
+const SYNC_BYTES: u64 = 16 * 1024 * 1024;
 /// A sender that sends nothing for so long is gone.
 const STALLED_AFTER: Duration = Duration::from_mins(1);
 
@@ -46,6 +49,8 @@ pub struct Staging {
     path: PathBuf,
     file: File,
     size: u64,
+    /// Of these, how many were written since the last sync.
+    unsynced: u64,
     md5: Md5,
     hasher: ChecksumHasher,
 }
@@ -61,7 +66,7 @@ impl Staging {
             sha1: algorithms.checksum_sha1.as_ref().map(|_| s3s::crypto::Sha1::new()),
             sha256: Some(s3s::crypto::Sha256::new()),
         };
-        Ok(Self { path, file, size: 0, md5: Md5::new(), hasher })
+        Ok(Self { path, file, size: 0, unsynced: 0, md5: Md5::new(), hasher })
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -69,6 +74,11 @@ impl Staging {
         self.md5.update(bytes);
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
+        self.unsynced += bytes.len() as u64;
+        if self.unsynced >= SYNC_BYTES {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
         Ok(())
     }
 
@@ -134,7 +144,16 @@ impl Staged {
         let guard = RemoveOnDrop(Some(path.clone()));
         let mut file = OpenOptions::new().create_new(true).read(true).write(true).open(&path)?;
         source.seek(SeekFrom::Start(0))?;
-        let copied = io::copy(&mut (&source).take(record.size), &mut file)?;
+        let mut copied = 0;
+        while copied < record.size {
+            match io::copy(&mut (&source).take(SYNC_BYTES.min(record.size - copied)), &mut file)? {
+                0 => break,
+                bytes => copied += bytes,
+            }
+            if copied < record.size {
+                file.sync_data()?;
+            }
+        }
         if copied != record.size {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "shorter than its record says"));
         }

@@ -57,6 +57,7 @@ contract!(
     an_aborted_upload_is_gone,
     what_was_replaced_is_not_read_on,
     a_copy_is_of_the_object_that_was_meant,
+    large_objects_and_their_copies_are_whole,
     an_object_can_be_written_piece_by_piece,
 );
 
@@ -492,6 +493,16 @@ async fn a_copy_is_of_the_object_that_was_meant(store: Store) {
     store.objects.delete(from).await.unwrap();
     assert!(matches!(copy("raw/two").await, Err(ObjectError::NotFound)));
     assert_eq!(keys(&store.objects, "raw/").await, ["raw/one"]);
+}
+
+async fn large_objects_and_their_copies_are_whole(store: Store) {
+    // More than the embedded store writes between two syncs, twice, and not a whole number of anything.
+    let body = Bytes::from((0..35_000_003u32).map(|n| n.to_le_bytes()[2] ^ n.to_le_bytes()[0]).collect::<Vec<_>>());
+    store.objects.put("large", body.clone(), "text/plain", &[]).await.unwrap();
+    assert!(store.objects.get("large").await.unwrap() == body);
+    let etag = store.objects.head("large").await.unwrap().unwrap().etag;
+    store.objects.copy("large", &etag, "copy", "text/plain", &[]).await.unwrap();
+    assert!(store.objects.get("copy").await.unwrap() == body);
 }
 
 async fn an_object_can_be_written_piece_by_piece(store: Store) {
