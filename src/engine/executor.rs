@@ -242,7 +242,7 @@ impl Engine {
 
     async fn run_job(self: &Arc<Self>, mut lease: Lease, hand_off: bool) -> Option<Lease> {
         let claimed = Instant::now();
-        self.find_trace(&mut lease).await;
+        self.find_trace(&mut lease, 1).await;
         let definition = match self.catalog.resolve(&self.db, &lease.workflow, lease.workflow_version).await {
             Ok(definition) => definition,
             Err(error) => {
@@ -261,7 +261,7 @@ impl Engine {
             let Some(step) = definition.steps.get(index) else {
                 let error =
                     StepError::ours("step_unknown", "The job stands at a step that its workflow does not have.");
-                self.fail(&lease, "?", Duration::ZERO, error, &definition, None, failed, claimed).await;
+                self.fail(&mut lease, "?", Duration::ZERO, error, &definition, None, failed, claimed).await;
                 return None;
             };
             let started = Instant::now();
@@ -303,7 +303,8 @@ impl Engine {
             let (elapsed, outcome) = run.instrument(span).await;
             lease.step = match outcome {
                 Ok(CommitReply::Passed { next, freed }) => {
-                    self.tell(&lease, &definition, &step.name, Ended::without_error("succeeded", started.elapsed()));
+                    let ended = Ended::without_error("succeeded", started.elapsed());
+                    self.tell(&mut lease, &definition, &step.name, ended).await;
                     count(&self.counters.steps_committed);
                     if freed {
                         self.wake.signal();
@@ -327,12 +328,13 @@ impl Engine {
                     following
                 }
                 Ok(CommitReply::FannedOut) => {
-                    self.tell(&lease, &definition, &step.name, Ended::without_error("fanned_out", started.elapsed()));
+                    let ended = Ended::without_error("fanned_out", started.elapsed());
+                    self.tell(&mut lease, &definition, &step.name, ended).await;
                     return None;
                 }
                 Ok(CommitReply::RegionFailed { follows }) => {
                     // Which chunk failed, and with what, its own spans say.
-                    self.tell(&lease, &definition, &step.name, Ended::without_error("failed", elapsed));
+                    self.tell(&mut lease, &definition, &step.name, Ended::without_error("failed", elapsed)).await;
                     count(&self.counters.steps_failed);
                     if !follows {
                         telemetry::job_ended(&definition.name, "failed", Some(age_of(&lease, claimed)));
@@ -344,12 +346,14 @@ impl Engine {
                     definition.next_step(index, true)?
                 }
                 Ok(CommitReply::Stale | CommitReply::Refused(_)) => {
-                    self.tell(&lease, &definition, &step.name, Ended::without_error("stale", started.elapsed()));
+                    let ended = Ended::without_error("stale", started.elapsed());
+                    self.tell(&mut lease, &definition, &step.name, ended).await;
                     self.note_stale(&lease, &step.name);
                     return None;
                 }
                 Err(error) => {
-                    if !self.fail(&lease, &step.name, elapsed, error, &definition, Some(index), failed, claimed).await {
+                    let at = Some(index);
+                    if !self.fail(&mut lease, &step.name, elapsed, error, &definition, at, failed, claimed).await {
                         return None;
                     }
                     // Failed for good, and an `always` step follows under the same lease.

@@ -11,7 +11,7 @@ use super::spans::{Ended, trace_id};
 use super::store::{self, FailedStep, Lease, TaskKey};
 use crate::db::{DbError, Scope};
 use crate::telemetry;
-use backon::BackoffBuilder as _;
+use backon::{BackoffBuilder as _, Retryable as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ impl Engine {
     #[expect(clippy::too_many_arguments, reason = "the facts of one failed attempt")]
     pub(super) async fn fail(
         self: &Arc<Self>,
-        lease: &Lease,
+        lease: &mut Lease,
         name: &str,
         elapsed: Duration,
         error: StepError,
@@ -83,7 +83,7 @@ impl Engine {
             (_, None) => "failed",
         };
         let told = Some((error.class.as_str(), error.code));
-        self.tell(lease, definition, name, Ended { outcome, error: told, elapsed });
+        self.tell(lease, definition, name, Ended { outcome, error: told, elapsed }).await;
         if recorded != Recorded::Not {
             telemetry::step_failed(&definition.name, name, error.class.as_str(), error.code);
         }
@@ -119,17 +119,12 @@ impl Engine {
                     Box::pin(async move { store::fail_step(connection, &attempt, worker, lease_time).await })
                 })
                 .await;
+            may_be_recorded |= matches!(recorded, Err(DbError::Unavailable(_)));
             match recorded {
-                Ok(false) if may_be_recorded => {
-                    // An earlier try was, and its answer was lost: the job stands at its next step, with nobody at work on it.
-                    self.hand_back(&failed.lease).await;
-                    return Recorded::Unanswered;
-                }
                 Ok(true) => return Recorded::Yes,
-                Ok(false) => return Recorded::Not,
-                Err(_) if !self.holds(&failed.lease) => return Recorded::Not,
+                Ok(false) => break,
+                Err(_) if !self.holds(&failed.lease) => break,
                 Err(DbError::Unavailable(_)) => {
-                    may_be_recorded = true;
                     tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
                 }
                 Err(DbError::Conflict(_) | DbError::TimedOut(_)) if conflicts < committer::CONFLICTS_MAX => {
@@ -138,10 +133,33 @@ impl Engine {
                 }
                 Err(error) => {
                     tracing::error!(job.id = %failed.lease.job, error = ?error, "cannot record a failed step of job {}; its lease will run out", failed.lease.job);
-                    return Recorded::Not;
+                    break;
                 }
             }
         }
+        if may_be_recorded && self.is_recorded(&failed).await {
+            // The job stands at its next step, with nobody at work on it.
+            self.hand_back(&failed.lease).await;
+            return Recorded::Unanswered;
+        }
+        Recorded::Not
+    }
+
+    /// Was an earlier try recorded, and only its answer lost? The history tells. What it cannot be asked for long counts as not recorded.
+    async fn is_recorded(&self, failed: &FailedStep) -> bool {
+        let look = || async {
+            let (lease, code, worker) = (failed.lease.clone(), failed.code.clone(), self.worker());
+            self.db()
+                .unit(Scope::Organization(lease.organization), move |connection| {
+                    Box::pin(async move { store::is_failure_recorded(connection, &lease, &code, worker).await })
+                })
+                .await
+        };
+        let looked = look.retry(committer::patience().with_max_times(60)).when(DbError::may_pass).await;
+        looked.unwrap_or_else(|error| {
+            tracing::warn!(job.id = %failed.lease.job, error = ?error, "cannot look up whether a failed step of job {} is recorded", failed.lease.job);
+            false
+        })
     }
 
     pub(super) async fn fail_unknown(self: &Arc<Self>, lease: &Lease, error: CatalogError) {

@@ -1,12 +1,17 @@
 //! What telemetry is told of an attempt: its duration for the metrics, and its span in the trace of its job.
 
+use super::committer;
 use super::definition::WorkflowDefinition;
 use super::executor::Engine;
 use super::store::{Lease, LeaseTrace};
 use super::traces_store;
 use crate::db::{DbError, Scope};
 use crate::telemetry::{self, traces};
-use std::time::Duration;
+use backon::Retryable as _;
+use std::time::{Duration, SystemTime};
+
+/// Questions for the trace of an attempt that ended, at most: some five seconds.
+const TRIES_MAX: usize = 10;
 
 /// How an attempt of a step ended.
 #[derive(Clone, Copy)]
@@ -23,28 +28,36 @@ impl Ended<'_> {
 }
 
 impl Engine {
-    /// Where the attempts of this lease belong, if the claim did not tell: a lane's successor comes without a claim.
-    pub(super) async fn find_trace(&self, lease: &mut Lease) {
+    /// Where the attempts of this lease belong, if nobody knows yet: a lane's successor comes without a claim, and the database may
+    /// have been away when the claim asked. Then it is asked again when there is something to tell, so many times.
+    pub(super) async fn find_trace(&self, lease: &mut Lease, tries: usize) {
         if !traces::are_on() || lease.trace != LeaseTrace::Unknown {
             return;
         }
-        let mut wanted = vec![lease.clone()];
-        let found = self
-            .db()
-            .unit::<_, DbError, _>(Scope::Organization(lease.organization), move |connection| {
-                Box::pin(async move {
-                    traces_store::attach(connection, &mut wanted).await?;
-                    Ok(wanted.pop().map(|lease| lease.trace))
+        let wanted = &*lease;
+        let look = || async {
+            let mut wanted = vec![wanted.clone()];
+            self.db()
+                .unit::<_, DbError, _>(Scope::Organization(lease.organization), move |connection| {
+                    Box::pin(async move {
+                        traces_store::attach(connection, &mut wanted).await?;
+                        Ok(wanted.pop().map(|lease| lease.trace))
+                    })
                 })
-            })
-            .await;
-        // Of a database that is away just now nothing is asked again: the job goes on without spans.
-        lease.trace = found.ok().flatten().unwrap_or(LeaseTrace::Known(None));
+                .await
+        };
+        let delays = committer::patience().with_max_times(tries.saturating_sub(1));
+        if let Ok(Some(trace)) = look.retry(delays).when(DbError::may_pass).await {
+            lease.trace = trace;
+        }
     }
 
-    /// An attempt of a step ended.
-    pub(super) fn tell(&self, lease: &Lease, definition: &WorkflowDefinition, step: &str, ended: Ended<'_>) {
+    /// An attempt of a step ended just now.
+    pub(super) async fn tell(&self, lease: &mut Lease, definition: &WorkflowDefinition, step: &str, ended: Ended<'_>) {
+        let now = SystemTime::now();
         telemetry::step_ran(&definition.name, step, ended.outcome, ended.elapsed);
+        // What could be recorded met a database that answers: a failure because it was away is told with its trace.
+        self.find_trace(lease, TRIES_MAX).await;
         let LeaseTrace::Known(Some(trace)) = &lease.trace else { return };
         traces::step(
             trace,
@@ -61,6 +74,7 @@ impl Engine {
                 outcome: ended.outcome,
                 error: ended.error,
                 elapsed: ended.elapsed,
+                ended: now,
             },
         );
     }

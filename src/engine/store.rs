@@ -377,6 +377,34 @@ pub async fn fail_step(
     .await?)
 }
 
+/// Did this worker record this failure under this lease?
+///
+/// # Errors
+/// [`DbError`].
+pub async fn is_failure_recorded(
+    connection: &mut PgConnection,
+    lease: &Lease,
+    code: &str,
+    worker: WorkerId,
+) -> Result<bool, DbError> {
+    Ok(sqlx::query_scalar(
+        "select exists (
+           select from step_attempts
+           where organization_id = $1 and job_id = $2 and round = $3 and step = $4 and chunk = $5 and lease_epoch = $6
+             and outcome = 'failed' and error_code = $7 and worker_id = $8)",
+    )
+    .bind(lease.organization)
+    .bind(lease.job)
+    .bind(lease.round)
+    .bind(lease.step)
+    .bind(lease.chunk)
+    .bind(lease.epoch)
+    .bind(code)
+    .bind(worker)
+    .fetch_one(connection)
+    .await?)
+}
+
 /// Has an earlier step of the job's current round failed for good?
 ///
 /// # Errors

@@ -191,7 +191,7 @@ impl Feeder {
         if is_alone { options.chunks } else { options.chunks.min(options.chunks_beside) }
     }
 
-    /// The leases are ours already: without their traces they run all the same.
+    /// The leases are ours already: without their traces they run all the same, and each asks again when it has something to tell.
     async fn attach_traces(&mut self, claimed: &mut [Lease]) {
         if !traces::are_on() {
             return;
@@ -201,7 +201,7 @@ impl Feeder {
             Err(error) => Err(error),
         };
         if let Err(error) = attached {
-            tracing::warn!(error = ?error, "claimed jobs run without their traces");
+            tracing::warn!(error = ?error, "claimed jobs start without their traces");
             self.connection = None;
         }
     }

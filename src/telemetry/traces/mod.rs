@@ -145,14 +145,16 @@ pub struct Attempt<'a> {
     pub outcome: &'static str,
     /// Class and code.
     pub error: Option<(&'static str, &'a str)>,
-    /// How long it took; it ends now.
+    /// How long it took.
     pub elapsed: Duration,
+    /// When it ended.
+    pub ended: SystemTime,
 }
 
-/// An attempt of a step ended now.
+/// An attempt of a step ended.
 pub fn step(trace: &JobTrace, attempt: Attempt<'_>) {
     let Some(tracer) = TRACER.get().filter(|_| trace.parent.is_sampled()) else { return };
-    let ended = SystemTime::now();
+    let ended = attempt.ended;
     let mut attributes = vec![
         KeyValue::new("chartgate.organization.id", attempt.organization),
         KeyValue::new("chartgate.job.id", attempt.job),

@@ -11,6 +11,7 @@ mod search;
 mod values;
 
 use crate::telemetry::collector::Collector;
+use chartgate::ids::JobId;
 use instance::{Ask, Instance, leaks};
 use reqwest::Method;
 use rustix::process::Signal;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 use values::{PEOPLE, Person};
 
 const FHIR: &str = "application/fhir+json";
@@ -351,20 +353,50 @@ fn spans_of(collector: &Collector, outcome: &str) -> usize {
     collector.spans().iter().filter(|span| span.attribute("chartgate.step.outcome") == outcome).count()
 }
 
+/// A failed attempt: job, round, number of the attempt and code.
+type FailedAttempt = (String, i32, i16, String);
+
+/// Failed attempts by their spans.
+fn failures_told(collector: &Collector) -> Vec<FailedAttempt> {
+    let spans = collector.spans().into_iter();
+    let failed = spans.filter(|span| ["failed", "retried"].contains(&span.attribute("chartgate.step.outcome")));
+    let mut told: Vec<FailedAttempt> = failed
+        .map(|span| {
+            let said = |name: &str| span.attribute(name).to_owned();
+            let (round, attempt) = (said("chartgate.job.round").parse(), said("chartgate.step.attempt").parse());
+            (said("chartgate.job.id"), round.unwrap(), attempt.unwrap(), said("error.type"))
+        })
+        .collect();
+    told.sort();
+    told
+}
+
 /// Until each failed attempt has its span, and no more have one.
 async fn until_failures_are_told(desk: &Instance, collector: &Collector) {
     let mut owner = desk.owner().await;
     let deadline = Instant::now() + Duration::from_mins(1);
     loop {
-        let failed: i64 = sqlx::query_scalar("select count(*) from step_attempts where outcome = 'failed'")
-            .fetch_one(&mut owner)
-            .await
-            .unwrap();
-        let told = spans_of(collector, "failed") + spans_of(collector, "retried");
-        if failed > 0 && i64::try_from(told).unwrap() == failed {
+        let rows: Vec<(Uuid, i32, i16, String)> =
+            sqlx::query_as("select job_id, round, attempt, error_code from step_attempts where outcome = 'failed'")
+                .fetch_all(&mut owner)
+                .await
+                .unwrap();
+        let mut failed: Vec<FailedAttempt> = rows
+            .into_iter()
+            .map(|(job, round, attempt, code)| (JobId(job).to_string(), round, attempt, code))
+            .collect();
+        failed.sort();
+        let told = failures_told(collector);
+        if !failed.is_empty() && told == failed {
             return;
         }
-        assert!(Instant::now() < deadline, "{told} spans of {failed} failed attempts");
+        if Instant::now() >= deadline {
+            let spans = collector.spans();
+            let others =
+                spans.iter().filter(|span| failed.iter().any(|one| one.0 == span.attribute("chartgate.job.id")));
+            let others: Vec<_> = others.map(|span| (&span.name, &span.attributes)).collect();
+            panic!("failed attempts: {failed:#?}\ntheir spans: {told:#?}\nall spans of their jobs: {others:#?}");
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

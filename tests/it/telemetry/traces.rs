@@ -7,7 +7,12 @@ use crate::support::objects::{ACCESS_KEY, BUCKET, SECRET_KEY, TestObjects};
 use chartgate::ingest::fhir::sample::{self, Size};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 const BUNDLES: &str = "/v1/ingestion/fhir/Bundle";
 const FHIR: (&str, &str) = ("content-type", "application/fhir+json");
@@ -159,6 +164,58 @@ async fn one_trace_follows_a_request_through_every_step_attempt_delivery_and_rou
     );
     let watched = ["/metrics", "/health/ready"];
     assert!(collector.spans().iter().all(|span| !watched.contains(&span.attribute("http.route"))));
+}
+
+async fn owner(served: &Served) -> PgConnection {
+    let options = PgConnectOptions::new_without_pgpass()
+        .socket(served.data().join("postgres/run"))
+        .username("postgres")
+        .database("chartgate");
+    PgConnection::connect_with(&options).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_trace_could_not_be_read_at_its_claim_is_told_in_it_as_soon_as_it_can_be_read() {
+    let collector = Collector::start().await;
+    let objects = TestObjects::start().await;
+    let faulty = FaultyS3::start(&objects.endpoint());
+    let endpoint = faulty.endpoint();
+    let served = Served::start(&[
+        ("CHARTGATE_TELEMETRY_OTLP_ENDPOINT", &collector.endpoint),
+        ("CHARTGATE_S3_ENDPOINT", &endpoint),
+        ("CHARTGATE_S3_BUCKET", BUCKET),
+        ("CHARTGATE_S3_ACCESS_KEY", ACCESS_KEY),
+        ("CHARTGATE_S3_SECRET_KEY", SECRET_KEY),
+    ])
+    .await;
+    // The job stands in its second step until it is let go.
+    let (there, go) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (is_there, may_go) = (Arc::clone(&there), Arc::clone(&go));
+    faulty.refuse(move |method, _| {
+        if method == Method::PUT && !is_there.swap(true, Ordering::SeqCst) {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while !may_go.load(Ordering::SeqCst) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        None
+    });
+    let mut owner = owner(&served).await;
+    sqlx::raw_sql("alter function traces_of rename to traces_away").execute(&mut owner).await.unwrap();
+    let (header, trace, _) = traceparent(1);
+    let job = post(&served, 1, &[("traceparent", &header)]).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !there.load(Ordering::SeqCst) {
+        assert!(Instant::now() < deadline, "the job does not come to its second step");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sqlx::raw_sql("alter function traces_away rename to traces_of").execute(&mut owner).await.unwrap();
+    go.store(true, Ordering::SeqCst);
+    served.ended(&job, "succeeded").await;
+    let told = collector.wait(4, of_job(&job, "")).await;
+    let steps: BTreeSet<&str> = told.iter().map(|span| span.attribute("chartgate.step.name")).collect();
+    assert_eq!(steps, STEPS[1..].iter().copied().collect(), "the first one ended before");
+    assert!(told.iter().all(|span| span.trace == trace), "{told:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
